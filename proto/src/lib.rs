@@ -1,0 +1,23 @@
+//! Every format that crosses the wire between nodes or outlives a process.
+//!
+//! No IO and no async here. Persisted fields are only ever added.
+
+pub mod record;
+
+/// Generated from `schema/transport.proto`: links, snapshots, the operator's calls, replica state.
+pub mod transport {
+    #![allow(clippy::all, unreachable_pub, unused_qualifications, reason = "generated code")]
+    tonic::include_proto!("warren.transport");
+}
+
+/// Generated from `schema/queue.proto`: rare commands and replies of the queue machine.
+pub mod queue {
+    #![allow(clippy::all, unreachable_pub, reason = "generated code")]
+    tonic::include_proto!("warren.queue");
+}
+
+/// Generated from `schema/metadata.proto`: commands of the metadata machine.
+pub mod metadata {
+    #![allow(clippy::all, unreachable_pub, reason = "generated code")]
+    tonic::include_proto!("warren.metadata");
+}

@@ -21,3 +21,9 @@ pub mod metadata {
     #![allow(clippy::all, unreachable_pub, reason = "generated code")]
     tonic::include_proto!("warren.metadata");
 }
+
+/// Generated from `schema/node.proto`: what nodes tell each other beside the message path.
+pub mod node {
+    #![allow(clippy::all, unreachable_pub, reason = "generated code")]
+    tonic::include_proto!("warren.node");
+}

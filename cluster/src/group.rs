@@ -1,0 +1,837 @@
+//! One Raft group on one node, as a struct: an event goes in, effects come out.
+//!
+//! ```text
+//!   propose ─▶ RawNode ──ready──▶ Send      (a leader's appends leave before its own sync)
+//!   Message ─▶    │                Write     (log, vote, snapshot: to the node's one writer)
+//!   Tick    ─▶    │                Machine   (what applied entries ask for; the leader's only)
+//!   Persisted ────┘                Role
+//! ```
+//!
+//! No actor, no await, no clock, no thread. The log is read synchronously through [`LogStore`]; everything is
+//! written through `Write` effects, whose order is the order in which they must reach the disk.
+//!
+//! A group does not tick while it is idle. Whether the leader's node lives is a fact per node, not per group, and
+//! comes in as [`Event::PeerDown`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost_raft::Message as _;
+use raft::eraftpb::{EntryType, Message, MessageType, Snapshot};
+use raft::{RawNode, SnapshotStatus, StateRole};
+
+use crate::log::{LogEntry, LogStore, ReplicaState, Write};
+use crate::machine::{Machine, Meta};
+use crate::{GroupId, NodeId};
+use storage::LogView;
+
+mod storage;
+#[cfg(test)]
+mod tests;
+
+/// Bytes before the payload of a normal entry: version and time.
+const ENTRY_HEADER_LEN: usize = 10;
+/// The behaviour that this build stamps into the entries it proposes.
+pub const MACHINE_VERSION: u16 = 1;
+
+const ELECTION_TICKS: usize = 10;
+/// Ticks that a leader goes on after its last work, so that followers learn the commit index.
+const LINGER_TICKS: u32 = 3;
+
+/// Bounds of one group.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Largest append sent to a follower at once, in bytes; a single larger entry still goes.
+    pub append_bytes_max: u64,
+    /// Appends on their way to one follower.
+    pub appends_in_flight_max: usize,
+    /// Proposed but not committed bytes after which proposals are refused.
+    pub uncommitted_bytes_max: u64,
+    /// Applied entries kept in memory, in bytes.
+    pub cache_bytes_max: usize,
+    /// Log bytes after which the machine's state is stored and the log compacted.
+    pub snapshot_log_bytes: u64,
+    /// Whether followers are told of each commit at once, rather than with the next append or heartbeat.
+    pub eager_commit: bool,
+    /// Whether every replica performs the machine's effects, not only the leader.
+    pub effects_everywhere: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            append_bytes_max: 1 << 20,
+            appends_in_flight_max: 64,
+            uncommitted_bytes_max: 64 << 20,
+            cache_bytes_max: 4 << 20,
+            snapshot_log_bytes: 16 << 20,
+            eager_commit: false,
+            effects_everywhere: false,
+        }
+    }
+}
+
+/// What this replica is in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Proposals are accepted, and everything committed before this term has been applied.
+    Leader,
+    /// Elected, but earlier entries are still to be applied.
+    Elected,
+    /// Follows, or looks for a leader.
+    Follower,
+}
+
+/// What happens to a group.
+#[derive(Debug)]
+pub enum Event {
+    /// A Raft message from a peer.
+    Message(Bytes),
+    /// The writer has stored everything up to the write with this number.
+    Persisted(u64),
+    /// 100 ms have passed. Needed while [`GroupCore::is_active`].
+    Tick,
+    /// A peer's process has ended, or nothing is heard of it.
+    PeerDown(NodeId),
+    /// A peer is there again, or messages to it may have been lost.
+    PeerUp(NodeId),
+    /// Try to become leader now (a new group's preferred leader).
+    Campaign,
+    /// A peer's snapshot lies in the store under `generation`, complete.
+    SnapshotStaged {
+        /// The Raft message that announced it.
+        message: Bytes,
+        /// Where its entries and chunks are.
+        generation: u32,
+        /// How many chunks of machine state.
+        chunks: u32,
+    },
+    /// A snapshot's transfer has ended.
+    SnapshotSent {
+        /// The receiver.
+        to: NodeId,
+        /// Whether it arrived whole.
+        ok: bool,
+    },
+    /// Hand leadership to a peer.
+    TransferLeader(NodeId),
+}
+
+/// What a group asks of its shell, to be done in order.
+#[derive(Debug)]
+pub enum Effect<E> {
+    /// A Raft message for a peer. May be dropped.
+    Send {
+        /// The receiver.
+        to: NodeId,
+        /// Encoded, opaque to the transport.
+        message: Bytes,
+    },
+    /// Work for the writer. `number` comes back as [`Event::Persisted`] when it and all before it are stored.
+    Write {
+        /// All or nothing.
+        writes: Vec<Write>,
+        /// Whether it must be on disk before it is reported.
+        sync: bool,
+        /// `None`: nobody waits.
+        number: Option<u64>,
+    },
+    /// What an applied entry asks for.
+    Machine(E),
+    /// This replica's role, term or leader has changed.
+    Role {
+        /// Its role now.
+        role: Role,
+        /// The current term.
+        term: u64,
+        /// The leader of that term, if known.
+        leader: Option<NodeId>,
+    },
+    /// Send the stored snapshot and the entries live below it.
+    SendSnapshot {
+        /// The receiver.
+        to: NodeId,
+        /// The Raft message to announce it with.
+        message: Bytes,
+        /// The snapshot as stored.
+        state: ReplicaState,
+        /// Indexes of entries to send with it, ascending.
+        live: Vec<u64>,
+    },
+}
+
+/// Why a proposal was not taken. Nothing of it will ever be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Another replica leads, or none.
+    #[error("this replica does not lead its group")]
+    NotLeader,
+    /// Too much is on its way already.
+    #[error("too many uncommitted bytes in the group")]
+    Full,
+}
+
+/// Why a replica cannot go on. The node must stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed or holds what it cannot hold.
+    #[error(transparent)]
+    Log(#[from] crate::log::Error),
+    /// raft-rs refused to go on.
+    #[error("group {group}: {source}")]
+    Raft {
+        /// The group.
+        group: GroupId,
+        /// Its reason.
+        source: raft::Error,
+    },
+    /// The stored snapshot is incomplete.
+    #[error("group {group}: chunk {chunk} of the snapshot at {index} is missing")]
+    SnapshotMissing {
+        /// The group.
+        group: GroupId,
+        /// The snapshot's index.
+        index: u64,
+        /// The first missing chunk.
+        chunk: u32,
+    },
+    /// The stored snapshot does not describe a machine.
+    #[error("group {group}: {source}")]
+    Restore {
+        /// The group.
+        group: GroupId,
+        /// The machine's reason.
+        source: crate::machine::RestoreError,
+    },
+}
+
+/// Figures for operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// See [`Role`].
+    pub role: Role,
+    /// The leader of this term, if known.
+    pub leader: Option<NodeId>,
+    /// The current term.
+    pub term: u64,
+    /// The log's end.
+    pub last_index: u64,
+    /// What is known to be on a majority.
+    pub commit: u64,
+    /// What the machine has seen.
+    pub applied: u64,
+    /// Where the stored snapshot ends.
+    pub snapshot_index: u64,
+}
+
+/// One replica of one group.
+pub struct GroupCore<M: Machine> {
+    group: GroupId,
+    node: NodeId,
+    members: Vec<NodeId>,
+    options: Options,
+    raw: RawNode<LogView>,
+    machine: M,
+    applied: u64,
+    /// The newest stamp that this leader has proposed or seen applied.
+    stamp_ms: u64,
+    role: Role,
+    reported: Option<(Role, u64, u64)>,
+    /// Messages that must wait for the write with their number.
+    waiting: VecDeque<(u64, Vec<Message>)>,
+    /// Readies whose write is on its way: their numbers, and the last entry of each.
+    writing: VecDeque<(u64, Option<u64>)>,
+    log_bytes_since_snapshot: u64,
+    snapshot_bytes: u64,
+    /// Peers whose node is not reachable.
+    down: Vec<NodeId>,
+    /// Ticks left in which a leader keeps ticking.
+    linger: u32,
+    /// Ticks since there was no leader, for the ranked campaign.
+    leaderless_ticks: usize,
+    /// A snapshot staged for this replica and not yet consumed.
+    staged: Option<(u32, u32)>,
+    effects: Vec<M::Effect>,
+    freed: Vec<u64>,
+}
+
+impl<M: Machine> GroupCore<M> {
+    /// Opens the replica: as stored, or new with `members` as its voters.
+    ///
+    /// A new replica's first state is among the first effects of [`GroupCore::poll`].
+    pub fn open(
+        node: NodeId,
+        group: GroupId,
+        members: &[NodeId],
+        store: Arc<dyn LogStore>,
+        mut machine: M,
+        options: Options,
+        out: &mut Vec<Effect<M::Effect>>,
+    ) -> Result<Self, Error> {
+        let state = match store.state(group)? {
+            Some(state) => state,
+            None => {
+                let state = ReplicaState { voters: members.to_vec(), ..ReplicaState::default() };
+                out.push(Effect::Write {
+                    writes: vec![Write::State { group, state: state.clone() }],
+                    sync: true,
+                    number: None,
+                });
+                state
+            }
+        };
+        let snapshot_bytes = if state.snapshot_index > 0 {
+            restore(&*store, group, &state, state.snapshot_chunks, &mut machine)?
+        } else {
+            0
+        };
+        let members = state.voters.clone();
+        let config = raft::Config {
+            id: node,
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: 1,
+            applied: state.snapshot_index,
+            max_size_per_msg: options.append_bytes_max,
+            max_inflight_msgs: options.appends_in_flight_max,
+            check_quorum: true,
+            pre_vote: true,
+            skip_bcast_commit: !options.eager_commit,
+            max_uncommitted_size: options.uncommitted_bytes_max,
+            max_committed_size_per_ready: 8 << 20,
+            ..raft::Config::default()
+        };
+        let applied = state.snapshot_index;
+        let view = LogView::open(store, group, state, options.cache_bytes_max)?;
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&config, view, &logger).map_err(|source| Error::Raft { group, source })?;
+        Ok(Self {
+            group,
+            node,
+            members,
+            options,
+            raw,
+            machine,
+            applied,
+            stamp_ms: 0,
+            role: Role::Follower,
+            reported: None,
+            waiting: VecDeque::new(),
+            writing: VecDeque::new(),
+            log_bytes_since_snapshot: 0,
+            snapshot_bytes,
+            down: Vec::new(),
+            linger: LINGER_TICKS,
+            leaderless_ticks: 0,
+            staged: None,
+            effects: Vec::new(),
+            freed: Vec::new(),
+        })
+    }
+
+    /// The machine, for reads.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The machine, for its own bookkeeping outside the replicated state.
+    pub fn machine_mut(&mut self) -> &mut M {
+        &mut self.machine
+    }
+
+    /// The voters.
+    pub fn members(&self) -> &[NodeId] {
+        &self.members
+    }
+
+    /// This replica's role.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Figures for operators.
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        Status {
+            role: self.role,
+            leader: self.leader(),
+            term: raft.term,
+            last_index: raft.raft_log.last_index(),
+            commit: raft.raft_log.committed,
+            applied: self.applied,
+            snapshot_index: self.raw.store().state.snapshot_index,
+        }
+    }
+
+    /// The leader of the current term, if known.
+    pub fn leader(&self) -> Option<NodeId> {
+        match self.raw.raft.leader_id {
+            raft::INVALID_ID => None,
+            leader => Some(leader),
+        }
+    }
+
+    /// Entries proposed by this leader and not yet applied.
+    pub fn in_flight(&self) -> u64 {
+        self.raw.raft.raft_log.last_index().saturating_sub(self.applied)
+    }
+
+    /// Whether [`Event::Tick`] is needed.
+    pub fn is_active(&self) -> bool {
+        self.leader().is_none() || (self.raw.raft.state == StateRole::Leader && self.linger > 0)
+    }
+
+    /// The payload of an entry that is live or recent.
+    pub fn payload(&mut self, index: u64) -> Result<Option<Bytes>, Error> {
+        let entry = self.raw.mut_store().entry(index)?;
+        Ok(entry.and_then(|entry| {
+            (entry.data.len() >= ENTRY_HEADER_LEN).then(|| entry.data.slice(ENTRY_HEADER_LEN..))
+        }))
+    }
+
+    /// Appends one entry whose payload is `parts` in order, stamped with `now_ms`.
+    pub fn propose(&mut self, parts: &[Bytes], now_ms: u64) -> Result<(), ProposeError> {
+        if self.raw.raft.state != StateRole::Leader {
+            return Err(ProposeError::NotLeader);
+        }
+        let len: usize = parts.iter().map(Bytes::len).sum();
+        let mut data = Vec::with_capacity(ENTRY_HEADER_LEN + len);
+        data.put_u16_le(MACHINE_VERSION);
+        data.put_u64_le(now_ms.max(self.stamp_ms));
+        for part in parts {
+            data.extend_from_slice(part);
+        }
+        self.linger = LINGER_TICKS;
+        match self.raw.propose(Vec::new(), data) {
+            Ok(()) => {
+                self.stamp_ms = self.stamp_ms.max(now_ms);
+                Ok(())
+            }
+            Err(_) if self.raw.raft.state == StateRole::Leader => Err(ProposeError::Full),
+            Err(_) => Err(ProposeError::NotLeader),
+        }
+    }
+
+    /// Takes one event in. [`GroupCore::poll`] must follow.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Message(bytes) => self.message(&bytes, false),
+            Event::Persisted(number) => self.persisted(number),
+            Event::Tick => self.tick(),
+            Event::PeerDown(peer) => self.peer_down(peer),
+            Event::PeerUp(peer) => self.peer_up(peer),
+            Event::Campaign => self.campaign(),
+            Event::SnapshotStaged { message, generation, chunks } => {
+                self.staged = Some((generation, chunks));
+                self.message(&message, true);
+            }
+            Event::SnapshotSent { to, ok } => {
+                self.raw.report_snapshot(to, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+                self.linger = LINGER_TICKS;
+            }
+            Event::TransferLeader(to) => self.raw.transfer_leader(to),
+        }
+    }
+
+    fn message(&mut self, bytes: &Bytes, staged: bool) {
+        let Ok(message) = Message::decode(bytes.as_ref()) else {
+            tracing::warn!(group = self.group, "a peer sent bytes that are no Raft message");
+            return;
+        };
+        let known = self.members.contains(&message.from) && message.to == self.node;
+        if !known || (message.get_msg_type() == MessageType::MsgSnapshot) != staged {
+            tracing::warn!(group = self.group, from = message.from, "a peer sent a message that is not for us");
+            return;
+        }
+        if self.raw.raft.state == StateRole::Leader {
+            self.linger = LINGER_TICKS;
+        }
+        // A refused step is a stale or foreign message: Raft tolerates its loss.
+        if let Err(error) = self.raw.step(message) {
+            tracing::debug!(group = self.group, %error, "message ignored");
+        }
+    }
+
+    fn tick(&mut self) {
+        self.raw.tick();
+        if self.leader().is_some() {
+            self.leaderless_ticks = 0;
+            if self.raw.raft.state == StateRole::Leader {
+                self.linger = if self.settled() { self.linger.saturating_sub(1) } else { LINGER_TICKS };
+            }
+            return;
+        }
+        // Members take turns, so that two candidates seldom split the vote.
+        let rank = self.members.iter().position(|member| *member == self.node);
+        self.leaderless_ticks += 1;
+        if rank == Some(self.leaderless_ticks % self.members.len()) {
+            self.campaign();
+        }
+    }
+
+    /// Whether every reachable follower holds the whole log and all of it is committed and applied.
+    fn settled(&self) -> bool {
+        let raft = &self.raw.raft;
+        let last = raft.raft_log.last_index();
+        raft.raft_log.committed == last
+            && self.applied == last
+            && raft.prs().iter().all(|(peer, progress)| progress.matched == last || self.down.contains(peer))
+    }
+
+    fn campaign(&mut self) {
+        if self.raw.raft.state != StateRole::Leader
+            && let Err(error) = self.raw.campaign()
+        {
+            tracing::debug!(group = self.group, %error, "cannot campaign");
+        }
+    }
+
+    fn peer_down(&mut self, peer: NodeId) {
+        if !self.members.contains(&peer) || peer == self.node {
+            return;
+        }
+        if !self.down.contains(&peer) {
+            self.down.push(peer);
+        }
+        self.raw.report_unreachable(peer);
+        if self.leader() == Some(peer) {
+            // The lease that this replica grants its leader ends with the leader's node.
+            self.raw.raft.election_elapsed = ELECTION_TICKS;
+            self.leaderless_ticks = 0;
+            let first = self.members.iter().find(|member| !self.down.contains(member));
+            if first == Some(&self.node) {
+                self.campaign();
+            } else {
+                self.raw.raft.leader_id = raft::INVALID_ID;
+            }
+        }
+    }
+
+    fn peer_up(&mut self, peer: NodeId) {
+        self.down.retain(|down| *down != peer);
+        if self.raw.raft.state == StateRole::Leader && self.members.contains(&peer) {
+            self.raw.report_unreachable(peer);
+            self.linger = LINGER_TICKS;
+            self.raw.ping();
+        }
+    }
+
+    fn persisted(&mut self, number: u64) {
+        let mut last_entry = None;
+        while let Some((written, last)) = self.writing.front().copied() {
+            if written > number {
+                break;
+            }
+            last_entry = last.or(last_entry);
+            self.writing.pop_front();
+        }
+        if let Some(last) = last_entry {
+            self.raw.mut_store().persisted(last);
+        }
+        self.raw.on_persist_ready(number);
+    }
+
+    /// Moves everything that has become due into `out`.
+    pub fn poll(&mut self, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
+        while self.raw.has_ready() {
+            self.ready(out)?;
+        }
+        self.send_waiting(out);
+        self.report_role(out);
+        Ok(())
+    }
+
+    fn ready(&mut self, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
+        let mut ready = self.raw.ready();
+        let number = ready.number();
+        for message in ready.take_messages() {
+            self.send(message, out);
+        }
+
+        let mut writes = Vec::new();
+        let mut sync = false;
+        let mut last_entry = None;
+        if !ready.snapshot().is_empty() {
+            let snapshot = ready.snapshot().clone();
+            self.install(&snapshot, &mut writes)?;
+            sync = true;
+        }
+        if let Some(hard_state) = ready.hs() {
+            let state = &mut self.raw.mut_store().state;
+            let vote_changed = state.term != hard_state.term || state.vote != hard_state.vote;
+            state.term = hard_state.term;
+            state.vote = hard_state.vote;
+            state.commit = hard_state.commit;
+            // The commit index alone is not worth a write: a restarted group learns it from its leader.
+            if vote_changed {
+                writes.push(Write::State { group: self.group, state: state.clone() });
+                sync = true;
+            }
+        }
+        let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(storage::from_raft).collect();
+        if let Some(last) = entries.last() {
+            last_entry = Some(last.index);
+            self.log_bytes_since_snapshot += entries.iter().map(|entry| entry.data.len() as u64 + 32).sum::<u64>();
+            let view = self.raw.mut_store();
+            let stored_last = view.append(&entries);
+            let generation = view.state.generation;
+            writes.push(Write::Append { group: self.group, generation, entries, stored_last });
+            sync = true;
+        }
+        let persisted_messages = ready.take_persisted_messages();
+        let committed = ready.take_committed_entries();
+        self.raw.advance_append_async(ready);
+
+        if !persisted_messages.is_empty() {
+            self.waiting.push_back((number, persisted_messages));
+        }
+        if writes.is_empty() && self.writing.is_empty() {
+            self.raw.on_persist_ready(number);
+        } else {
+            let wait = !writes.is_empty();
+            self.writing.push_back((number, last_entry));
+            if wait {
+                out.push(Effect::Write { writes, sync, number: Some(number) });
+            } else if let Some((written, _)) = self.writing.iter().rev().nth(1).copied() {
+                // Nothing to write of its own: it counts as written with the one before it.
+                self.writing.pop_back();
+                self.retag(number, written);
+            }
+        }
+
+        if let Some(last) = committed.last() {
+            let applied = last.index;
+            self.apply(committed, out);
+            self.raw.advance_apply_to(applied);
+            self.compact(out);
+            self.raw.mut_store().evict(applied, false);
+        }
+        Ok(())
+    }
+
+    /// Lets the messages that wait for `number` leave with `written`.
+    fn retag(&mut self, number: u64, written: u64) {
+        if let Some((waiting_for, _)) = self.waiting.back_mut()
+            && *waiting_for == number
+        {
+            *waiting_for = written;
+        }
+    }
+
+    fn send_waiting(&mut self, out: &mut Vec<Effect<M::Effect>>) {
+        let unwritten = self.writing.front().map(|(number, _)| *number);
+        while let Some((number, _)) = self.waiting.front() {
+            if unwritten.is_some_and(|unwritten| *number >= unwritten) {
+                break;
+            }
+            if let Some((_, messages)) = self.waiting.pop_front() {
+                for message in messages {
+                    self.send(message, out);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, message: Message, out: &mut Vec<Effect<M::Effect>>) {
+        let to = message.to;
+        if self.down.contains(&to) && message.get_msg_type() == MessageType::MsgAppend {
+            return;
+        }
+        let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+        let mut bytes = BytesMut::with_capacity(message.encoded_len());
+        message.encode(&mut bytes).expect("a BytesMut grows as needed");
+        let message = bytes.freeze();
+        if snapshot {
+            let state = self.raw.store().state.clone();
+            let live = self.machine.live().into_iter().take_while(|index| *index <= state.snapshot_index).collect();
+            out.push(Effect::SendSnapshot { to, message, state, live });
+        } else {
+            out.push(Effect::Send { to, message });
+        }
+    }
+
+    fn apply(&mut self, committed: Vec<raft::eraftpb::Entry>, out: &mut Vec<Effect<M::Effect>>) {
+        let leads = self.raw.raft.state == StateRole::Leader;
+        for entry in committed {
+            self.applied = entry.index;
+            if entry.get_entry_type() != EntryType::EntryNormal || entry.data.len() < ENTRY_HEADER_LEN {
+                continue;
+            }
+            let mut header = &entry.data[..ENTRY_HEADER_LEN];
+            let version = header.get_u16_le();
+            let time_ms = header.get_u64_le();
+            self.stamp_ms = self.stamp_ms.max(time_ms);
+            let meta = Meta { index: entry.index, term: entry.term, time_ms, version };
+            self.machine.apply(&meta, &entry.data[ENTRY_HEADER_LEN..], &mut self.effects);
+            if leads || self.options.effects_everywhere {
+                out.extend(self.effects.drain(..).map(Effect::Machine));
+            } else {
+                self.effects.clear();
+            }
+        }
+    }
+
+    /// Gives back what no live message needs, and stores the machine's state once the log has grown enough.
+    fn compact(&mut self, out: &mut Vec<Effect<M::Effect>>) {
+        self.freed.clear();
+        self.machine.take_freed(&mut self.freed);
+        let due = self.log_bytes_since_snapshot >= self.options.snapshot_log_bytes.max(2 * self.snapshot_bytes)
+            && self.applied > self.raw.store().state.snapshot_index;
+        let group = self.group;
+        let view = self.raw.mut_store();
+        let generation = view.state.generation;
+        let compacted = view.state.compacted_index;
+        self.freed.retain(|index| *index <= compacted);
+        self.freed.sort_unstable();
+        let mut writes = Vec::new();
+        let ranges = joined(&self.freed);
+        if !ranges.is_empty() {
+            writes.push(Write::Remove { group, generation, ranges });
+        }
+        if due {
+            let chunks = self.machine.snapshot();
+            let old = view.state.clone();
+            let term = self.raw.raft.raft_log.term(self.applied).unwrap_or(old.snapshot_term);
+            self.snapshot_bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+            let view = self.raw.mut_store();
+            let state = &mut view.state;
+            state.snapshot_index = self.applied;
+            state.snapshot_term = term;
+            state.snapshot_chunks = chunks.len() as u32;
+            state.commit = state.commit.max(self.applied);
+            // Entries since the previous snapshot stay, so that a replica that was away briefly needs only the log.
+            state.compacted_index = old.snapshot_index;
+            state.compacted_term = old.snapshot_term;
+            let state = state.clone();
+            for (number, data) in chunks.into_iter().enumerate() {
+                let number = number as u32;
+                writes.push(Write::SnapshotChunk { group, generation, snapshot_index: self.applied, number, data });
+            }
+            if old.snapshot_index > 0 {
+                writes.push(Write::RemoveSnapshot { group, generation, snapshot_index: old.snapshot_index });
+            }
+            let live = self.machine.live();
+            let ranges = gaps(old.compacted_index + 1..state.compacted_index + 1, &live);
+            if !ranges.is_empty() {
+                writes.push(Write::Remove { group, generation, ranges });
+            }
+            writes.push(Write::State { group, state });
+            self.log_bytes_since_snapshot = 0;
+        }
+        if !writes.is_empty() {
+            out.push(Effect::Write { writes, sync: false, number: None });
+        }
+    }
+
+    /// Takes over the staged state that `snapshot` announced.
+    fn install(&mut self, snapshot: &Snapshot, writes: &mut Vec<Write>) -> Result<(), Error> {
+        let metadata = snapshot.get_metadata();
+        let (generation, chunks) = self.staged.take().expect("raft-rs accepts only a snapshot that was staged");
+        let view = self.raw.mut_store();
+        let old = view.state.clone();
+        let state = ReplicaState {
+            commit: metadata.index,
+            snapshot_index: metadata.index,
+            snapshot_term: metadata.term,
+            compacted_index: metadata.index,
+            compacted_term: metadata.term,
+            voters: metadata.get_conf_state().voters.clone(),
+            learners: metadata.get_conf_state().learners.clone(),
+            generation,
+            snapshot_chunks: chunks,
+            ..old.clone()
+        };
+        let store = view.store().clone();
+        self.snapshot_bytes = restore(&*store, self.group, &state, chunks, &mut self.machine)?;
+        view.reset(state.clone());
+        self.applied = metadata.index;
+        self.log_bytes_since_snapshot = 0;
+        writes.push(Write::State { group: self.group, state });
+        writes.push(Write::DropGeneration { group: self.group, generation: old.generation });
+        Ok(())
+    }
+
+    fn report_role(&mut self, out: &mut Vec<Effect<M::Effect>>) {
+        if self.staged.is_some() {
+            // raft-rs did not want the staged snapshot: it was overtaken by the log.
+            if let Some((generation, _)) = self.staged.take() {
+                out.push(Effect::Write {
+                    writes: vec![Write::DropGeneration { group: self.group, generation }],
+                    sync: false,
+                    number: None,
+                });
+            }
+        }
+        let raft = &self.raw.raft;
+        self.role = if raft.state != StateRole::Leader {
+            Role::Follower
+        } else if self.role == Role::Leader || raft.raft_log.term(self.applied).is_ok_and(|term| term == raft.term) {
+            Role::Leader
+        } else {
+            Role::Elected
+        };
+        let now = (self.role, raft.term, raft.leader_id);
+        if self.reported != Some(now) {
+            if raft.state == StateRole::Leader {
+                self.linger = LINGER_TICKS;
+            }
+            self.reported = Some(now);
+            out.push(Effect::Role { role: self.role, term: raft.term, leader: self.leader() });
+        }
+    }
+
+    /// Gives back the memory of a group that has nothing to do.
+    pub fn rest(&mut self) {
+        let applied = self.applied;
+        self.raw.mut_store().evict(applied, true);
+        self.effects.shrink_to_fit();
+        self.freed.shrink_to_fit();
+    }
+}
+
+/// Reads the stored chunks into the machine; answers their size.
+fn restore<M: Machine>(
+    store: &dyn LogStore,
+    group: GroupId,
+    state: &ReplicaState,
+    chunks: u32,
+    machine: &mut M,
+) -> Result<u64, Error> {
+    let index = state.snapshot_index;
+    let mut parts = Vec::with_capacity(chunks as usize);
+    for chunk in 0..chunks {
+        let part = store.snapshot_chunk(group, state.generation, index, chunk)?;
+        parts.push(part.ok_or(Error::SnapshotMissing { group, index, chunk })?);
+    }
+    machine.restore(&parts).map_err(|source| Error::Restore { group, source })?;
+    Ok(parts.iter().map(|part| part.len() as u64).sum())
+}
+
+/// Ascending numbers as ranges.
+fn joined(numbers: &[u64]) -> Vec<std::ops::Range<u64>> {
+    let mut ranges: Vec<std::ops::Range<u64>> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some(range) if range.end == *number => range.end += 1,
+            _ => ranges.push(*number..*number + 1),
+        }
+    }
+    ranges
+}
+
+/// The parts of `whole` that hold none of `kept` (ascending).
+fn gaps(whole: std::ops::Range<u64>, kept: &[u64]) -> Vec<std::ops::Range<u64>> {
+    let mut ranges = Vec::new();
+    let mut start = whole.start;
+    let from = kept.partition_point(|index| *index < whole.start);
+    for index in kept[from..].iter().take_while(|index| **index < whole.end) {
+        if start < *index {
+            ranges.push(start..*index);
+        }
+        start = index + 1;
+    }
+    if start < whole.end {
+        ranges.push(start..whole.end);
+    }
+    ranges
+}

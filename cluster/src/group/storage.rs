@@ -1,0 +1,278 @@
+//! What raft-rs reads: the recent end of the log from memory, older entries from the store.
+//!
+//! An entry is readable here from the moment it was appended, whether its sync is done or not; the cache therefore
+//! keeps every entry until the writer has reported it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+
+use crate::GroupId;
+use crate::log::{LogEntry, LogStore, ReplicaState};
+
+/// Entries read back from the store that are kept for the next read of the same entry.
+const READ_CACHE_ENTRIES: usize = 8;
+/// Bytes after which the read cache keeps only its newest entry.
+const READ_CACHE_BYTES: usize = 2 << 20;
+
+/// One replica's log and the small state that goes with it.
+pub(super) struct LogView {
+    store: Arc<dyn LogStore>,
+    group: GroupId,
+    /// Persisted beside the entries; `commit` lags behind raft's.
+    pub(super) state: ReplicaState,
+    /// The contiguous end of the log, up to `last_index`.
+    cache: VecDeque<LogEntry>,
+    cache_bytes: usize,
+    cache_bytes_max: usize,
+    last_index: u64,
+    /// Entries up to here are in the store.
+    persisted: u64,
+    /// The last few entries that were read back, newest at the end.
+    reads: VecDeque<LogEntry>,
+}
+
+impl LogView {
+    pub(super) fn open(
+        store: Arc<dyn LogStore>,
+        group: GroupId,
+        state: ReplicaState,
+        cache_bytes_max: usize,
+    ) -> Result<Self, crate::log::Error> {
+        let stored = store.last_index(group, state.generation)?.unwrap_or(0);
+        let last_index = stored.max(state.snapshot_index);
+        Ok(Self {
+            store,
+            group,
+            state,
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            cache_bytes_max,
+            last_index,
+            persisted: last_index,
+            reads: VecDeque::new(),
+        })
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn LogStore> {
+        &self.store
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        self.last_index
+    }
+
+    /// Takes `entries` (contiguous, not below the compacted part) as the new end of the log.
+    /// Answers the highest index that may be stored now.
+    pub(super) fn append(&mut self, entries: &[LogEntry]) -> u64 {
+        let stored_last = self.last_index;
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return stored_last };
+        assert!(first.index > self.state.compacted_index, "an append below the compacted log");
+        assert!(first.index <= self.last_index + 1, "an append that leaves a gap");
+        while self.cache.back().is_some_and(|entry| entry.index >= first.index) {
+            if let Some(entry) = self.cache.pop_back() {
+                self.cache_bytes -= entry.data.len();
+            }
+        }
+        self.reads.retain(|entry| entry.index < first.index);
+        self.persisted = self.persisted.min(first.index - 1);
+        for entry in entries {
+            self.cache_bytes += entry.data.len();
+            self.cache.push_back(entry.clone());
+        }
+        self.last_index = last.index;
+        stored_last
+    }
+
+    /// The writer has stored everything up to `index`.
+    pub(super) fn persisted(&mut self, index: u64) {
+        self.persisted = self.persisted.max(index.min(self.last_index));
+    }
+
+    /// Drops cached entries that are stored and applied, oldest first, down to the bound (or all of them).
+    pub(super) fn evict(&mut self, applied: u64, all: bool) {
+        let keep = if all { 0 } else { self.cache_bytes_max };
+        while self.cache_bytes > keep || all {
+            match self.cache.front() {
+                Some(entry) if entry.index <= self.persisted && entry.index <= applied => {
+                    self.cache_bytes -= entry.data.len();
+                    self.cache.pop_front();
+                }
+                _ => break,
+            }
+        }
+        if all {
+            self.reads.clear();
+            self.cache.shrink_to_fit();
+        }
+    }
+
+    /// Replaces everything by a snapshot that was staged under `state.generation`.
+    pub(super) fn reset(&mut self, state: ReplicaState) {
+        self.cache.clear();
+        self.cache_bytes = 0;
+        self.reads.clear();
+        self.last_index = state.snapshot_index;
+        self.persisted = state.snapshot_index;
+        self.state = state;
+    }
+
+    /// One entry by index, compacted or not, as long as it is kept.
+    pub(super) fn entry(&mut self, index: u64) -> Result<Option<LogEntry>, crate::log::Error> {
+        if let Some(entry) = self.cached(index) {
+            return Ok(Some(entry.clone()));
+        }
+        if let Some(entry) = self.reads.iter().rev().find(|entry| entry.index == index) {
+            return Ok(Some(entry.clone()));
+        }
+        let read = self.store.entry(self.group, self.state.generation, index)?;
+        if let Some(entry) = &read {
+            self.reads.push_back(entry.clone());
+            while self.reads.len() > READ_CACHE_ENTRIES
+                || (self.reads.len() > 1
+                    && self.reads.iter().map(|entry| entry.data.len()).sum::<usize>() > READ_CACHE_BYTES)
+            {
+                self.reads.pop_front();
+            }
+        }
+        Ok(read)
+    }
+
+    fn cached(&self, index: u64) -> Option<&LogEntry> {
+        let first = self.cache.front()?.index;
+        self.cache.get(usize::try_from(index.checked_sub(first)?).ok()?)
+    }
+
+    fn range(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>, crate::log::Error> {
+        let cache_first = self.cache.front().map_or(self.last_index + 1, |entry| entry.index);
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        if low < cache_first {
+            let stored =
+                self.store.entries(self.group, self.state.generation, low..high.min(cache_first), bytes_max)?;
+            for (expected, entry) in (low..).zip(&stored) {
+                assert_eq!(entry.index, expected, "group {}: the log has a hole above its compacted part", self.group);
+            }
+            bytes = stored.iter().map(|entry| entry.data.len()).sum();
+            let whole = low + stored.len() as u64 == high.min(cache_first);
+            entries.extend(stored.into_iter().map(to_raft));
+            if !whole {
+                return Ok(entries);
+            }
+        }
+        for index in low.max(cache_first)..high {
+            let Some(entry) = self.cached(index) else { break };
+            bytes += entry.data.len();
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(to_raft(entry.clone()));
+        }
+        Ok(entries)
+    }
+}
+
+/// raft-rs's entry, its data copied.
+fn to_raft(entry: LogEntry) -> Entry {
+    Entry {
+        entry_type: i32::from(entry.kind),
+        term: entry.term,
+        index: entry.index,
+        data: entry.data.into(),
+        ..Entry::default()
+    }
+}
+
+/// Our entry; raft-rs's data is moved.
+pub(super) fn from_raft(entry: Entry) -> LogEntry {
+    LogEntry {
+        index: entry.index,
+        term: entry.term,
+        kind: match entry.get_entry_type() {
+            EntryType::EntryNormal => 0,
+            EntryType::EntryConfChange => 1,
+            EntryType::EntryConfChangeV2 => 2,
+        },
+        data: Bytes::from(entry.data),
+    }
+}
+
+fn store_error(error: crate::log::Error) -> raft::Error {
+    raft::Error::Store(StorageError::Other(Box::new(error)))
+}
+
+impl Storage for LogView {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        let state = &self.state;
+        let hard_state =
+            HardState { term: state.term, vote: state.vote, commit: state.commit.max(state.snapshot_index) };
+        let conf_state =
+            ConfState { voters: state.voters.clone(), learners: state.learners.clone(), ..ConfState::default() };
+        Ok(RaftState::new(hard_state, conf_state))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.state.compacted_index {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        self.range(low, high, max_size.into().unwrap_or(u64::MAX)).map_err(store_error)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.state.snapshot_index {
+            return Ok(self.state.snapshot_term);
+        }
+        if index == self.state.compacted_index {
+            return Ok(self.state.compacted_term);
+        }
+        if index < self.state.compacted_index {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        if index > self.last_index {
+            return Err(raft::Error::Store(StorageError::Unavailable));
+        }
+        if let Some(entry) = self.cached(index) {
+            return Ok(entry.term);
+        }
+        match self.store.entry(self.group, self.state.generation, index).map_err(store_error)? {
+            Some(entry) => Ok(entry.term),
+            None => Err(raft::Error::Store(StorageError::Unavailable)),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.state.compacted_index + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last_index)
+    }
+
+    /// Only the announcement: the state and the live entries travel on a stream of their own.
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        let state = &self.state;
+        if state.snapshot_index == 0 || state.snapshot_index < request_index {
+            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = state.snapshot_index;
+        metadata.term = state.snapshot_term;
+        metadata.set_conf_state(ConfState {
+            voters: state.voters.clone(),
+            learners: state.learners.clone(),
+            ..ConfState::default()
+        });
+        Ok(snapshot)
+    }
+}

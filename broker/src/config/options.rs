@@ -1,0 +1,328 @@
+//! Every option, once: its key in the file, which gives its variable and its flag, and how its value is read.
+
+use std::{ops::RangeInclusive, path::PathBuf, sync::LazyLock};
+
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Config,
+    sources::Value,
+    values::{Secret, check_name, size},
+};
+
+pub(super) struct Opt {
+    pub(super) section: &'static str,
+    pub(super) name: &'static str,
+    /// What stands for the value in the help text.
+    pub(super) shape: &'static str,
+    pub(super) help: &'static str,
+    /// Its value shows in no message.
+    pub(super) secret: bool,
+    /// Checks, then changes; the error says what the value must be.
+    pub(super) set: fn(&mut Config, &Value) -> Result<(), String>,
+}
+
+impl Opt {
+    /// In the file: `amqp.heartbeat_s`.
+    pub(super) fn key(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// In the environment: `WARREN_AMQP_HEARTBEAT_S`.
+    pub(super) fn variable(&self) -> String {
+        format!("WARREN_{}_{}", self.section, self.name).to_uppercase()
+    }
+}
+
+/// `amqp-heartbeat-s` for each option, in the order of [`OPTIONS`].
+pub(super) static FLAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    OPTIONS
+        .iter()
+        .map(|option| option.key().replace(['.', '_'], "-"))
+        .collect()
+});
+
+const fn option(
+    section: &'static str,
+    name: &'static str,
+    shape: &'static str,
+    help: &'static str,
+    set: fn(&mut Config, &Value) -> Result<(), String>,
+) -> Opt {
+    Opt {
+        section,
+        name,
+        shape,
+        help,
+        secret: false,
+        set,
+    }
+}
+
+const fn hidden(option: Opt) -> Opt {
+    Opt { secret: true, ..option }
+}
+
+pub(super) static OPTIONS: &[Opt] = &[
+    option(
+        "node",
+        "name",
+        "NAME",
+        "This node's name: unique in the cluster, never changed",
+        |c, v| put(&mut c.node.name, name(v)),
+    ),
+    option(
+        "node",
+        "data_dir",
+        "DIR",
+        "Where everything that must survive is kept",
+        |c, v| put(&mut c.node.data_dir, filled(v).map(PathBuf::from)),
+    ),
+    option(
+        "cluster",
+        "name",
+        "NAME",
+        "The cluster's name: nodes of another are refused",
+        |c, v| put(&mut c.cluster.name, name(v)),
+    ),
+    option(
+        "cluster",
+        "listen",
+        "HOST:PORT",
+        "Where other nodes and warrenctl connect",
+        |c, v| put(&mut c.cluster.listen, v.text().and_then(str::parse)),
+    ),
+    option(
+        "cluster",
+        "seeds",
+        "NAME=HOST:PORT,...",
+        "Every node, this one too; none: a cluster of one",
+        |c, v| {
+            put(
+                &mut c.cluster.seeds,
+                v.list()
+                    .and_then(|items| items.iter().map(|item| item.parse()).collect()),
+            )
+        },
+    ),
+    hidden(option(
+        "cluster",
+        "secret",
+        "TEXT",
+        "What nodes and warrenctl know each other by",
+        |c, v| put(&mut c.cluster.secret, v.text().map(Secret::new)),
+    )),
+    option(
+        "cluster",
+        "secret_file",
+        "FILE",
+        "The file that holds the secret",
+        |c, v| {
+            put(
+                &mut c.cluster.secret_file,
+                v.text().map(|path| (!path.is_empty()).then(|| PathBuf::from(path))),
+            )
+        },
+    ),
+    option(
+        "cluster",
+        "silence_ms",
+        "MS",
+        "A node not heard from for this long is down",
+        |c, v| put(&mut c.cluster.silence_ms, number(v, 200..=60_000)),
+    ),
+    option(
+        "cluster",
+        "group_size",
+        "N",
+        "Replicas of a new durable queue",
+        |c, v| put(&mut c.cluster.group_size, number(v, 1..=7)),
+    ),
+    option("amqp", "listen", "HOST:PORT,...", "Where clients connect", |c, v| {
+        put(
+            &mut c.amqp.listen,
+            v.list()
+                .and_then(|items| items.iter().map(|item| item.parse()).collect()),
+        )
+    }),
+    option("amqp", "channel_max", "N", "Channels per connection", |c, v| {
+        put(&mut c.amqp.channel_max, number(v, 1..=65_535))
+    }),
+    option("amqp", "frame_max", "SIZE", "The largest frame", |c, v| {
+        put(&mut c.amqp.frame_max, bytes(v, 4_096..=16 << 20))
+    }),
+    option(
+        "amqp",
+        "heartbeat_s",
+        "S",
+        "Heartbeat proposed to clients; 0: none",
+        |c, v| put(&mut c.amqp.heartbeat_s, number(v, 0..=65_535)),
+    ),
+    option(
+        "amqp",
+        "connections_max",
+        "N",
+        "Client connections of this node",
+        |c, v| put(&mut c.amqp.connections_max, number(v, 1..=1_000_000)),
+    ),
+    option(
+        "amqp",
+        "message_size_max",
+        "SIZE",
+        "The largest message body",
+        |c, v| put(&mut c.amqp.message_size_max, bytes(v, 1_024..=128 << 20)),
+    ),
+    option(
+        "amqp",
+        "handshake_timeout_ms",
+        "MS",
+        "Time a client has to log in",
+        |c, v| put(&mut c.amqp.handshake_timeout_ms, number(v, 100..=600_000)),
+    ),
+    option(
+        "amqp",
+        "publish_timeout_ms",
+        "MS",
+        "A publish that cannot be committed for this long is nacked",
+        |c, v| put(&mut c.amqp.publish_timeout_ms, number(v, 1_000..=3_600_000)),
+    ),
+    option(
+        "users",
+        "default_user",
+        "NAME",
+        "The administrator that the first start creates",
+        |c, v| put(&mut c.users.default_user, filled(v)),
+    ),
+    hidden(option("users", "default_pass", "TEXT", "Its password", |c, v| {
+        put(&mut c.users.default_pass, filled(v).map(|text| Secret::new(&text)))
+    })),
+    option(
+        "users",
+        "default_vhost",
+        "NAME",
+        "The vhost that the first start creates",
+        |c, v| put(&mut c.users.default_vhost, filled(v)),
+    ),
+    option(
+        "users",
+        "loopback_users",
+        "NAME,...",
+        "Users who may only connect from this machine",
+        |c, v| put(&mut c.users.loopback_users, v.list()),
+    ),
+    option(
+        "limits",
+        "memory_high",
+        "SIZE|N%",
+        "Resident memory at which publishers are blocked",
+        |c, v| put(&mut c.limits.memory_high, v.loose_text().and_then(|text| text.parse())),
+    ),
+    option(
+        "limits",
+        "disk_free_min",
+        "SIZE",
+        "Free disk below which publishers are blocked",
+        |c, v| put(&mut c.limits.disk_free_min, bytes(v, 0..=1 << 50)),
+    ),
+    option(
+        "limits",
+        "unapplied_bytes_max",
+        "SIZE",
+        "Unanswered bytes at which a connection's socket is not read",
+        |c, v| put(&mut c.limits.unapplied_bytes_max, bytes(v, 64 << 10..=4 << 30)),
+    ),
+    option(
+        "limits",
+        "cached_bytes_max",
+        "SIZE",
+        "Recent log entries kept in memory, all queues together",
+        |c, v| put(&mut c.limits.cached_bytes_max, bytes(v, 1 << 20..=1 << 40)),
+    ),
+    option(
+        "log",
+        "filter",
+        "DIRECTIVES",
+        "What is logged: info, or warn,warren_cluster=debug",
+        |c, v| {
+            put(
+                &mut c.log.filter,
+                filled(v).and_then(|text| match EnvFilter::try_new(&text) {
+                    Ok(_) => Ok(text),
+                    Err(error) => Err(error.to_string()),
+                }),
+            )
+        },
+    ),
+    option("log", "format", "text|json", "How it is logged", |c, v| {
+        put(&mut c.log.format, v.text().and_then(str::parse))
+    }),
+    option(
+        "runtime",
+        "workers",
+        "N",
+        "Threads that run actors; 0: one per processor",
+        |c, v| put(&mut c.runtime.workers, number(v, 0..=256)),
+    ),
+];
+
+/// The option with this key, or what may stand there instead.
+pub(super) fn find(section: &str, name: &str) -> Result<&'static Opt, String> {
+    if let Some(found) = OPTIONS
+        .iter()
+        .find(|option| option.section == section && option.name == name)
+    {
+        return Ok(found);
+    }
+    let siblings: Vec<&str> = OPTIONS
+        .iter()
+        .filter(|option| option.section == section)
+        .map(|option| option.name)
+        .collect();
+    Err(if siblings.is_empty() {
+        sections()
+    } else {
+        format!("[{section}] has {}", siblings.join(", "))
+    })
+}
+
+/// "the sections are ..."
+pub(super) fn sections() -> String {
+    let mut names: Vec<&str> = OPTIONS.iter().map(|option| option.section).collect();
+    names.dedup();
+    format!("the sections are {}", names.join(", "))
+}
+
+fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *place = value?;
+    Ok(())
+}
+
+fn filled(value: &Value) -> Result<String, String> {
+    match value.text()? {
+        "" => Err("must not be empty".into()),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn name(value: &Value) -> Result<String, String> {
+    let text = filled(value)?;
+    check_name(&text)?;
+    Ok(text)
+}
+
+fn number<T: TryFrom<i64>>(value: &Value, range: RangeInclusive<i64>) -> Result<T, String> {
+    within(value.integer()?, range)
+}
+
+fn bytes<T: TryFrom<i64>>(value: &Value, range: RangeInclusive<i64>) -> Result<T, String> {
+    let bytes = i64::try_from(size(&value.loose_text()?)?).map_err(|_| "is too large".to_owned())?;
+    within(bytes, range)
+}
+
+fn within<T: TryFrom<i64>>(number: i64, range: RangeInclusive<i64>) -> Result<T, String> {
+    let reason = || format!("must be {} to {}", range.start(), range.end());
+    if !range.contains(&number) {
+        return Err(reason());
+    }
+    T::try_from(number).map_err(|_| reason())
+}

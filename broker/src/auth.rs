@@ -1,0 +1,178 @@
+//! Who somebody is: password hashes in RabbitMQ's format, SASL responses, and who may come only from this machine.
+//!
+//! Pure: salts are drawn and users looked up elsewhere.
+
+use std::net::IpAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256, Sha512};
+use subtle::ConstantTimeEq as _;
+
+use crate::amqp::{Table, Value};
+
+/// How a password is hashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    #[default]
+    Sha256,
+    Sha512,
+}
+
+impl Algorithm {
+    /// As definition files and the HTTP API spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "rabbit_password_hashing_sha256",
+            Self::Sha512 => "rabbit_password_hashing_sha512",
+        }
+    }
+
+    /// The algorithm that `name` spells.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Sha256, Self::Sha512].into_iter().find(|algorithm| algorithm.name() == name)
+    }
+
+    fn digest(self, salt: &[u8], password: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Sha256 => Sha256::new().chain_update(salt).chain_update(password).finalize().to_vec(),
+            Self::Sha512 => Sha512::new().chain_update(salt).chain_update(password).finalize().to_vec(),
+        }
+    }
+
+    fn digest_len(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+}
+
+const SALT_LEN: usize = 4;
+
+/// A salted password: four octets of salt, then the digest of salt and password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PasswordHash {
+    algorithm: Algorithm,
+    salted: Bytes,
+}
+
+impl PasswordHash {
+    /// Hashes `password`; `salt` must be random.
+    pub fn new(algorithm: Algorithm, salt: [u8; SALT_LEN], password: &[u8]) -> Self {
+        let mut salted = salt.to_vec();
+        salted.extend_from_slice(&algorithm.digest(&salt, password));
+        Self { algorithm, salted: salted.into() }
+    }
+
+    /// Takes salt and digest as stored; `None` if they have not the algorithm's length.
+    pub fn from_bytes(algorithm: Algorithm, salted: Bytes) -> Option<Self> {
+        (salted.len() == SALT_LEN + algorithm.digest_len()).then_some(Self { algorithm, salted })
+    }
+
+    /// Takes salt and digest as definition files have them.
+    pub fn from_base64(algorithm: Algorithm, text: &str) -> Option<Self> {
+        Self::from_bytes(algorithm, BASE64.decode(text).ok()?.into())
+    }
+
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Salt and digest.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.salted
+    }
+
+    pub fn to_base64(&self) -> String {
+        BASE64.encode(&self.salted)
+    }
+
+    /// Whether `password` is the one that was hashed. Takes the same time wherever the digests differ.
+    pub fn verify(&self, password: &[u8]) -> bool {
+        let (salt, digest) = self.salted.split_at(SALT_LEN);
+        self.algorithm.digest(salt, password).ct_eq(digest).into()
+    }
+}
+
+/// The SASL mechanisms on offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    Plain,
+    Amqplain,
+}
+
+impl Mechanism {
+    /// What connection.start offers, in order of preference.
+    pub const OFFER: &str = "PLAIN AMQPLAIN";
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::Amqplain => "AMQPLAIN",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Plain, Self::Amqplain].into_iter().find(|mechanism| mechanism.name() == name)
+    }
+}
+
+/// A user name and the password that shall prove it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub user: String,
+    pub password: Bytes,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// A response that does not follow its mechanism's grammar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed response for mechanism {}", .0.name())]
+pub struct Malformed(pub Mechanism);
+
+impl Credentials {
+    /// Reads the response of connection.start-ok.
+    pub fn parse(mechanism: Mechanism, response: &Bytes) -> Result<Self, Malformed> {
+        let credentials = match mechanism {
+            Mechanism::Plain => Self::plain(response),
+            Mechanism::Amqplain => Self::amqplain(response),
+        };
+        credentials.ok_or(Malformed(mechanism))
+    }
+
+    /// NUL, user, NUL, password: the identity to act as, which would come first, must be empty.
+    fn plain(response: &Bytes) -> Option<Self> {
+        let mut parts = response.splitn(3, |byte| *byte == 0);
+        let (authzid, user, password) = (parts.next()?, parts.next()?, parts.next()?);
+        if !authzid.is_empty() || password.contains(&0) {
+            return None;
+        }
+        Some(Self { user: std::str::from_utf8(user).ok()?.to_owned(), password: Bytes::copy_from_slice(password) })
+    }
+
+    /// The fields of a table without its length: LOGIN and PASSWORD.
+    fn amqplain(response: &Bytes) -> Option<Self> {
+        let table = Table::decode_fields(response).ok()?;
+        let text = |name| match table.get(name) {
+            Some(Value::LongStr(text)) => Some(text),
+            _ => None,
+        };
+        let user = std::str::from_utf8(text("LOGIN")?).ok()?.to_owned();
+        Some(Self { user, password: Bytes::copy_from_slice(text("PASSWORD")?) })
+    }
+}
+
+/// Whether `user` may connect from `peer`, where `loopback_users` may only from this machine.
+pub fn may_connect_from<N: AsRef<str>>(user: &str, peer: IpAddr, loopback_users: &[N]) -> bool {
+    peer.to_canonical().is_loopback() || !loopback_users.iter().any(|name| name.as_ref() == user)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! The metadata machine: vhosts, users, permissions, exchanges, bindings, queues and where they live, nodes.
+//!
+//! One more replicated machine in one more group, applied on every node, so that routing is a local read everywhere.
+//! It is pure: no clock, no randomness, no IO. It knows no Raft, no connection and no message.
+//!
+//! ```text
+//! connection -> Change -> log -> MetadataMachine::apply -> Effect ... on every node
+//!                                        |
+//!                                        '-> Picture -> View: what connections, exchanges and listings read
+//! ```
+//!
+//! Invariants:
+//! - Every binding has both its ends. Deleting an end deletes its bindings.
+//! - A group id or exchange id is never used again, so nothing can mistake a redeclared queue for the old one.
+//! - A refused change leaves everything as it was.
+//! - Effects are facts for every node, not orders to one: only [`Effect::Answer`] concerns a single run of a node.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use warren_cluster::machine::{Machine, Meta, RestoreError};
+
+pub use self::arguments::{Arguments, Kind, validate, validate_exchange};
+pub use self::change::{
+    AddUser, Bind, Bootstrap, Change, DeclareExchange, DeclareQueue, DeleteExchange, DescribeVhost, Request,
+    SetPermissions,
+};
+pub use self::facts::{Binding, Destination, Exchange, Node, Placement, Queue, Resource, Run, User, Vhost};
+pub use self::permission::{Access, Permission};
+pub use self::placement::place;
+pub use self::refusal::Refusal;
+pub use self::view::{NoExchange, Picture, View};
+use crate::name::{UserName, VhostName};
+
+pub mod arguments;
+mod apply;
+mod change;
+mod checks;
+mod edit;
+mod facts;
+mod permission;
+mod placement;
+mod refusal;
+mod snapshot;
+mod view;
+
+/// What became of a change.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Done,
+    /// The queue, whether it was there before or not.
+    Queue(Arc<Queue>),
+    Refused(Refusal),
+}
+
+/// A fact that follows from an applied entry. Every node gets every one, in this order.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// For the waiter of `request`, if this is its node and run.
+    Answer { request: Request, outcome: Outcome },
+    VhostDeleted(VhostName),
+    UserDeleted(UserName),
+    ExchangeDeclared(Arc<Exchange>),
+    ExchangeDeleted(Arc<Exchange>),
+    Bound { exchange: Arc<Exchange>, binding: Arc<Binding> },
+    Unbound { exchange: Arc<Exchange>, binding: Arc<Binding> },
+    QueueDeclared(Arc<Queue>),
+    QueueDeleted(Arc<Queue>),
+    /// Its replicas or its preferred leader are others now.
+    QueuePlaced(Arc<Queue>),
+    NodeUp(Run),
+    NodeDown(Run),
+}
+
+/// The machine. Its whole state is a [`Picture`].
+#[derive(Clone, Default)]
+pub struct MetadataMachine {
+    picture: Picture,
+}
+
+impl MetadataMachine {
+    /// The machine of a cluster that has not been bootstrapped.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What to publish. Copying it costs a few reference counts, whatever it holds.
+    pub fn picture(&self) -> &Picture {
+        &self.picture
+    }
+}
+
+impl Machine for MetadataMachine {
+    type Effect = Effect;
+
+    fn apply(&mut self, meta: &Meta, payload: &[u8], out: &mut Vec<Effect>) {
+        apply::apply(&mut self.picture, meta, payload, out);
+    }
+
+    fn snapshot(&self) -> Vec<Bytes> {
+        snapshot::write(&self.picture)
+    }
+
+    fn restore(&mut self, chunks: &[Bytes]) -> Result<(), RestoreError> {
+        self.picture = snapshot::read(chunks).map_err(|error| RestoreError(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Commands leave nothing in the log that the state refers to.
+    fn is_live(&self, _index: u64) -> bool {
+        false
+    }
+
+    fn live(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    fn take_freed(&mut self, _out: &mut Vec<u64>) {}
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,392 @@
+//! Arguments of declarations: what clients may put there, what it means, and when two declarations agree.
+//!
+//! [`validate`] is asked by whoever proposes a declaration. The machine itself only reads: an argument that does not
+//! hold what it should is as good as absent, so every build applies every log alike.
+
+use super::facts::Resource;
+use super::refusal::Refusal;
+use crate::amqp::{Table, Value};
+use crate::name::{ExchangeName, RoutingKey};
+
+/// The declared type of a queue. Both are replicated where they are durable and shared; the type selects defaults
+/// and refusals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    #[default]
+    Classic,
+    Quorum,
+}
+
+impl Kind {
+    /// As `x-queue-type` and listings spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Quorum => "quorum",
+        }
+    }
+
+    /// As error texts and metrics spell it.
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::Classic => "rabbit_classic_queue",
+            Self::Quorum => "rabbit_quorum_queue",
+        }
+    }
+
+    /// The type that `name` spells.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Classic, Self::Quorum]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+
+    /// The type that a queue of these arguments has; classic where they do not say.
+    pub fn of(arguments: &Table) -> Self {
+        match arguments.get("x-queue-type") {
+            Some(Value::LongStr(name)) if name == "quorum" => Self::Quorum,
+            _ => Self::Classic,
+        }
+    }
+}
+
+/// What a full queue does with one more message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    #[default]
+    DropHead,
+    RejectPublish,
+    /// Dead-letters what it rejects.
+    RejectPublishDlx,
+}
+
+/// How dead letters travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeadLetterStrategy {
+    #[default]
+    AtMostOnce,
+    AtLeastOnce,
+}
+
+/// Which node a new queue's leader should be on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LeaderLocator {
+    /// Where the client is connected.
+    #[default]
+    ClientLocal,
+    /// Where the fewest leaders are.
+    Balanced,
+}
+
+/// What a queue's arguments mean. Absent ones are `None` or the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arguments {
+    pub message_ttl_ms: Option<u64>,
+    /// How long the queue outlives its last use.
+    pub expires_ms: Option<u64>,
+    pub dead_letter_exchange: Option<ExchangeName>,
+    pub dead_letter_routing_key: Option<RoutingKey>,
+    pub dead_letter_strategy: DeadLetterStrategy,
+    /// Ready messages.
+    pub len_max: Option<u64>,
+    /// Bytes of bodies and properties of ready messages.
+    pub bytes_max: Option<u64>,
+    pub overflow: Overflow,
+    pub priority_max: Option<u8>,
+    pub single_active_consumer: bool,
+    /// Failed deliveries after which a message is dropped or dead-lettered; `None`: never.
+    pub delivery_limit: Option<u32>,
+    /// Replicas to start with.
+    pub group_size: Option<u32>,
+    pub leader_locator: LeaderLocator,
+    pub consumer_timeout_ms: Option<u64>,
+}
+
+/// What a quorum queue has that does not say.
+pub const DELIVERY_LIMIT_DEFAULT: u32 = 20;
+
+/// The longest time that can be asked for: ten years in milliseconds.
+const EXPIRY_MS_MAX: i128 = 315_360_000_000;
+
+impl Arguments {
+    /// Reads what is there and well-formed.
+    pub fn read(kind: Kind, table: &Table) -> Self {
+        let natural = |name| u64::try_from(integer(table.get(name)?)?).ok();
+        let delivery_limit = match (kind, table.get("x-delivery-limit").and_then(integer)) {
+            (Kind::Quorum, None) => Some(DELIVERY_LIMIT_DEFAULT),
+            (Kind::Quorum, Some(limit)) if limit >= 0 => Some(u32::try_from(limit).unwrap_or(u32::MAX)),
+            (Kind::Quorum, Some(_)) | (Kind::Classic, _) => None,
+        };
+        Self {
+            message_ttl_ms: natural("x-message-ttl"),
+            expires_ms: natural("x-expires"),
+            dead_letter_exchange: text(table, "x-dead-letter-exchange").map(ExchangeName::from),
+            dead_letter_routing_key: text(table, "x-dead-letter-routing-key").map(RoutingKey::from),
+            dead_letter_strategy: match text(table, "x-dead-letter-strategy") {
+                Some("at-least-once") if kind == Kind::Quorum => DeadLetterStrategy::AtLeastOnce,
+                _ => DeadLetterStrategy::AtMostOnce,
+            },
+            len_max: natural("x-max-length"),
+            bytes_max: natural("x-max-length-bytes"),
+            overflow: match (text(table, "x-overflow"), kind) {
+                (Some("reject-publish"), _) => Overflow::RejectPublish,
+                (Some("reject-publish-dlx"), Kind::Classic) => Overflow::RejectPublishDlx,
+                _ => Overflow::DropHead,
+            },
+            priority_max: natural("x-max-priority").and_then(|priority| u8::try_from(priority).ok()),
+            single_active_consumer: matches!(table.get("x-single-active-consumer"), Some(Value::Bool(true))),
+            delivery_limit,
+            group_size: natural("x-quorum-initial-group-size").and_then(|size| u32::try_from(size).ok()),
+            leader_locator: match text(table, "x-queue-leader-locator") {
+                None | Some("client-local") => LeaderLocator::ClientLocal,
+                Some(_) => LeaderLocator::Balanced,
+            },
+            consumer_timeout_ms: natural("x-consumer-timeout"),
+        }
+    }
+}
+
+/// Checks the arguments of a queue that is to be created, and reads them.
+///
+/// Arguments that no type of queue knows are accepted and ignored. The first fault in the order of [`RULES`] is
+/// reported, then the first argument that the type does not know.
+pub fn validate(kind: Kind, name: &str, vhost: &str, table: &Table) -> Result<Arguments, Refusal> {
+    let resource = || Resource::queue(vhost, name);
+    // Checked apart from the others, and with a sentence of its own.
+    for rule in RULES {
+        let Some(value) = table.get(rule.key) else { continue };
+        if let Err(term) = (rule.check)(value, table) {
+            let key = rule.key.to_owned();
+            return Err(match (rule.key, value) {
+                ("x-dead-letter-exchange", value) => Refusal::InvalidArgumentType {
+                    key,
+                    resource: resource(),
+                    type_name: value.type_name(),
+                },
+                _ => Refusal::InvalidArgument {
+                    key,
+                    resource: resource(),
+                    term,
+                },
+            });
+        }
+    }
+    for rule in RULES {
+        let known = match kind {
+            Kind::Classic => rule.classic,
+            Kind::Quorum => rule.quorum,
+        };
+        if !known && table.contains(rule.key) {
+            return Err(Refusal::UnsupportedArgument {
+                key: rule.key.to_owned(),
+                resource: resource(),
+                kind,
+            });
+        }
+    }
+    Ok(Arguments::read(kind, table))
+}
+
+type Check = fn(&Value, &Table) -> Result<(), String>;
+
+struct Rule {
+    key: &'static str,
+    check: Check,
+    classic: bool,
+    quorum: bool,
+}
+
+const fn rule(key: &'static str, check: Check, classic: bool, quorum: bool) -> Rule {
+    Rule {
+        key,
+        check,
+        classic,
+        quorum,
+    }
+}
+
+/// Every argument that some type of queue knows, in the order of checking.
+///
+/// `x-max-priority` is accepted and without effect on quorum queues, which have their levels built in.
+const RULES: &[Rule] = &[
+    rule("x-expires", expires, true, true),
+    rule("x-message-ttl", expiry, true, true),
+    rule("x-dead-letter-exchange", longstr, true, true),
+    rule("x-dead-letter-routing-key", dead_letter_routing_key, true, true),
+    rule("x-dead-letter-strategy", dead_letter_strategy, false, true),
+    rule("x-max-length", natural, true, true),
+    rule("x-max-length-bytes", natural, true, true),
+    rule("x-max-in-memory-length", natural, false, true),
+    rule("x-max-in-memory-bytes", natural, false, true),
+    rule("x-max-priority", max_priority, true, true),
+    rule("x-overflow", overflow, true, true),
+    rule("x-queue-mode", anything, true, false),
+    rule("x-queue-version", queue_version, true, false),
+    rule("x-single-active-consumer", boolean, true, true),
+    rule("x-queue-type", queue_type, true, true),
+    rule("x-quorum-initial-group-size", positive, false, true),
+    rule("x-quorum-target-group-size", positive, false, true),
+    rule("x-delivery-limit", anything, false, true),
+    rule("x-consumer-timeout", natural, false, true),
+    rule("x-consumer-disconnected-timeout", natural, false, true),
+    rule("x-delayed-retry-type", anything, false, true),
+    rule("x-delayed-retry-min", anything, false, true),
+    rule("x-delayed-retry-max", anything, false, true),
+    rule("x-max-age", anything, false, false),
+    rule("x-stream-max-segment-size-bytes", anything, false, false),
+    rule("x-stream-filter-size-bytes", anything, false, false),
+    rule("x-initial-cluster-size", positive, false, false),
+    rule("x-queue-leader-locator", leader_locator, true, true),
+    rule("x-queue-master-locator", anything, true, false),
+];
+
+/// The value of any integer type.
+fn integer(value: &Value) -> Option<i128> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other type is no integer")]
+    Some(match value {
+        Value::I8(n) => (*n).into(),
+        Value::U8(n) => (*n).into(),
+        Value::I16(n) => (*n).into(),
+        Value::U16(n) => (*n).into(),
+        Value::I32(n) => (*n).into(),
+        Value::U32(n) => (*n).into(),
+        Value::I64(n) => (*n).into(),
+        _ => return None,
+    })
+}
+
+fn text<'a>(table: &'a Table, name: &str) -> Option<&'a str> {
+    match table.get(name)? {
+        Value::LongStr(text) => std::str::from_utf8(text).ok(),
+        _ => None,
+    }
+}
+
+fn expect_integer(value: &Value) -> Result<i128, String> {
+    integer(value).ok_or_else(|| format!("\"expected integer, got {}\"", value.type_name()))
+}
+
+fn natural(value: &Value, _: &Table) -> Result<(), String> {
+    match expect_integer(value)? {
+        n if n < 0 => Err(format!("{{value_negative,{n}}}")),
+        _ => Ok(()),
+    }
+}
+
+fn positive(value: &Value, table: &Table) -> Result<(), String> {
+    natural(value, table)?;
+    match expect_integer(value)? {
+        0 => Err("{value_zero,0}".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn expiry(value: &Value, table: &Table) -> Result<(), String> {
+    natural(value, table)?;
+    match expect_integer(value)? {
+        n if n > EXPIRY_MS_MAX => Err(format!("{{value_too_large,{n}}}")),
+        _ => Ok(()),
+    }
+}
+
+fn expires(value: &Value, table: &Table) -> Result<(), String> {
+    positive(value, table)?;
+    expiry(value, table)
+}
+
+fn max_priority(value: &Value, table: &Table) -> Result<(), String> {
+    natural(value, table)?;
+    match expect_integer(value)? {
+        n if n > 255 => Err(format!("{{max_value_exceeded,{n}}}")),
+        _ => Ok(()),
+    }
+}
+
+fn queue_version(value: &Value, table: &Table) -> Result<(), String> {
+    natural(value, table)?;
+    match expect_integer(value)? {
+        2 => Ok(()),
+        n => Err(format!("{{unsupported_queue_version,{n}}}")),
+    }
+}
+
+fn longstr(value: &Value, _: &Table) -> Result<(), String> {
+    match value {
+        Value::LongStr(_) => Ok(()),
+        other => Err(format!("{{unacceptable_type,{}}}", other.type_name())),
+    }
+}
+
+fn boolean(value: &Value, _: &Table) -> Result<(), String> {
+    match value {
+        Value::Bool(_) => Ok(()),
+        other => Err(format!("{{unacceptable_type,{}}}", other.type_name())),
+    }
+}
+
+fn anything(_: &Value, _: &Table) -> Result<(), String> {
+    Ok(())
+}
+
+fn one_of(value: &Value, table: &Table, known: &[&str], term: &str) -> Result<(), String> {
+    longstr(value, table)?;
+    match value {
+        Value::LongStr(text) if known.iter().any(|known| known.as_bytes() == text) => Ok(()),
+        _ => Err(term.to_owned()),
+    }
+}
+
+fn dead_letter_routing_key(value: &Value, table: &Table) -> Result<(), String> {
+    longstr(value, table)?;
+    if table.contains("x-dead-letter-exchange") {
+        Ok(())
+    } else {
+        Err("routing_key_but_no_dlx_defined".to_owned())
+    }
+}
+
+fn dead_letter_strategy(value: &Value, table: &Table) -> Result<(), String> {
+    one_of(value, table, &["at-most-once", "at-least-once"], "invalid_dlx_strategy")
+}
+
+fn overflow(value: &Value, table: &Table) -> Result<(), String> {
+    one_of(
+        value,
+        table,
+        &["drop-head", "reject-publish", "reject-publish-dlx"],
+        "invalid_overflow",
+    )
+}
+
+fn leader_locator(value: &Value, table: &Table) -> Result<(), String> {
+    let known = ["client-local", "balanced", "random", "least-leaders", "min-masters"];
+    one_of(value, table, &known, "invalid_queue_locator_arg")
+}
+
+fn queue_type(value: &Value, table: &Table) -> Result<(), String> {
+    longstr(value, table)?;
+    let Value::LongStr(name) = value else { return Ok(()) };
+    let name = String::from_utf8_lossy(name);
+    if Kind::from_name(&name).is_some() {
+        Ok(())
+    } else {
+        Err(format!("\"unsupported queue type '{name}'\""))
+    }
+}
+
+/// The alternate exchange that an exchange's arguments name.
+pub(super) fn alternate_exchange(table: &Table) -> Option<ExchangeName> {
+    text(table, "alternate-exchange").map(ExchangeName::from)
+}
+
+/// Checks the arguments of an exchange that is to be created.
+pub fn validate_exchange(name: &str, vhost: &str, table: &Table) -> Result<(), Refusal> {
+    match table.get("alternate-exchange") {
+        None | Some(Value::LongStr(_)) => Ok(()),
+        Some(other) => Err(Refusal::InvalidArgumentType {
+            key: "alternate-exchange".to_owned(),
+            resource: Resource::exchange(vhost, name),
+            type_name: other.type_name(),
+        }),
+    }
+}

@@ -1,0 +1,170 @@
+//! What may be asked of the metadata machine, and its form in the log.
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use warren_cluster::{GroupId, NodeId};
+use warren_proto::metadata as proto;
+use warren_proto::record::SessionId;
+
+use super::facts::{Destination, Placement, Run};
+use crate::amqp::Table;
+use crate::auth::PasswordHash;
+use crate::name::{ExchangeName, QueueName, RoutingKey, UserName, VhostName};
+
+/// A change of the metadata. Proposed anywhere, applied everywhere.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Has no effect on a cluster that has been bootstrapped.
+    Bootstrap(Bootstrap),
+    AddVhost(DescribeVhost),
+    /// Replaces what a vhost says about itself.
+    SetVhost(DescribeVhost),
+    /// Deletes everything in it as well.
+    DeleteVhost {
+        name: VhostName,
+    },
+    AddUser(AddUser),
+    ChangePassword {
+        name: UserName,
+        password: Option<PasswordHash>,
+    },
+    SetTags {
+        name: UserName,
+        tags: Vec<String>,
+    },
+    DeleteUser {
+        name: UserName,
+    },
+    SetPermissions(SetPermissions),
+    ClearPermissions {
+        user: UserName,
+        vhost: VhostName,
+    },
+    DeclareExchange(DeclareExchange),
+    DeleteExchange(DeleteExchange),
+    DeclareQueue(DeclareQueue),
+    /// The queue has ended or shall end; done as well if it is not there.
+    DeleteQueue {
+        group: GroupId,
+    },
+    /// Moves a replicated queue.
+    PlaceQueue {
+        group: GroupId,
+        replicas: Vec<NodeId>,
+        leader: NodeId,
+    },
+    Bind(Bind),
+    Unbind(Bind),
+    NodeUp {
+        run: Run,
+        name: String,
+        address: String,
+    },
+    /// Every run of `run.node` up to `run.incarnation` has ended.
+    NodeDown {
+        run: Run,
+    },
+    /// The node is no longer part of the cluster.
+    NodeForgotten {
+        node: NodeId,
+    },
+    /// Deletes the session's exclusive queues.
+    SessionEnded {
+        session: SessionId,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    pub cluster_id: String,
+    pub vhost: VhostName,
+    /// Gets every permission in `vhost`.
+    pub user: AddUser,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DescribeVhost {
+    pub name: VhostName,
+    pub description: String,
+    pub tags: Vec<String>,
+    /// Empty: classic.
+    pub default_queue_type: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddUser {
+    pub name: UserName,
+    /// `None`: no login with a password.
+    pub password: Option<PasswordHash>,
+    pub tags: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetPermissions {
+    pub user: UserName,
+    pub vhost: VhostName,
+    pub configure: String,
+    pub write: String,
+    pub read: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeclareExchange {
+    pub vhost: VhostName,
+    pub name: ExchangeName,
+    /// `direct`, `fanout`, `topic`, `headers`; unknown ones are refused.
+    pub kind: String,
+    pub durable: bool,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub arguments: Table,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteExchange {
+    pub vhost: VhostName,
+    pub name: ExchangeName,
+    pub if_unused: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeclareQueue {
+    pub vhost: VhostName,
+    /// Server-chosen names are chosen before.
+    pub name: QueueName,
+    /// As asked for; an exclusive queue is stored as not durable.
+    pub durable: bool,
+    pub auto_delete: bool,
+    /// The asking session if it asked for an exclusive queue.
+    pub exclusive_owner: Option<SessionId>,
+    /// With `x-queue-type` filled in where the vhost has a default; absent means classic.
+    pub arguments: Table,
+    /// Only looked at if the queue is new. See [`DeclareQueue::is_transient`] for which kind it must be.
+    pub placement: Placement,
+}
+
+impl DeclareQueue {
+    /// Whether the queue lives and dies with one run of one node instead of being replicated.
+    pub fn is_transient(&self) -> bool {
+        !self.durable || self.exclusive_owner.is_some()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bind {
+    pub vhost: VhostName,
+    pub source: ExchangeName,
+    pub destination: Destination,
+    pub routing_key: RoutingKey,
+    pub arguments: Table,
+    /// Who asks, for the check of exclusive queues; [`SessionId::SYSTEM`] passes it only for shared ones.
+    pub session: SessionId,
+}
+
+/// Names the waiting requester of a command: every node applies it, only that run of that node has the waiter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Request {
+    pub node: NodeId,
+    pub incarnation: u64,
+    pub id: u64,
+}

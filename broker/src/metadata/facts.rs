@@ -1,0 +1,270 @@
+//! What the metadata machine knows: plain facts, shared by reference and never changed in place.
+
+use std::{fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use warren_cluster::{GroupId, NodeId};
+use warren_proto::record::SessionId;
+
+use super::arguments::{Arguments, Kind};
+use super::refusal::Refusal;
+use crate::amqp::Table;
+use crate::auth::PasswordHash;
+use crate::exchange::{self, Matcher, Target};
+use crate::name::{ExchangeName, QueueName, RoutingKey, UserName, VhostName};
+
+/// One run of one node: incarnations of a node grow and are never reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Run {
+    pub node: NodeId,
+    pub incarnation: u64,
+}
+
+/// Where a queue's state lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// A Raft group. `replicas` is not empty; `leader` is the replica that should lead when it can, 0 for any.
+    Replicated { replicas: Vec<NodeId>, leader: NodeId },
+    /// In the memory of one run of one node, which it does not survive.
+    Transient { home: Run },
+}
+
+/// A queue as declared. Its messages and consumers are the queue machine's.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    /// Also names the queue where it is not replicated. Never reused: a redeclared queue is a new one.
+    pub group: GroupId,
+    pub vhost: VhostName,
+    pub name: QueueName,
+    pub kind: Kind,
+    /// False for every exclusive queue, whatever was asked for.
+    pub durable: bool,
+    pub auto_delete: bool,
+    /// The connection that may use it, and with which it ends.
+    pub exclusive_owner: Option<SessionId>,
+    /// As the client sent them.
+    pub arguments: Table,
+    /// What `arguments` mean.
+    pub settings: Arguments,
+    pub placement: Placement,
+}
+
+impl Queue {
+    /// The nodes that hold a replica; empty for a transient queue.
+    pub fn replicas(&self) -> &[NodeId] {
+        match &self.placement {
+            Placement::Replicated { replicas, .. } => replicas,
+            Placement::Transient { .. } => &[],
+        }
+    }
+
+    /// The run that a transient queue lives in.
+    pub fn home(&self) -> Option<Run> {
+        match self.placement {
+            Placement::Replicated { .. } => None,
+            Placement::Transient { home } => Some(home),
+        }
+    }
+
+    pub fn is_transient(&self) -> bool {
+        self.home().is_some()
+    }
+
+    /// Whether `session` may use the queue at all; 405 for anybody but an exclusive queue's owner.
+    pub fn check_access(&self, session: SessionId) -> Result<(), Refusal> {
+        match self.exclusive_owner {
+            Some(owner) if owner != session => Err(Refusal::Locked(self.resource())),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn resource(&self) -> Resource {
+        Resource::queue(&self.vhost, &self.name)
+    }
+}
+
+/// An exchange as declared, with the routes that this node's exchange actor has published for it.
+pub struct Exchange {
+    /// Never reused: a redeclared exchange is a new one.
+    pub id: u64,
+    pub vhost: VhostName,
+    pub name: ExchangeName,
+    pub kind: exchange::Kind,
+    pub durable: bool,
+    pub auto_delete: bool,
+    /// Only other exchanges may publish to it.
+    pub internal: bool,
+    pub arguments: Table,
+    /// Where messages go that no binding of this exchange wants.
+    pub alternate: Option<ExchangeName>,
+    routes: ArcSwap<Matcher>,
+}
+
+impl Exchange {
+    #[expect(clippy::too_many_arguments, reason = "one argument for each declared fact")]
+    pub(super) fn new(
+        id: u64,
+        vhost: VhostName,
+        name: ExchangeName,
+        kind: exchange::Kind,
+        durable: bool,
+        auto_delete: bool,
+        internal: bool,
+        arguments: Table,
+    ) -> Self {
+        let alternate = super::arguments::alternate_exchange(&arguments);
+        let routes = ArcSwap::from_pointee(Matcher::new(kind));
+        Self {
+            id,
+            vhost,
+            name,
+            kind,
+            durable,
+            auto_delete,
+            internal,
+            arguments,
+            alternate,
+            routes,
+        }
+    }
+
+    /// The routes as they are now. A reader that keeps them holds an older picture, never a torn one.
+    pub fn routes(&self) -> Arc<Matcher> {
+        self.routes.load_full()
+    }
+
+    pub(super) fn with_routes<T>(&self, read: impl FnOnce(&Matcher) -> T) -> T {
+        read(&self.routes.load())
+    }
+
+    /// Replaces the routes. For the one owner of this exchange's bindings on this node.
+    pub(crate) fn publish_routes(&self, matcher: Arc<Matcher>) {
+        self.routes.store(matcher);
+    }
+
+    pub fn resource(&self) -> Resource {
+        Resource::exchange(&self.vhost, &self.name)
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("id", &self.id)
+            .field("name", &self.resource().to_string())
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The receiving end of a binding, by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Destination {
+    Queue(QueueName),
+    Exchange(ExchangeName),
+}
+
+impl Destination {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Queue(name) => name,
+            Self::Exchange(name) => name,
+        }
+    }
+
+    /// `queue` or `exchange`, as listings spell it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Queue(_) => "queue",
+            Self::Exchange(_) => "exchange",
+        }
+    }
+}
+
+/// A rule of an exchange. Two bindings are one if their ends, routing keys and arguments are equal.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    pub vhost: VhostName,
+    pub source: ExchangeName,
+    pub destination: Destination,
+    /// The destination as routing names it.
+    pub target: Target,
+    pub routing_key: RoutingKey,
+    pub arguments: Table,
+}
+
+/// A vhost's own facts; what it holds is listed by the view.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vhost {
+    pub name: VhostName,
+    pub description: String,
+    pub tags: Vec<String>,
+    /// What a durable, shared queue becomes that names no type; empty: classic.
+    pub default_queue_type: String,
+}
+
+/// Somebody who may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub name: UserName,
+    /// Absent: no login with a password.
+    pub password: Option<PasswordHash>,
+    /// Rights outside AMQP: `administrator`, `monitoring`, `impersonator`, ...
+    pub tags: Vec<String>,
+}
+
+impl User {
+    /// Whether `password` is this user's. Takes the same time wherever it differs; a blank password never is.
+    pub fn verify_password(&self, password: &[u8]) -> bool {
+        !password.is_empty() && self.password.as_ref().is_some_and(|hash| hash.verify(password))
+    }
+
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.tags.iter().any(|own| own == tag)
+    }
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its latest run.
+    pub run: Run,
+    /// Whether that run is thought to be alive.
+    pub live: bool,
+    /// The log position since which the cluster is known to have been continuously alive, as this run witnessed it.
+    pub since: u64,
+    pub name: String,
+    pub address: String,
+}
+
+/// How replies and errors name a queue or an exchange: `queue 'q' in vhost '/'`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    kind: &'static str,
+    vhost: VhostName,
+    name: Arc<str>,
+}
+
+impl Resource {
+    pub fn queue(vhost: &str, name: &str) -> Self {
+        Self {
+            kind: "queue",
+            vhost: vhost.into(),
+            name: name.into(),
+        }
+    }
+
+    pub fn exchange(vhost: &str, name: &str) -> Self {
+        Self {
+            kind: "exchange",
+            vhost: vhost.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} '{}' in vhost '{}'", self.kind, self.name, self.vhost)
+    }
+}

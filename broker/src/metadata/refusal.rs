@@ -1,0 +1,123 @@
+//! Every reason to refuse a change, with the reply code and the exact text that clients get.
+
+use super::arguments::Kind;
+use super::facts::{Destination, Resource};
+use crate::amqp::ReplyCode;
+use crate::name::{ExchangeName, QueueName, UserName, VhostName};
+
+/// Why a change was refused. Nothing has changed.
+///
+/// The texts are RabbitMQ's, since clients match on them. They are `Display`, without the reply code's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("vhost '{0}' not found")]
+    NoVhost(VhostName),
+    #[error("vhost '{0}' already exists")]
+    VhostExists(VhostName),
+    #[error("no {0}")]
+    NoExchange(Resource),
+    #[error("no {0}")]
+    NoQueue(Resource),
+    #[error("user '{0}' does not exist")]
+    NoUser(UserName),
+    #[error("user '{0}' already exists")]
+    UserExists(UserName),
+    /// Declared before with another value of `field`; the values come ready for the text.
+    #[error("inequivalent arg '{field}' for {resource}: received {received} but current is {current}")]
+    Inequivalent {
+        field: String,
+        resource: Resource,
+        received: String,
+        current: String,
+    },
+    #[error(
+        "cannot obtain exclusive access to locked {0}. It could be originally declared on another connection \
+         or the exclusive property value does not match that of the original declaration."
+    )]
+    Locked(Resource),
+    #[error("queue name '{0}' contains reserved prefix 'amq.*'")]
+    ReservedQueueName(QueueName),
+    #[error("exchange name '{0}' contains reserved prefix 'amq.*'")]
+    ReservedExchangeName(ExchangeName),
+    #[error("operation not permitted on the default exchange")]
+    DefaultExchange,
+    #[error("deletion of system {0} not allowed")]
+    SystemExchange(Resource),
+    #[error("{0} in use")]
+    ExchangeInUse(Resource),
+    #[error("unknown exchange type '{0}'")]
+    UnknownExchangeType(String),
+    /// `term` is printed as RabbitMQ prints it.
+    #[error("invalid arg '{key}' for {resource}: {term}")]
+    InvalidArgument {
+        key: String,
+        resource: Resource,
+        term: String,
+    },
+    #[error("invalid arg '{key}' for {resource} of queue type {}", .kind.module())]
+    UnsupportedArgument {
+        key: String,
+        resource: Resource,
+        kind: Kind,
+    },
+    #[error("invalid type '{type_name}' for arg '{key}' in {resource}")]
+    InvalidArgumentType {
+        key: String,
+        resource: Resource,
+        type_name: &'static str,
+    },
+    #[error("invalid property '{property}' for {resource}")]
+    InvalidProperty { property: &'static str, resource: Resource },
+    #[error("Cannot declare a server-named queue for type {}", .0.module())]
+    ServerNamed(Kind),
+    /// The exchange's type does not take such a routing key or such arguments.
+    #[error("{0}")]
+    InvalidBinding(String),
+    #[error("invalid regular expression '{0}'")]
+    InvalidPattern(String),
+    #[error("a name of {0} bytes is longer than 255 bytes")]
+    NameTooLong(usize),
+    /// The session's node was declared down before the command was applied.
+    #[error("the node of the connection is not part of the cluster at present")]
+    NodeDown,
+    /// Written by something that is not this broker.
+    #[error("malformed metadata command: {0}")]
+    Malformed(&'static str),
+}
+
+impl Refusal {
+    /// The reply code and the explanation that follows its name in the reply text.
+    pub fn fault(&self) -> (ReplyCode, String) {
+        let code = match self {
+            Self::NoExchange(_) | Self::NoQueue(_) | Self::NoUser(_) => ReplyCode::NotFound,
+            Self::Locked(_) => ReplyCode::ResourceLocked,
+            Self::ReservedQueueName(_)
+            | Self::ReservedExchangeName(_)
+            | Self::DefaultExchange
+            | Self::SystemExchange(_) => ReplyCode::AccessRefused,
+            Self::NoVhost(_) => ReplyCode::NotAllowed,
+            Self::NodeDown | Self::Malformed(_) => ReplyCode::InternalError,
+            Self::VhostExists(_)
+            | Self::UserExists(_)
+            | Self::Inequivalent { .. }
+            | Self::ExchangeInUse(_)
+            | Self::UnknownExchangeType(_)
+            | Self::InvalidArgument { .. }
+            | Self::UnsupportedArgument { .. }
+            | Self::InvalidArgumentType { .. }
+            | Self::InvalidProperty { .. }
+            | Self::ServerNamed(_)
+            | Self::InvalidBinding(_)
+            | Self::InvalidPattern(_)
+            | Self::NameTooLong(_) => ReplyCode::PreconditionFailed,
+        };
+        (code, self.to_string())
+    }
+
+    pub(super) fn no_destination(vhost: &str, destination: &Destination) -> Self {
+        match destination {
+            Destination::Queue(name) => Self::NoQueue(Resource::queue(vhost, name)),
+            Destination::Exchange(name) => Self::NoExchange(Resource::exchange(vhost, name)),
+        }
+    }
+}

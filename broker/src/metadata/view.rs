@@ -1,0 +1,406 @@
+//! The read-only local picture of the metadata: what every node answers from without asking anybody.
+//!
+//! A [`Picture`] is the machine's whole state at one log position. Copying it is cheap, for it is made of maps that
+//! share what they have in common, so the machine publishes one after each apply through a [`View`], the handle
+//! that everybody else holds. Nothing here changes anything.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use imbl::{OrdMap, OrdSet};
+use warren_cluster::{GroupId, NodeId};
+use warren_proto::record::SessionId;
+
+use super::facts::{Binding, Destination, Exchange, Node, Queue, Resource, Run, User, Vhost};
+use super::permission::Permission;
+use super::refusal::Refusal;
+use crate::amqp::{Table, Value};
+use crate::exchange::Target;
+use crate::name::{ExchangeName, QueueName, RoutingKey, UserName, VhostName};
+
+/// There is no exchange of that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no such exchange")]
+pub struct NoExchange;
+
+/// The latest published [`Picture`]. Clones are handles on the same one; any thread may read at any time.
+#[derive(Clone, Default)]
+pub struct View {
+    picture: Arc<ArcSwap<Picture>>,
+}
+
+impl View {
+    /// A view of empty metadata.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One unchanging picture, for several questions that must fit together.
+    pub fn picture(&self) -> Arc<Picture> {
+        self.picture.load_full()
+    }
+
+    /// For the owner of the machine.
+    pub fn publish(&self, picture: Picture) {
+        self.picture.store(Arc::new(picture));
+    }
+
+    pub fn vhost_exists(&self, vhost: &str) -> bool {
+        self.picture.load().vhost(vhost).is_some()
+    }
+
+    pub fn vhost(&self, vhost: &str) -> Option<Arc<Vhost>> {
+        self.picture.load().vhost(vhost).cloned()
+    }
+
+    pub fn user(&self, name: &str) -> Option<Arc<User>> {
+        self.picture.load().user(name).cloned()
+    }
+
+    /// What `user` may do in `vhost`; nothing if `None`, not even open a connection to it.
+    pub fn permission(&self, user: &str, vhost: &str) -> Option<Arc<Permission>> {
+        self.picture.load().permission(user, vhost).cloned()
+    }
+
+    pub fn exchange(&self, vhost: &str, name: &str) -> Option<Arc<Exchange>> {
+        self.picture.load().exchange(vhost, name).cloned()
+    }
+
+    pub fn queue(&self, vhost: &str, name: &str) -> Option<Arc<Queue>> {
+        self.picture.load().queue(vhost, name).cloned()
+    }
+
+    pub fn queue_by_group(&self, group: GroupId) -> Option<Arc<Queue>> {
+        self.picture.load().queue_by_group(group).cloned()
+    }
+
+    /// See [`Picture::route`].
+    pub fn route(
+        &self,
+        vhost: &str,
+        exchange: &str,
+        routing_key: &str,
+        headers: Option<&Table>,
+    ) -> Result<Vec<Arc<Queue>>, NoExchange> {
+        self.picture.load().route(vhost, exchange, &[routing_key], headers)
+    }
+
+    /// Grows whenever any route may have changed: a route found under one version holds while that version does.
+    pub fn routing_version(&self) -> u64 {
+        self.picture.load().routing_version()
+    }
+}
+
+/// The metadata at one log position. A clone shares everything.
+#[derive(Clone, Default)]
+pub struct Picture {
+    /// Empty until the cluster has been bootstrapped.
+    pub(super) cluster_id: String,
+    pub(super) routing_version: u64,
+    pub(super) nodes: OrdMap<NodeId, Arc<Node>>,
+    pub(super) users: OrdMap<UserName, Arc<User>>,
+    pub(super) permissions: OrdMap<(UserName, VhostName), Arc<Permission>>,
+    pub(super) vhosts: OrdMap<VhostName, Space>,
+    pub(super) groups: OrdMap<GroupId, Arc<Queue>>,
+    /// Exclusive queues by owner.
+    pub(super) exclusive: OrdSet<(SessionId, GroupId)>,
+    /// Transient queues by home.
+    pub(super) transient: OrdSet<(Run, GroupId)>,
+    /// Exchanges that do not outlive the cluster: vhost, name.
+    pub(super) transient_exchanges: OrdSet<(VhostName, ExchangeName)>,
+}
+
+/// What one vhost holds.
+#[derive(Clone)]
+pub(super) struct Space {
+    pub(super) vhost: Arc<Vhost>,
+    pub(super) exchanges: OrdMap<ExchangeName, Arc<Exchange>>,
+    pub(super) queues: OrdMap<QueueName, Arc<Queue>>,
+    pub(super) bindings: OrdMap<BindingKey, Arc<Binding>>,
+    /// The same bindings, ordered by destination first.
+    pub(super) incoming: OrdMap<(Destination, BindingKey), Arc<Binding>>,
+}
+
+/// What makes a binding the one it is; ordered by source.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct BindingKey {
+    source: ExchangeName,
+    /// `None` sorts before every destination: the start of a source's bindings.
+    destination: Option<Destination>,
+    routing_key: RoutingKey,
+    /// The arguments' encoded fields in the order of their names.
+    arguments: Vec<u8>,
+}
+
+impl BindingKey {
+    pub(super) fn new(
+        source: &ExchangeName,
+        destination: &Destination,
+        routing_key: &RoutingKey,
+        arguments: &Table,
+    ) -> Self {
+        let arguments = if arguments.is_empty() {
+            Vec::new()
+        } else {
+            canonical(arguments)
+        };
+        Self {
+            source: source.clone(),
+            destination: Some(destination.clone()),
+            routing_key: routing_key.clone(),
+            arguments,
+        }
+    }
+
+    pub(super) fn of(binding: &Binding) -> Self {
+        Self::new(
+            &binding.source,
+            &binding.destination,
+            &binding.routing_key,
+            &binding.arguments,
+        )
+    }
+
+    fn first(source: ExchangeName) -> Self {
+        Self {
+            source,
+            destination: None,
+            routing_key: RoutingKey::default(),
+            arguments: Vec::new(),
+        }
+    }
+}
+
+/// The same bytes for tables that are equal: fields in the order of their names.
+fn canonical(table: &Table) -> Vec<u8> {
+    fn sorted(table: &Table) -> Table {
+        let mut fields: Vec<_> = table
+            .iter()
+            .map(|(name, value)| (name.clone(), sorted_value(value)))
+            .collect();
+        fields.sort_by(|one, other| one.0.cmp(&other.0));
+        Table(fields)
+    }
+    fn sorted_value(value: &Value) -> Value {
+        if let Value::Table(table) = value {
+            return Value::Table(sorted(table));
+        }
+        if let Value::Array(values) = value {
+            return Value::Array(values.iter().map(sorted_value).collect());
+        }
+        value.clone()
+    }
+    sorted(table).to_bytes().to_vec()
+}
+
+impl Space {
+    /// The bindings of one exchange as their source.
+    pub(super) fn from(&self, source: &ExchangeName) -> impl Iterator<Item = &Arc<Binding>> {
+        let first = BindingKey::first(source.clone());
+        let source = source.clone();
+        self.bindings
+            .range(first..)
+            .map(|(_, binding)| binding)
+            .take_while(move |binding| binding.source == source)
+    }
+
+    /// The bindings of one queue or exchange as their destination.
+    pub(super) fn to(&self, destination: &Destination) -> impl Iterator<Item = &Arc<Binding>> {
+        let first = (destination.clone(), BindingKey::first(ExchangeName::default()));
+        let destination = destination.clone();
+        self.incoming
+            .range((Bound::Included(first), Bound::Unbounded))
+            .map(|(_, binding)| binding)
+            .take_while(move |binding| binding.destination == destination)
+    }
+}
+
+impl Picture {
+    /// Whether the cluster has been bootstrapped.
+    pub fn is_bootstrapped(&self) -> bool {
+        !self.cluster_id.is_empty()
+    }
+
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    pub fn routing_version(&self) -> u64 {
+        self.routing_version
+    }
+
+    pub fn vhost(&self, name: &str) -> Option<&Arc<Vhost>> {
+        self.vhosts.get(name).map(|space| &space.vhost)
+    }
+
+    pub fn user(&self, name: &str) -> Option<&Arc<User>> {
+        self.users.get(name)
+    }
+
+    pub fn permission(&self, user: &str, vhost: &str) -> Option<&Arc<Permission>> {
+        self.permissions.get(&(UserName::from(user), VhostName::from(vhost)))
+    }
+
+    pub fn exchange(&self, vhost: &str, name: &str) -> Option<&Arc<Exchange>> {
+        self.vhosts.get(vhost)?.exchanges.get(name)
+    }
+
+    pub fn queue(&self, vhost: &str, name: &str) -> Option<&Arc<Queue>> {
+        self.vhosts.get(vhost)?.queues.get(name)
+    }
+
+    pub fn queue_by_group(&self, group: GroupId) -> Option<&Arc<Queue>> {
+        self.groups.get(&group)
+    }
+
+    /// The queue, or the 404 that a client gets.
+    pub fn expect_queue(&self, vhost: &str, name: &str) -> Result<&Arc<Queue>, Refusal> {
+        self.queue(vhost, name)
+            .ok_or_else(|| Refusal::NoQueue(Resource::queue(vhost, name)))
+    }
+
+    /// The exchange, or the 404 that a client gets.
+    pub fn expect_exchange(&self, vhost: &str, name: &str) -> Result<&Arc<Exchange>, Refusal> {
+        self.exchange(vhost, name)
+            .ok_or_else(|| Refusal::NoExchange(Resource::exchange(vhost, name)))
+    }
+
+    /// The distinct queues that a message gets to, by all its routing keys (the publish's own, CC and BCC).
+    ///
+    /// Bindings to exchanges are followed, each exchange once. Where an exchange has nothing for the message, its
+    /// alternate exchange is followed instead; one that is missing takes nothing. Queues come by ascending group.
+    pub fn route(
+        &self,
+        vhost: &str,
+        exchange: &str,
+        routing_keys: &[&str],
+        headers: Option<&Table>,
+    ) -> Result<Vec<Arc<Queue>>, NoExchange> {
+        let space = self.vhosts.get(vhost).ok_or(NoExchange)?;
+        if exchange.is_empty() {
+            let mut queues: Vec<_> = routing_keys
+                .iter()
+                .filter_map(|key| space.queues.get(*key).cloned())
+                .collect();
+            if queues.len() > 1 {
+                queues.sort_unstable_by_key(|queue| queue.group);
+                queues.dedup_by_key(|queue| queue.group);
+            }
+            return Ok(queues);
+        }
+        let first = space.exchanges.get(exchange).ok_or(NoExchange)?;
+        let mut groups: Vec<GroupId> = Vec::new();
+        let mut found: Vec<Target> = Vec::new();
+        let mut visited: Vec<&Arc<Exchange>> = vec![first];
+        let mut next = 0;
+        while let Some(exchange) = visited.get(next).copied() {
+            next += 1;
+            found.clear();
+            exchange.with_routes(|matcher| {
+                for key in routing_keys {
+                    matcher.matches(key, headers, &mut found);
+                }
+            });
+            let mut follow = |name: &str, visited: &mut Vec<&Arc<Exchange>>| {
+                if let Some(exchange) = space.exchanges.get(name)
+                    && !visited.iter().any(|seen| seen.id == exchange.id)
+                {
+                    visited.push(exchange);
+                }
+            };
+            if found.is_empty()
+                && let Some(alternate) = &exchange.alternate
+            {
+                follow(alternate, &mut visited);
+            }
+            for target in &found {
+                match target {
+                    Target::Queue(group) => groups.push(*group),
+                    Target::Exchange(name) => follow(name, &mut visited),
+                }
+            }
+        }
+        groups.sort_unstable();
+        groups.dedup();
+        Ok(groups
+            .iter()
+            .filter_map(|group| self.groups.get(group).cloned())
+            .collect())
+    }
+
+    pub fn vhosts(&self) -> impl Iterator<Item = &Arc<Vhost>> {
+        self.vhosts.values().map(|space| &space.vhost)
+    }
+
+    pub fn users(&self) -> impl Iterator<Item = &Arc<User>> {
+        self.users.values()
+    }
+
+    /// By user, then vhost.
+    pub fn permissions(&self) -> impl Iterator<Item = (&UserName, &VhostName, &Arc<Permission>)> {
+        self.permissions
+            .iter()
+            .map(|((user, vhost), permission)| (user, vhost, permission))
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Arc<Node>)> {
+        self.nodes.iter().map(|(id, node)| (*id, node))
+    }
+
+    /// Every exchange of a vhost by name, the default exchange included; none if there is no such vhost.
+    pub fn exchanges(&self, vhost: &str) -> impl Iterator<Item = &Arc<Exchange>> {
+        self.vhosts
+            .get(vhost)
+            .into_iter()
+            .flat_map(|space| space.exchanges.values())
+    }
+
+    /// Every queue of a vhost by name.
+    pub fn queues(&self, vhost: &str) -> impl Iterator<Item = &Arc<Queue>> {
+        self.vhosts
+            .get(vhost)
+            .into_iter()
+            .flat_map(|space| space.queues.values())
+    }
+
+    /// Every queue of the cluster by group.
+    pub fn all_queues(&self) -> impl Iterator<Item = &Arc<Queue>> {
+        self.groups.values()
+    }
+
+    /// Every binding of a vhost by source, without those that the default exchange has with every queue.
+    pub fn bindings(&self, vhost: &str) -> impl Iterator<Item = &Arc<Binding>> {
+        self.vhosts
+            .get(vhost)
+            .into_iter()
+            .flat_map(|space| space.bindings.values())
+    }
+
+    /// The bindings that lead out of an exchange.
+    pub fn bindings_from(&self, vhost: &str, source: &str) -> impl Iterator<Item = &Arc<Binding>> {
+        let source = ExchangeName::from(source);
+        self.vhosts
+            .get(vhost)
+            .into_iter()
+            .flat_map(move |space| space.from(&source))
+    }
+
+    /// The bindings that lead to a queue or an exchange.
+    pub fn bindings_to(&self, vhost: &str, destination: &Destination) -> impl Iterator<Item = &Arc<Binding>> {
+        self.vhosts
+            .get(vhost)
+            .into_iter()
+            .flat_map(move |space| space.to(destination))
+    }
+
+    /// The exclusive queues of a session.
+    pub fn exclusive_queues(&self, session: SessionId) -> impl Iterator<Item = &Arc<Queue>> {
+        let first = (session, GroupId::MIN);
+        let groups = self
+            .exclusive
+            .range(first..)
+            .take_while(move |(owner, _)| *owner == session);
+        groups.filter_map(|(_, group)| self.groups.get(group))
+    }
+}

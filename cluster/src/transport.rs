@@ -9,6 +9,7 @@
 //! - Everything is bounded: what waits for a link, what may arrive unproven, snapshots in flight.
 
 mod admin;
+mod greeting;
 mod grpc;
 mod handshake;
 mod link;

@@ -128,7 +128,7 @@ impl Default for Cluster {
             seeds: Vec::new(),
             secret: Secret::default(),
             secret_file: None,
-            silence_ms: 1_500,
+            silence_ms: 1_000,
             group_size: 3,
         }
     }
@@ -211,8 +211,34 @@ impl Config {
         env: impl IntoIterator<Item = (String, String)>,
         read: impl Fn(&Path) -> io::Result<String>,
     ) -> Result<Self, Error> {
+        Self::gather(sources::flags(args)?, env, read, Self::check)
+    }
+
+    /// What the operator's tool needs to know to call a node: as [`Config::load_with`], but the options need not
+    /// add up to a node.
+    pub fn for_tool(
+        file: Option<String>,
+        env: impl IntoIterator<Item = (String, String)>,
+        read: impl Fn(&Path) -> io::Result<String>,
+    ) -> Result<Self, Error> {
+        Self::gather(
+            sources::Flags {
+                config: file,
+                settings: Vec::new(),
+            },
+            env,
+            read,
+            |_| Ok(()),
+        )
+    }
+
+    fn gather(
+        flags: sources::Flags,
+        env: impl IntoIterator<Item = (String, String)>,
+        read: impl Fn(&Path) -> io::Result<String>,
+        check: impl Fn(&Self) -> Result<(), (&'static str, String)>,
+    ) -> Result<Self, Error> {
         let mut env: BTreeMap<String, String> = env.into_iter().collect();
-        let flags = sources::flags(args)?;
         let file = flags
             .config
             .or_else(|| env.remove(sources::CONFIG_VARIABLE).filter(|path| !path.is_empty()));
@@ -258,7 +284,7 @@ impl Config {
             }
         };
         config.read_secret(&read).map_err(blame)?;
-        config.check().map_err(blame)?;
+        check(&config).map_err(blame)?;
         Ok(config)
     }
 

@@ -1,1 +1,103 @@
-fn main() {}
+//! The operator's command line: calls a node and shows its answer. What a line means, and how an answer looks, is
+//! `warren_broker::ctl`'s.
+
+use std::{
+    io::{self, BufRead, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout_at};
+use warren_broker::{
+    admin::protocol::status,
+    config::process_env,
+    ctl::{Exit, Failure, Invocation, Next},
+};
+use warren_cluster::transport::{AdminError, Secret, admin_call};
+
+/// Between two calls of a command that waits for something.
+const PAUSE: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    let Exit { status, text } = run().unwrap_or_else(|exit| exit);
+    // Whoever closed the pipe does not want the rest.
+    let _closed = if status == 0 {
+        show(&text)
+    } else {
+        io::stderr().write_all(text.as_bytes())
+    };
+    ExitCode::from(status)
+}
+
+fn run() -> Result<Exit, Exit> {
+    let mut invocation = Invocation::parse(std::env::args_os(), process_env(), |path| std::fs::read_to_string(path))?;
+    let failed = |error: io::Error| Exit {
+        status: status::SOFTWARE,
+        text: format!("Error:\n{error}\n"),
+    };
+    if invocation.wants_password() {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).map_err(failed)?;
+        invocation.set_password(&line);
+    }
+    if let Some(banner) = invocation.banner() {
+        let _closed = show(&banner);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    Ok(runtime.block_on(converse(&invocation)))
+}
+
+fn show(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+async fn converse(invocation: &Invocation) -> Exit {
+    let deadline = Instant::now() + invocation.timeout;
+    loop {
+        let outcome = timeout_at(deadline, call(invocation))
+            .await
+            .unwrap_or(Err(Failure::TimedOut));
+        match invocation.judge(outcome) {
+            Next::Exit(exit) => return exit,
+            Next::Again(exit) if Instant::now() + PAUSE >= deadline => return exit,
+            Next::Again(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn call(invocation: &Invocation) -> Result<Vec<serde_json::Value>, Failure> {
+    let failed = |error: serde_json::Error| {
+        refused(&AdminError {
+            status: status::SOFTWARE.into(),
+            text: error.to_string(),
+        })
+    };
+    let request = serde_json::to_string(invocation.request()).map_err(failed)?;
+    let secret = Secret::new(invocation.secret.reveal().to_owned());
+    let rows = admin_call(&invocation.node, &invocation.cluster, secret, request)
+        .await
+        .map_err(|error| {
+            if error.status == u32::from(status::UNAVAILABLE) {
+                Failure::Unreachable(error.text)
+            } else {
+                refused(&error)
+            }
+        })?;
+    let rows = rows.collect().await.map_err(|error| refused(&error))?;
+    rows.iter()
+        .map(|row| serde_json::from_str(row).map_err(failed))
+        .collect()
+}
+
+fn refused(error: &AdminError) -> Failure {
+    let status = u8::try_from(error.status).unwrap_or(status::SOFTWARE);
+    Failure::Refused {
+        status,
+        text: error.text.clone(),
+    }
+}

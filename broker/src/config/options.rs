@@ -170,7 +170,7 @@ pub(super) static OPTIONS: &[Opt] = &[
         "message_size_max",
         "SIZE",
         "The largest message body",
-        |c, v| put(&mut c.amqp.message_size_max, bytes(v, 1_024..=128 << 20)),
+        |c, v| put(&mut c.amqp.message_size_max, bytes(v, 1_024..=512 << 20)),
     ),
     option(
         "amqp",

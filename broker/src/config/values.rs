@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// `host:port`, the host a name, an IPv4 address, or an IPv6 address in brackets. Not resolved.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
@@ -100,8 +102,9 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Text that shows nowhere.
-#[derive(Clone, PartialEq, Eq, Default)]
+/// Text that shows nowhere; written out only where the operator's tool sends a password to a node.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {

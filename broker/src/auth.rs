@@ -31,13 +31,23 @@ impl Algorithm {
 
     /// The algorithm that `name` spells.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Sha256, Self::Sha512].into_iter().find(|algorithm| algorithm.name() == name)
+        [Self::Sha256, Self::Sha512]
+            .into_iter()
+            .find(|algorithm| algorithm.name() == name)
     }
 
     fn digest(self, salt: &[u8], password: &[u8]) -> Vec<u8> {
         match self {
-            Self::Sha256 => Sha256::new().chain_update(salt).chain_update(password).finalize().to_vec(),
-            Self::Sha512 => Sha512::new().chain_update(salt).chain_update(password).finalize().to_vec(),
+            Self::Sha256 => Sha256::new()
+                .chain_update(salt)
+                .chain_update(password)
+                .finalize()
+                .to_vec(),
+            Self::Sha512 => Sha512::new()
+                .chain_update(salt)
+                .chain_update(password)
+                .finalize()
+                .to_vec(),
         }
     }
 
@@ -63,7 +73,10 @@ impl PasswordHash {
     pub fn new(algorithm: Algorithm, salt: [u8; SALT_LEN], password: &[u8]) -> Self {
         let mut salted = salt.to_vec();
         salted.extend_from_slice(&algorithm.digest(&salt, password));
-        Self { algorithm, salted: salted.into() }
+        Self {
+            algorithm,
+            salted: salted.into(),
+        }
     }
 
     /// Takes salt and digest as stored; `None` if they have not the algorithm's length.
@@ -115,7 +128,9 @@ impl Mechanism {
     }
 
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Plain, Self::Amqplain].into_iter().find(|mechanism| mechanism.name() == name)
+        [Self::Plain, Self::Amqplain]
+            .into_iter()
+            .find(|mechanism| mechanism.name() == name)
     }
 }
 
@@ -128,7 +143,9 @@ pub struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 
@@ -154,7 +171,10 @@ impl Credentials {
         if !authzid.is_empty() || password.contains(&0) {
             return None;
         }
-        Some(Self { user: std::str::from_utf8(user).ok()?.to_owned(), password: Bytes::copy_from_slice(password) })
+        Some(Self {
+            user: std::str::from_utf8(user).ok()?.to_owned(),
+            password: Bytes::copy_from_slice(password),
+        })
     }
 
     /// The fields of a table without its length: LOGIN and PASSWORD.
@@ -165,7 +185,10 @@ impl Credentials {
             _ => None,
         };
         let user = std::str::from_utf8(text("LOGIN")?).ok()?.to_owned();
-        Some(Self { user, password: Bytes::copy_from_slice(text("PASSWORD")?) })
+        Some(Self {
+            user,
+            password: Bytes::copy_from_slice(text("PASSWORD")?),
+        })
     }
 }
 

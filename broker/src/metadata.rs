@@ -21,6 +21,11 @@ use bytes::Bytes;
 use warren_cluster::machine::{Machine, Meta, RestoreError};
 
 pub use self::arguments::{Arguments, Kind, validate, validate_exchange};
+pub use self::apply::IDS_MAX;
+pub use self::checks::{
+    check_exchange_declare, check_exchange_name, check_new_queue, check_queue_declare, check_queue_name,
+    check_server_named,
+};
 pub use self::change::{
     AddUser, Bind, Bootstrap, Change, DeclareExchange, DeclareQueue, DeleteExchange, DescribeVhost, Request,
     SetPermissions,
@@ -41,6 +46,7 @@ mod facts;
 mod permission;
 mod placement;
 mod refusal;
+mod requests;
 mod snapshot;
 mod view;
 

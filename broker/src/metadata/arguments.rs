@@ -5,7 +5,7 @@
 
 use super::facts::Resource;
 use super::refusal::Refusal;
-use crate::amqp::{Table, Value};
+use crate::amqp::{ShortStr, Table, Value};
 use crate::name::{ExchangeName, RoutingKey};
 
 /// The declared type of a queue. Both are replicated where they are durable and shared; the type selects defaults
@@ -390,3 +390,138 @@ pub fn validate_exchange(name: &str, vhost: &str, table: &Table) -> Result<(), R
         }),
     }
 }
+
+/// Refuses a field that was declared with another value.
+pub(super) fn check_field<T: PartialEq + std::fmt::Display>(
+    field: &str,
+    received: T,
+    current: T,
+    resource: impl Fn() -> Resource,
+) -> Result<(), Refusal> {
+    if received == current {
+        return Ok(());
+    }
+    Err(Refusal::Inequivalent {
+        field: field.to_owned(),
+        resource: resource(),
+        received: format!("'{received}'"),
+        current: format!("'{current}'"),
+    })
+}
+
+/// Whether the arguments that matter to a queue of that type are those it was declared with.
+pub(super) fn check_queue_arguments(
+    kind: Kind,
+    current: &Table,
+    received: &Table,
+    resource: impl Fn() -> Resource,
+) -> Result<(), Refusal> {
+    for rule in RULES {
+        let compared = match kind {
+            Kind::Classic => rule.classic,
+            Kind::Quorum => rule.quorum,
+        };
+        if compared {
+            check_argument(rule.key, current, received, &resource)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the arguments that matter to an exchange are those it was declared with.
+pub(super) fn check_exchange_arguments(
+    current: &Table,
+    received: &Table,
+    resource: impl Fn() -> Resource,
+) -> Result<(), Refusal> {
+    check_argument("alternate-exchange", current, received, &resource)
+}
+
+fn check_argument(
+    key: &str,
+    current: &Table,
+    received: &Table,
+    resource: &impl Fn() -> Resource,
+) -> Result<(), Refusal> {
+    let classic = Value::LongStr(bytes::Bytes::from_static(b"classic"));
+    let or_default = |value: Option<&Value>| match value {
+        None if key == "x-queue-type" => Some(classic.clone()),
+        value => value.cloned(),
+    };
+    let (current, received) = (or_default(current.get(key)), or_default(received.get(key)));
+    let (received, current) = match (received, current) {
+        (None, None) => return Ok(()),
+        (Some(received), Some(current)) if equivalent(&received, &current) => return Ok(()),
+        (Some(received), Some(current)) => (format!("'{}'", print(&received)), format!("'{}'", print(&current))),
+        (received, current) => (print_typed(received.as_ref()), print_typed(current.as_ref())),
+    };
+    Err(Refusal::Inequivalent {
+        field: key.to_owned(),
+        resource: resource(),
+        received,
+        current,
+    })
+}
+
+/// Whether two values of an argument mean the same: integers of any width do, and floats of any width.
+fn equivalent(one: &Value, other: &Value) -> bool {
+    match (integer(one), integer(other), float(one), float(other)) {
+        (Some(one), Some(other), _, _) => one == other,
+        (_, _, Some(one), Some(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+fn float(value: &Value) -> Option<f64> {
+    match value {
+        Value::F32(n) => Some((*n).into()),
+        Value::F64(n) => Some(*n),
+        _ => None,
+    }
+}
+
+fn print_typed(value: Option<&Value>) -> String {
+    match value {
+        None => "none".to_owned(),
+        Some(value) => format!("the value '{}' of type '{}'", print(value), value.type_name()),
+    }
+}
+
+/// A value as RabbitMQ's error texts print it.
+fn print(value: &Value) -> String {
+    match value {
+        Value::LongStr(text) | Value::ByteArray(text) => String::from_utf8_lossy(text).into_owned(),
+        other => term(other),
+    }
+}
+
+fn term(value: &Value) -> String {
+    match value {
+        Value::Bool(yes) => yes.to_string(),
+        Value::F32(n) => format!("{n:?}"),
+        Value::F64(n) => format!("{n:?}"),
+        Value::Decimal { scale, value } => format!("{{{scale},{value}}}"),
+        Value::LongStr(text) | Value::ByteArray(text) => format!("<<\"{}\">>", String::from_utf8_lossy(text)),
+        Value::Timestamp(seconds) => seconds.to_string(),
+        Value::Void => "undefined".to_owned(),
+        Value::Array(values) => {
+            let terms: Vec<_> = values
+                .iter()
+                .map(|value| format!("{{{},{}}}", value.type_name(), term(value)))
+                .collect();
+            format!("[{}]", terms.join(","))
+        }
+        Value::Table(table) => {
+            let field =
+                |(name, value): &(ShortStr, Value)| format!("{{<<\"{name}\">>,{},{}}}", value.type_name(), term(value));
+            let terms: Vec<_> = table.iter().map(field).collect();
+            format!("[{}]", terms.join(","))
+        }
+        Value::I8(_) | Value::U8(_) | Value::I16(_) | Value::U16(_) | Value::I32(_) | Value::U32(_) | Value::I64(_) => {
+            integer(value).map_or_else(String::new, |n| n.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,14 @@
 //! What may be asked of the metadata machine, and its form in the log.
 
-use bytes::{Bytes, BytesMut};
-use prost::Message as _;
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::metadata as proto;
 use warren_proto::record::SessionId;
 
 use super::facts::{Destination, Placement, Run};
 use crate::amqp::Table;
 use crate::auth::PasswordHash;
 use crate::name::{ExchangeName, QueueName, RoutingKey, UserName, VhostName};
+
+pub(super) mod codec;
 
 /// A change of the metadata. Proposed anywhere, applied everywhere.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,7 +10,7 @@ use crate::name::{ExchangeName, QueueName, UserName, VhostName};
 /// The texts are RabbitMQ's, since clients match on them. They are `Display`, without the reply code's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("vhost '{0}' not found")]
+    #[error("vhost {0} not found")]
     NoVhost(VhostName),
     #[error("vhost '{0}' already exists")]
     VhostExists(VhostName),

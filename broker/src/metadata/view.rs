@@ -12,9 +12,11 @@ use imbl::{OrdMap, OrdSet};
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::record::SessionId;
 
+use super::Effect;
 use super::facts::{Binding, Destination, Exchange, Node, Queue, Resource, Run, User, Vhost};
 use super::permission::Permission;
 use super::refusal::Refusal;
+use super::requests::Requests;
 use crate::amqp::{Table, Value};
 use crate::exchange::Target;
 use crate::name::{ExchangeName, QueueName, RoutingKey, UserName, VhostName};
@@ -98,6 +100,7 @@ pub struct Picture {
     /// Empty until the cluster has been bootstrapped.
     pub(super) cluster_id: String,
     pub(super) routing_version: u64,
+    pub(super) requests: Requests,
     pub(super) nodes: OrdMap<NodeId, Arc<Node>>,
     pub(super) users: OrdMap<UserName, Arc<User>>,
     pub(super) permissions: OrdMap<(UserName, VhostName), Arc<Permission>>,
@@ -196,7 +199,7 @@ fn canonical(table: &Table) -> Vec<u8> {
 
 impl Space {
     /// The bindings of one exchange as their source.
-    pub(super) fn from(&self, source: &ExchangeName) -> impl Iterator<Item = &Arc<Binding>> {
+    pub(super) fn outgoing<'a>(&'a self, source: &ExchangeName) -> impl Iterator<Item = &'a Arc<Binding>> + use<'a> {
         let first = BindingKey::first(source.clone());
         let source = source.clone();
         self.bindings
@@ -206,7 +209,10 @@ impl Space {
     }
 
     /// The bindings of one queue or exchange as their destination.
-    pub(super) fn to(&self, destination: &Destination) -> impl Iterator<Item = &Arc<Binding>> {
+    pub(super) fn incoming<'a>(
+        &'a self,
+        destination: &Destination,
+    ) -> impl Iterator<Item = &'a Arc<Binding>> + use<'a> {
         let first = (destination.clone(), BindingKey::first(ExchangeName::default()));
         let destination = destination.clone();
         self.incoming
@@ -217,6 +223,14 @@ impl Space {
 }
 
 impl Picture {
+    /// Appends what has to be told to somebody who knows `old` so that he knows this picture: for a replica that was
+    /// restored instead of applying every entry and, with an empty `old`, for one that starts.
+    ///
+    /// Every exchange is deleted, declared and bound anew: its routes are this picture's own, and empty at first.
+    pub fn changes_since(&self, old: &Self, out: &mut Vec<Effect>) {
+        super::snapshot::difference(old, self, out);
+    }
+
     /// Whether the cluster has been bootstrapped.
     pub fn is_bootstrapped(&self) -> bool {
         !self.cluster_id.is_empty()
@@ -293,6 +307,13 @@ impl Picture {
         let mut groups: Vec<GroupId> = Vec::new();
         let mut found: Vec<Target> = Vec::new();
         let mut visited: Vec<&Arc<Exchange>> = vec![first];
+        let follow = |name: &str, visited: &mut Vec<_>| {
+            if let Some(exchange) = space.exchanges.get(name)
+                && !visited.iter().any(|seen: &&Arc<Exchange>| seen.id == exchange.id)
+            {
+                visited.push(exchange);
+            }
+        };
         let mut next = 0;
         while let Some(exchange) = visited.get(next).copied() {
             next += 1;
@@ -302,13 +323,6 @@ impl Picture {
                     matcher.matches(key, headers, &mut found);
                 }
             });
-            let mut follow = |name: &str, visited: &mut Vec<&Arc<Exchange>>| {
-                if let Some(exchange) = space.exchanges.get(name)
-                    && !visited.iter().any(|seen| seen.id == exchange.id)
-                {
-                    visited.push(exchange);
-                }
-            };
             if found.is_empty()
                 && let Some(alternate) = &exchange.alternate
             {
@@ -383,7 +397,7 @@ impl Picture {
         self.vhosts
             .get(vhost)
             .into_iter()
-            .flat_map(move |space| space.from(&source))
+            .flat_map(move |space| space.outgoing(&source))
     }
 
     /// The bindings that lead to a queue or an exchange.
@@ -391,7 +405,7 @@ impl Picture {
         self.vhosts
             .get(vhost)
             .into_iter()
-            .flat_map(move |space| space.to(destination))
+            .flat_map(move |space| space.incoming(destination))
     }
 
     /// The exclusive queues of a session.

@@ -1,0 +1,407 @@
+//! Changing the picture: every edit keeps the indexes together, tells what happened, and follows up what it entails.
+
+use std::sync::Arc;
+
+use warren_cluster::{GroupId, NodeId};
+use warren_proto::record::SessionId;
+
+use super::Effect;
+use super::arguments::{Arguments, Kind};
+use super::change::{Bind, DeclareExchange, DeclareQueue};
+use super::facts::{Binding, Destination, Exchange, Placement, Queue, Run, User, Vhost};
+use super::permission::Permission;
+use super::view::{BindingKey, Picture, Space};
+use crate::exchange::{self, Target};
+use crate::name::{ExchangeName, QueueName, UserName, VhostName};
+
+/// What every vhost starts with: name, type, internal.
+const PREDECLARED: [(&str, exchange::Kind, bool); 7] = [
+    ("", exchange::Kind::Direct, false),
+    ("amq.direct", exchange::Kind::Direct, false),
+    ("amq.fanout", exchange::Kind::Fanout, false),
+    ("amq.headers", exchange::Kind::Headers, false),
+    ("amq.match", exchange::Kind::Headers, false),
+    ("amq.rabbitmq.trace", exchange::Kind::Topic, true),
+    ("amq.topic", exchange::Kind::Topic, false),
+];
+
+/// A change under way. Its checks have passed.
+pub(super) struct Edit<'a> {
+    pub(super) picture: &'a mut Picture,
+    pub(super) out: &'a mut Vec<Effect>,
+    /// What the command creates gets this id, and the next ones if it creates several things. Those of a later
+    /// command are greater.
+    pub(super) id: u64,
+}
+
+/// How many ids a command may use that creates a vhost; any other one uses a single id.
+pub(super) const VHOST_IDS: u64 = PREDECLARED.len() as u64;
+
+impl Edit<'_> {
+    fn routes_changed(&mut self) {
+        self.picture.routing_version = self.id;
+    }
+
+    pub(super) fn add_vhost(&mut self, vhost: Vhost) {
+        let name = vhost.name.clone();
+        let mut space = Space::new(Arc::new(vhost));
+        for (id, (exchange, kind, internal)) in (self.id..).zip(PREDECLARED) {
+            let exchange = Arc::new(Exchange::new(
+                id,
+                name.clone(),
+                exchange.into(),
+                kind,
+                true,
+                false,
+                internal,
+                crate::amqp::Table::new(),
+            ));
+            space.exchanges.insert(exchange.name.clone(), exchange.clone());
+            self.out.push(Effect::ExchangeDeclared(exchange));
+        }
+        self.picture.vhosts.insert(name, space);
+        self.routes_changed();
+    }
+
+    pub(super) fn remove_vhost(&mut self, name: &VhostName) {
+        let Some(space) = self.picture.vhosts.remove(name) else {
+            return;
+        };
+        for queue in space.queues.values() {
+            self.forget_queue(queue);
+        }
+        for exchange in space.exchanges.values() {
+            self.picture
+                .transient_exchanges
+                .remove(&(name.clone(), exchange.name.clone()));
+            self.out.push(Effect::ExchangeDeleted(exchange.clone()));
+        }
+        let gone: Vec<_> = self
+            .picture
+            .permissions
+            .keys()
+            .filter(|(_, vhost)| vhost == name)
+            .cloned()
+            .collect();
+        for key in gone {
+            self.picture.permissions.remove(&key);
+        }
+        self.out.push(Effect::VhostDeleted(name.clone()));
+        self.routes_changed();
+    }
+
+    pub(super) fn put_user(&mut self, user: User) {
+        self.picture.users.insert(user.name.clone(), Arc::new(user));
+    }
+
+    pub(super) fn remove_user(&mut self, name: &UserName) {
+        self.picture.users.remove(name);
+        let gone: Vec<_> = self
+            .picture
+            .permissions
+            .keys()
+            .filter(|(user, _)| user == name)
+            .cloned()
+            .collect();
+        for key in gone {
+            self.picture.permissions.remove(&key);
+        }
+        self.out.push(Effect::UserDeleted(name.clone()));
+    }
+
+    pub(super) fn put_permission(&mut self, user: UserName, vhost: VhostName, permission: Permission) {
+        self.picture.permissions.insert((user, vhost), Arc::new(permission));
+    }
+
+    pub(super) fn add_exchange(&mut self, kind: exchange::Kind, declare: DeclareExchange) {
+        let DeclareExchange {
+            vhost,
+            name,
+            kind: _,
+            durable,
+            auto_delete,
+            internal,
+            arguments,
+        } = declare;
+        let Some(space) = self.picture.vhosts.get_mut(&*vhost) else {
+            return;
+        };
+        let exchange = Arc::new(Exchange::new(
+            self.id,
+            vhost.clone(),
+            name.clone(),
+            kind,
+            durable,
+            auto_delete,
+            internal,
+            arguments,
+        ));
+        space.exchanges.insert(name.clone(), exchange.clone());
+        if !durable {
+            self.picture.transient_exchanges.insert((vhost, name));
+        }
+        self.out.push(Effect::ExchangeDeclared(exchange));
+        self.routes_changed();
+    }
+
+    pub(super) fn add_queue(&mut self, declare: DeclareQueue) -> Option<Arc<Queue>> {
+        let kind = Kind::of(&declare.arguments);
+        let settings = Arguments::read(kind, &declare.arguments);
+        let DeclareQueue {
+            vhost,
+            name,
+            durable,
+            auto_delete,
+            exclusive_owner,
+            arguments,
+            placement,
+        } = declare;
+        let queue = Arc::new(Queue {
+            group: self.id,
+            vhost,
+            name,
+            kind,
+            durable: durable && exclusive_owner.is_none(),
+            auto_delete,
+            exclusive_owner,
+            arguments,
+            settings,
+            placement,
+        });
+        let space = self.picture.vhosts.get_mut(&*queue.vhost)?;
+        space.queues.insert(queue.name.clone(), queue.clone());
+        self.picture.groups.insert(queue.group, queue.clone());
+        if let Some(owner) = queue.exclusive_owner {
+            self.picture.exclusive.insert((owner, queue.group));
+        }
+        if let Some(home) = queue.home() {
+            self.picture.transient.insert((home, queue.group));
+        }
+        self.out.push(Effect::QueueDeclared(queue.clone()));
+        self.routes_changed();
+        Some(queue)
+    }
+
+    pub(super) fn place_queue(&mut self, group: GroupId, placement: Placement) {
+        let Some(queue) = self.picture.groups.get(&group) else {
+            return;
+        };
+        let queue = Arc::new(Queue {
+            placement,
+            ..Queue::clone(queue)
+        });
+        let Some(space) = self.picture.vhosts.get_mut(&*queue.vhost) else {
+            return;
+        };
+        space.queues.insert(queue.name.clone(), queue.clone());
+        self.picture.groups.insert(group, queue.clone());
+        self.out.push(Effect::QueuePlaced(queue));
+        // Cached routes hold the old placement.
+        self.routes_changed();
+    }
+
+    pub(super) fn remove_queue(&mut self, group: GroupId) {
+        let Some(queue) = self.picture.groups.get(&group).cloned() else {
+            return;
+        };
+        let Some(space) = self.picture.vhosts.get_mut(&*queue.vhost) else {
+            return;
+        };
+        space.queues.remove(&*queue.name);
+        self.forget_queue(&queue);
+        self.routes_changed();
+        let mut unused = Vec::new();
+        self.remove_incoming(&queue.vhost, &Destination::Queue(queue.name.clone()), &mut unused);
+        self.remove_unused(unused);
+    }
+
+    /// Removes a queue from every index but its vhost's.
+    fn forget_queue(&mut self, queue: &Arc<Queue>) {
+        self.picture.groups.remove(&queue.group);
+        if let Some(owner) = queue.exclusive_owner {
+            self.picture.exclusive.remove(&(owner, queue.group));
+        }
+        if let Some(home) = queue.home() {
+            self.picture.transient.remove(&(home, queue.group));
+        }
+        self.out.push(Effect::QueueDeleted(queue.clone()));
+    }
+
+    pub(super) fn remove_exchange(&mut self, exchange: &Arc<Exchange>) {
+        let mut unused = Vec::new();
+        self.remove_one_exchange(exchange, &mut unused);
+        self.remove_unused(unused);
+    }
+
+    pub(super) fn add_binding(&mut self, bind: Bind) {
+        let Bind {
+            vhost,
+            source,
+            destination,
+            routing_key,
+            arguments,
+            session: _,
+        } = bind;
+        let Some(space) = self.picture.vhosts.get_mut(&*vhost) else {
+            return;
+        };
+        let Some(exchange) = space.exchanges.get(&*source).cloned() else {
+            return;
+        };
+        let target = match &destination {
+            Destination::Queue(name) => match space.queues.get(&**name) {
+                Some(queue) => Target::Queue(queue.group),
+                None => return,
+            },
+            Destination::Exchange(name) => Target::Exchange(name.clone()),
+        };
+        let binding = Arc::new(Binding {
+            vhost,
+            source,
+            destination,
+            target,
+            routing_key,
+            arguments,
+        });
+        space.insert_binding(binding.clone());
+        self.out.push(Effect::Bound { exchange, binding });
+        self.routes_changed();
+    }
+
+    pub(super) fn remove_binding(&mut self, binding: &Arc<Binding>) {
+        let mut unused = Vec::new();
+        self.remove_one_binding(binding, &mut unused);
+        self.remove_unused(unused);
+    }
+
+    /// Removes a binding; if it was its source's last and the source is to go with it, adds the source to `unused`.
+    fn remove_one_binding(&mut self, binding: &Arc<Binding>, unused: &mut Vec<Arc<Exchange>>) {
+        let Some(space) = self.picture.vhosts.get_mut(&*binding.vhost) else {
+            return;
+        };
+        space.remove_binding(binding);
+        if let Some(exchange) = space.exchanges.get(&*binding.source) {
+            if exchange.auto_delete && space.outgoing(&binding.source).next().is_none() {
+                unused.push(exchange.clone());
+            }
+            self.out.push(Effect::Unbound {
+                exchange: exchange.clone(),
+                binding: binding.clone(),
+            });
+        }
+        self.routes_changed();
+    }
+
+    fn remove_incoming(&mut self, vhost: &VhostName, destination: &Destination, unused: &mut Vec<Arc<Exchange>>) {
+        let Some(space) = self.picture.vhosts.get(&**vhost) else {
+            return;
+        };
+        let incoming: Vec<_> = space.incoming(destination).cloned().collect();
+        for binding in incoming {
+            self.remove_one_binding(&binding, unused);
+        }
+    }
+
+    fn remove_one_exchange(&mut self, exchange: &Arc<Exchange>, unused: &mut Vec<Arc<Exchange>>) {
+        let Some(space) = self.picture.vhosts.get_mut(&*exchange.vhost) else {
+            return;
+        };
+        // An exchange bound to itself comes here twice.
+        if space
+            .exchanges
+            .get(&*exchange.name)
+            .is_none_or(|own| own.id != exchange.id)
+        {
+            return;
+        }
+        space.exchanges.remove(&*exchange.name);
+        // Its own bindings go with it and are not told of one by one.
+        let outgoing: Vec<_> = space.outgoing(&exchange.name).cloned().collect();
+        for binding in outgoing {
+            space.remove_binding(&binding);
+        }
+        self.picture
+            .transient_exchanges
+            .remove(&(exchange.vhost.clone(), exchange.name.clone()));
+        self.out.push(Effect::ExchangeDeleted(exchange.clone()));
+        self.routes_changed();
+        self.remove_incoming(&exchange.vhost, &Destination::Exchange(exchange.name.clone()), unused);
+    }
+
+    /// Removes auto-delete exchanges that lost their last binding, and those that lose theirs by that. A loop, not a
+    /// recursion: clients decide how long such a chain is.
+    fn remove_unused(&mut self, mut unused: Vec<Arc<Exchange>>) {
+        while let Some(exchange) = unused.pop() {
+            self.remove_one_exchange(&exchange, &mut unused);
+        }
+    }
+
+    pub(super) fn remove_exclusive(&mut self, session: SessionId) {
+        let groups: Vec<_> = self
+            .picture
+            .exclusive_queues(session)
+            .map(|queue| queue.group)
+            .collect();
+        for group in groups {
+            self.remove_queue(group);
+        }
+    }
+
+    /// Removes the transient queues of `node`'s runs up to `incarnation`, inclusive.
+    pub(super) fn remove_transient(&mut self, node: NodeId, incarnation: u64) {
+        let first = (Run { node, incarnation: 0 }, GroupId::MIN);
+        let last = (Run { node, incarnation }, GroupId::MAX);
+        let groups: Vec<_> = self
+            .picture
+            .transient
+            .range(first..=last)
+            .map(|(_, group)| *group)
+            .collect();
+        for group in groups {
+            self.remove_queue(group);
+        }
+    }
+
+    /// Removes the transient exchanges that no live run has seen declared.
+    pub(super) fn remove_orphaned_exchanges(&mut self) {
+        let alive_since = self
+            .picture
+            .nodes
+            .values()
+            .filter(|node| node.live)
+            .map(|node| node.since)
+            .min();
+        let orphaned = |exchange: &Arc<Exchange>| alive_since.is_none_or(|since| since > exchange.id);
+        let names = self.picture.transient_exchanges.iter();
+        let exchanges = names.filter_map(|(vhost, name)| self.picture.exchange(vhost, name).cloned());
+        let gone: Vec<_> = exchanges.filter(orphaned).collect();
+        for exchange in gone {
+            self.remove_exchange(&exchange);
+        }
+    }
+}
+
+impl Space {
+    pub(super) fn new(vhost: Arc<Vhost>) -> Self {
+        Self {
+            vhost,
+            exchanges: imbl::OrdMap::<ExchangeName, _>::new(),
+            queues: imbl::OrdMap::<QueueName, _>::new(),
+            bindings: imbl::OrdMap::new(),
+            incoming: imbl::OrdMap::new(),
+        }
+    }
+
+    pub(super) fn insert_binding(&mut self, binding: Arc<Binding>) {
+        let key = BindingKey::of(&binding);
+        self.incoming
+            .insert((binding.destination.clone(), key.clone()), binding.clone());
+        self.bindings.insert(key, binding);
+    }
+
+    fn remove_binding(&mut self, binding: &Binding) {
+        let key = BindingKey::of(binding);
+        self.bindings.remove(&key);
+        self.incoming.remove(&(binding.destination.clone(), key));
+    }
+}

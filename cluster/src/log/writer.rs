@@ -83,7 +83,10 @@ impl Writer {
                 move || run(&shared, &*store, on_fatal)
             })
             .map_err(|error| Error::Io(format!("no thread for the log writer: {error}")))?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Queues a request; never waits for the disk.

@@ -1,5 +1,7 @@
 //! What follows a method that carries a message: content header, properties, body frames.
 
+use std::ops::Range;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::frame::{self, FRAME_END, FRAME_MIN_SIZE, FRAME_OVERHEAD, Kind};
@@ -113,14 +115,14 @@ pub struct Glance {
 /// Checks all of a message's properties and picks out what the broker acts upon, in one pass that builds nothing.
 pub fn glance(properties: &Bytes) -> Result<Glance, Error> {
     let mut glance = Glance::default();
-    walk(properties, |flag, value| {
+    walk(properties, |flag, at| {
         match flag {
-            flag::HEADERS => glance.headers = Some(value),
-            flag::DELIVERY_MODE => glance.delivery_mode = value.first().copied(),
-            flag::PRIORITY => glance.priority = value.first().copied(),
-            flag::EXPIRATION => glance.expiration = Some(short_str(value)?),
-            flag::REPLY_TO => glance.reply_to = Some(short_str(value)?),
-            flag::USER_ID => glance.user_id = Some(short_str(value)?),
+            flag::HEADERS => glance.headers = Some(properties.slice(at)),
+            flag::DELIVERY_MODE => glance.delivery_mode = properties.get(at.start).copied(),
+            flag::PRIORITY => glance.priority = properties.get(at.start).copied(),
+            flag::EXPIRATION => glance.expiration = Some(short_str(properties, at)?),
+            flag::REPLY_TO => glance.reply_to = Some(short_str(properties, at)?),
+            flag::USER_ID => glance.user_id = Some(short_str(properties, at)?),
             _ => {}
         }
         Ok(())
@@ -142,13 +144,13 @@ pub fn with_headers(properties: &Bytes, headers: Option<&Table>, keep_expiration
         }
     };
     out.put_u16(0);
-    walk(properties, |flag, value| {
+    walk(properties, |flag, at| {
         if flag <= flag::HEADERS {
             put_headers(&mut out, &mut flags);
         }
         if flag != flag::HEADERS && (flag != flag::EXPIRATION || keep_expiration) {
             flags |= flag;
-            out.put_slice(&value);
+            out.put_slice(&properties[at]);
         }
         Ok(())
     })?;
@@ -157,8 +159,8 @@ pub fn with_headers(properties: &Bytes, headers: Option<&Table>, keep_expiration
     Ok(out.freeze())
 }
 
-/// Hands each property that is present to `visit`, with its flag and its bytes, a length included where it has one.
-fn walk(properties: &Bytes, mut visit: impl FnMut(u16, Bytes) -> Result<(), Error>) -> Result<(), Error> {
+/// Hands each property that is present to `visit`: its flag and where it is, a length included where it has one.
+fn walk(properties: &Bytes, mut visit: impl FnMut(u16, Range<usize>) -> Result<(), Error>) -> Result<(), Error> {
     let mut reader = Reader::new(properties);
     let mut flags = reader.short()?;
     if flags & flag::UNKNOWN != 0 {
@@ -174,19 +176,18 @@ fn walk(properties: &Bytes, mut visit: impl FnMut(u16, Bytes) -> Result<(), Erro
             flag::TIMESTAMP => drop(reader.long_long()?),
             _ => reader.skip_short_str()?,
         }
-        visit(flag, properties.slice(start..reader.at()))?;
+        visit(flag, start..reader.at())?;
     }
     reader.finish()
 }
 
-fn short_str(counted: Bytes) -> Result<ShortStr, Error> {
-    Ok(ShortStr::try_from(short_bytes(counted))?)
+fn short_str(properties: &Bytes, at: Range<usize>) -> Result<ShortStr, Error> {
+    Ok(ShortStr::try_from(short_bytes(properties, at))?)
 }
 
-fn short_bytes(mut counted: Bytes) -> Bytes {
-    // `walk` has seen the length octet.
-    counted.advance(1);
-    counted
+/// `at` is a range that `walk` gave, so a length octet is its first.
+fn short_bytes(properties: &Bytes, at: Range<usize>) -> Bytes {
+    properties.slice(at.start + 1..at.end)
 }
 
 /// All properties of a message, decoded: for display and for the few who need all of them.
@@ -218,23 +219,23 @@ impl Properties {
     /// Decodes flags and values, which must be all of `bytes`.
     pub fn decode(bytes: &Bytes) -> Result<Self, Error> {
         let mut properties = Self::default();
-        walk(bytes, |flag, mut value| {
-            let lossy = |counted| Some(ShortStr::lossy(short_bytes(counted)));
+        walk(bytes, |flag, at| {
+            let lossy = |at| Some(ShortStr::lossy(short_bytes(bytes, at)));
             match flag {
-                flag::CONTENT_TYPE => properties.content_type = lossy(value),
-                flag::CONTENT_ENCODING => properties.content_encoding = lossy(value),
-                flag::HEADERS => properties.headers = Some(Table::decode(&value)?),
-                flag::DELIVERY_MODE => properties.delivery_mode = value.first().copied(),
-                flag::PRIORITY => properties.priority = value.first().copied(),
-                flag::CORRELATION_ID => properties.correlation_id = lossy(value),
-                flag::REPLY_TO => properties.reply_to = Some(short_str(value)?),
-                flag::EXPIRATION => properties.expiration = Some(short_str(value)?),
-                flag::MESSAGE_ID => properties.message_id = lossy(value),
-                flag::TIMESTAMP => properties.timestamp = value.try_get_u64().ok(),
-                flag::KIND => properties.kind = lossy(value),
-                flag::USER_ID => properties.user_id = Some(short_str(value)?),
-                flag::APP_ID => properties.app_id = lossy(value),
-                flag::CLUSTER_ID => properties.cluster_id = lossy(value),
+                flag::CONTENT_TYPE => properties.content_type = lossy(at),
+                flag::CONTENT_ENCODING => properties.content_encoding = lossy(at),
+                flag::HEADERS => properties.headers = Some(Table::decode(&bytes.slice(at))?),
+                flag::DELIVERY_MODE => properties.delivery_mode = bytes.get(at.start).copied(),
+                flag::PRIORITY => properties.priority = bytes.get(at.start).copied(),
+                flag::CORRELATION_ID => properties.correlation_id = lossy(at),
+                flag::REPLY_TO => properties.reply_to = Some(short_str(bytes, at)?),
+                flag::EXPIRATION => properties.expiration = Some(short_str(bytes, at)?),
+                flag::MESSAGE_ID => properties.message_id = lossy(at),
+                flag::TIMESTAMP => properties.timestamp = (&bytes[at]).try_get_u64().ok(),
+                flag::KIND => properties.kind = lossy(at),
+                flag::USER_ID => properties.user_id = Some(short_str(bytes, at)?),
+                flag::APP_ID => properties.app_id = lossy(at),
+                flag::CLUSTER_ID => properties.cluster_id = lossy(at),
                 _ => {}
             }
             Ok(())

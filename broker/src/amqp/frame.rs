@@ -67,8 +67,9 @@ pub enum Error {
 /// Takes one frame off the front of `buffer`, or nothing (`None`) if it has not all arrived.
 ///
 /// `frame_max` counts the whole frame. As RabbitMQ does, a payload up to `frame_max` itself is let through, eight bytes
-/// more than the letter of the specification: some clients count without the overhead. Kind and size are judged as
-/// soon as they are there, so a caller never buffers more than `frame_max` + 8 bytes for a frame to complete.
+/// more than the letter of the specification: some clients count without the overhead. Zero does not mean "no limit"
+/// here. Kind and size are judged as soon as they are there, so a caller never buffers more than `frame_max` + 8 bytes
+/// for a frame to complete.
 pub fn decode(buffer: &mut BytesMut, frame_max: u32) -> Result<Option<Frame>, Error> {
     let Some(&octet) = buffer.first() else { return Ok(None) };
     let kind = Kind::from_octet(octet).ok_or(Error::UnknownKind(octet))?;

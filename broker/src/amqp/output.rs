@@ -13,6 +13,9 @@ use super::wire::{Writer, put_short_bytes};
 /// Pieces of a body at least this long are not copied. Below it a copy is cheaper than one more slice in a write.
 pub const SHARE_MIN: usize = 4096;
 
+/// Room for small bytes that an idle output keeps; what one burst needed beyond it is given back.
+const KEEP_MAX: usize = 64 * 1024;
+
 /// Where encoders put bytes.
 pub trait Sink {
     /// A buffer to append to.
@@ -101,8 +104,7 @@ impl Output {
             self.chunks.pop_front();
         }
         if written == self.tail.len() {
-            // Unlike advancing, this gives the room back at once.
-            self.tail.clear();
+            self.clear_tail();
         } else {
             self.tail.advance(written);
         }
@@ -112,7 +114,16 @@ impl Output {
     pub fn clear(&mut self) {
         self.chunks.clear();
         self.chunked_len = 0;
-        self.tail.clear();
+        self.clear_tail();
+    }
+
+    /// Unlike advancing, clearing makes the room before the written bytes usable at once.
+    fn clear_tail(&mut self) {
+        if self.tail.capacity() > KEEP_MAX {
+            self.tail = BytesMut::new();
+        } else {
+            self.tail.clear();
+        }
     }
 }
 

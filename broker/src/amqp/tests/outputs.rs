@@ -242,7 +242,7 @@ fn names_that_do_not_fit_are_cut_and_the_stream_stays_whole() {
 }
 
 #[test]
-fn emptied_output_keeps_its_room() {
+fn emptied_output_takes_more() {
     let mut output = Output::new();
     for round in 0..100 {
         output.put_heartbeat();

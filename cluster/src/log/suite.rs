@@ -5,9 +5,11 @@ use super::*;
 /// A way to make an empty store.
 pub(crate) type Make<'a> = &'a dyn Fn() -> Box<dyn LogStore>;
 
+type Check = fn(&dyn LogStore);
+
 /// Runs every check, each on an empty store.
 pub(crate) fn run(make: Make<'_>) {
-    let checks: [(&str, fn(&dyn LogStore)); 11] = [
+    let checks: [(&str, Check); 11] = [
         ("empty", empty),
         ("round_trip", round_trip),
         ("conflicting_tail", conflicting_tail),
@@ -51,6 +53,15 @@ pub(crate) fn append(group: GroupId, range: Range<u64>, term: u64, stored_last: 
         generation: 1,
         entries: entries(range, term),
         stored_last,
+    }
+}
+
+/// A removal of one range.
+pub(crate) fn remove(group: GroupId, generation: u32, range: Range<u64>) -> Write {
+    Write::Remove {
+        group,
+        generation,
+        ranges: std::iter::once(range).collect(),
     }
 }
 
@@ -142,14 +153,7 @@ fn conflicting_tail(store: &dyn LogStore) {
         write(store, &[append(1, 4..8, term, if term == 3 { 5 } else { 7 })]);
     }
     assert_eq!(store.entry(1, 1, 7), Ok(Some(entry(7, 8, 20))));
-    write(
-        store,
-        &[Write::Remove {
-            group: 1,
-            generation: 1,
-            ranges: vec![1..8],
-        }],
-    );
+    write(store, &[remove(1, 1, 1..8)]);
     assert_eq!(indexes(store, 1, 1), [0; 0]);
     // A bound that is too high is harmless.
     write(store, &[append(1, 8..10, 9, 300)]);
@@ -188,14 +192,7 @@ fn removal(store: &dyn LogStore) {
         Ok(vec![entry(6, 1, 20), entry(8, 1, 20)])
     );
     assert_eq!(store.last_index(1, 1), Ok(Some(20)));
-    write(
-        store,
-        &[Write::Remove {
-            group: 1,
-            generation: 1,
-            ranges: vec![20..21],
-        }],
-    );
+    write(store, &[remove(1, 1, 20..21)]);
     assert_eq!(store.last_index(1, 1), Ok(Some(19)));
 }
 
@@ -217,14 +214,7 @@ fn removal_of_wide_ranges(store: &dyn LogStore) {
     // The indexes are free again, for a log that was cut and grew anew.
     write(store, &[append(1, 4000..4010, 2, 10_000)]);
     assert_eq!(indexes(store, 1, 1), (4000..4010).collect::<Vec<_>>());
-    write(
-        store,
-        &[Write::Remove {
-            group: 1,
-            generation: 1,
-            ranges: vec![4000..4005],
-        }],
-    );
+    write(store, &[remove(1, 1, 4000..4005)]);
     assert_eq!(indexes(store, 1, 1), (4005..4010).collect::<Vec<_>>());
 }
 
@@ -376,14 +366,7 @@ fn generations(store: &dyn LogStore) {
         store.snapshot_chunk(1, 2, 50, 0),
         Ok(Some(Bytes::from_static(b"state")))
     );
-    write(
-        store,
-        &[Write::Remove {
-            group: 1,
-            generation: 2,
-            ranges: vec![8..9],
-        }],
-    );
+    write(store, &[remove(1, 2, 8..9)]);
     assert_eq!(indexes(store, 1, 2), [9]);
 }
 
@@ -424,11 +407,7 @@ fn order_within_a_list(store: &dyn LogStore) {
         store,
         &[
             append(1, 1..6, 1, 0),
-            Write::Remove {
-                group: 1,
-                generation: 1,
-                ranges: vec![1..3],
-            },
+            remove(1, 1, 1..3),
             append(1, 3..5, 2, 5),
             Write::State {
                 group: 1,
@@ -509,14 +488,7 @@ fn against_model(make: Make<'_>) {
                 }
                 Step::Remove { from, len } => {
                     log.retain(|index, _| !(from..from + len).contains(index));
-                    write(
-                        &*store,
-                        &[Write::Remove {
-                            group,
-                            generation,
-                            ranges: vec![from..from + len],
-                        }],
-                    );
+                    write(&*store, &[remove(group, generation, from..from + len)]);
                 }
                 Step::Drop { group: false } => {
                     log.clear();

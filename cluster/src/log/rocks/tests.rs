@@ -1,7 +1,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU32;
 
-use super::super::suite::{self, append, entries, entry, state};
+use super::super::suite::{self, append, entries, entry, remove, state};
 use super::*;
 
 /// A directory that goes with the test.
@@ -123,16 +123,7 @@ fn a_killed_process_leaves_every_write() {
         )
         .expect("a write");
     store.write(&[append(1, 90..96, 2, 100)], true).expect("a write");
-    store
-        .write(
-            &[Write::Remove {
-                group: 1,
-                generation: 1,
-                ranges: vec![1..50],
-            }],
-            false,
-        )
-        .expect("a write");
+    store.write(&[remove(1, 1, 1..50)], false).expect("a write");
     let copy = killed(&directory);
     let reopened = copy.open().expect("the killed process's store");
     let mut expected = entries(50..90, 1);

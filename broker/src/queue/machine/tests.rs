@@ -1,0 +1,146 @@
+//! What must hold after every command, and helpers for the suites below.
+
+mod model;
+mod properties;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::consumers::{Consumer, WINDOW};
+use super::*;
+
+fn meta(index: u64) -> Meta {
+    Meta {
+        index,
+        term: 1,
+        time_ms: 1_000 * index,
+        version: 1,
+    }
+}
+
+/// Recounts everything that the machine counts as it goes.
+fn check(machine: &QueueMachine) {
+    let fresh = (machine.ready.fresh_first()..machine.ready.next_seq()).zip(machine.ready.fresh());
+    let returned = machine.ready.returned().map(|(seq, message)| (seq, &message.place));
+    let held = machine.held.iter().map(|(seq, held)| (seq, &held.place));
+    let mut seqs = BTreeSet::new();
+    let mut entries: BTreeMap<u64, u32> = BTreeMap::new();
+    for (seq, place) in fresh.chain(returned).chain(held) {
+        assert!(seqs.insert(seq), "message {seq} is in two places");
+        *entries.entry(place.index).or_default() += 1;
+    }
+    let taken = machine
+        .ready
+        .returned()
+        .map(|(seq, _)| seq)
+        .chain(machine.held.iter().map(|(seq, _)| seq));
+    assert!(
+        taken.max() < Some(machine.ready.fresh_first()),
+        "a message that was handed out is among the fresh ones"
+    );
+    assert_eq!(
+        machine.entries.counts().collect::<BTreeMap<_, _>>(),
+        entries,
+        "messages by entry"
+    );
+    assert_eq!(machine.ready.len(), machine.ready.places().count());
+    let bytes = |places: &mut dyn Iterator<Item = &Place>| places.map(|place| u64::from(place.len)).sum::<u64>();
+    assert_eq!(machine.ready.bytes(), bytes(&mut machine.ready.places()));
+    assert_eq!(
+        machine.held_bytes,
+        bytes(&mut machine.held.iter().map(|(_, held)| &held.place))
+    );
+    assert_eq!(machine.held.len(), machine.held.iter().count());
+    check_holders(machine);
+    let totals = machine.totals;
+    let gone = totals.acked + totals.discarded + totals.dropped + totals.purged;
+    if !machine.ended {
+        assert_eq!(
+            totals.published,
+            seqs.len() as u64 + gone,
+            "a message was lost or doubled: {totals:?}"
+        );
+    }
+    assert_eq!(totals.published, machine.ready.next_seq() - 1);
+}
+
+/// Sessions, consumers and what they hold name each other.
+fn check_holders(machine: &QueueMachine) {
+    let mut by_session: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut by_consumer: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+    for (_, held) in machine.held.iter() {
+        *by_session.entry(held.session).or_default() += 1;
+        if held.consumer != Held::GET {
+            assert_eq!(machine.consumers.get(held.consumer).session, held.session);
+            let deliveries = by_consumer.entry(held.consumer).or_default();
+            assert!(deliveries.insert(held.delivery), "one delivery id for two messages");
+        }
+    }
+    assert_eq!(machine.sessions.iter().count(), machine.slots.len());
+    for (id, slot) in &machine.slots {
+        let session = &machine.sessions[*slot];
+        assert_eq!(session.id, *id);
+        assert_eq!(session.held, by_session.get(slot).copied().unwrap_or(0));
+        for (number, consumer) in &session.consumers {
+            let consumer = machine.consumers.get(*consumer);
+            assert_eq!((consumer.session, consumer.attach.consumer), (*slot, *number));
+        }
+    }
+    let consumers = machine.consumers.in_order();
+    assert_eq!(
+        consumers.len(),
+        machine
+            .sessions
+            .iter()
+            .map(|(_, session)| session.consumers.len())
+            .sum::<usize>()
+    );
+    assert_eq!(
+        machine.consumers.len(),
+        consumers.iter().filter(|(_, consumer)| !consumer.cancelled).count()
+    );
+    let turns: Vec<u32> = machine.consumers.turns().collect();
+    assert_eq!(turns.len(), machine.consumers.turns_len());
+    for (slot, consumer) in &consumers {
+        let held = by_consumer.get(slot);
+        assert_eq!(consumer.unsettled, held.map_or(0, BTreeSet::len) as u64);
+        assert!(
+            held.and_then(BTreeSet::last)
+                .is_none_or(|last| *last <= consumer.last_id)
+        );
+        assert!(
+            !consumer.cancelled || consumer.unsettled > 0,
+            "a shadow without messages"
+        );
+        check_credit(consumer);
+        let standing = turns.iter().filter(|turn| *turn == slot).count();
+        assert_eq!(
+            standing,
+            usize::from(consumer.has_credit()),
+            "in the rotation exactly while it has credit"
+        );
+    }
+    let attached = || consumers.iter().filter(|(_, consumer)| !consumer.cancelled);
+    assert!(attached().all(|(_, consumer)| !consumer.attach.exclusive) || machine.consumers.len() == 1);
+    let priorities: Vec<i64> = turns
+        .iter()
+        .map(|slot| machine.consumers.get(*slot).attach.priority)
+        .collect();
+    assert!(priorities.is_sorted_by(|before, after| before >= after));
+    assert!(
+        machine.ready.is_empty() || turns.is_empty(),
+        "a message waits beside a consumer with credit"
+    );
+}
+
+fn check_credit(consumer: &Consumer) {
+    assert!(consumer.written <= consumer.last_id);
+    if consumer.attach.no_ack || consumer.attach.prefetch == 0 {
+        assert!((consumer.last_id - consumer.written).min(consumer.unsettled) <= WINDOW);
+    } else {
+        assert!(
+            consumer.unsettled <= u64::from(consumer.attach.prefetch),
+            "over its prefetch limit"
+        );
+    }
+}

@@ -1,0 +1,580 @@
+//! Random sessions against the model: duplicates, gaps, deaths, late and shuffled settlements, snapshots.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use warren_proto::record::{BatchWriter, Publish, system};
+
+use super::model::Model;
+use super::*;
+use crate::queue::machine::window::Window;
+
+/// What one of the sessions does, or what happens to it. Numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Step {
+    Publish {
+        messages: u8,
+        body: u8,
+    },
+    Settle {
+        outcome: Outcome,
+        picks: Vec<u8>,
+        stale: bool,
+    },
+    Attach {
+        number: u32,
+        prefetch: u32,
+        priority: i64,
+        no_ack: bool,
+        exclusive: bool,
+    },
+    Cancel {
+        number: u32,
+        requeue: bool,
+    },
+    Get {
+        no_ack: bool,
+    },
+    Purge,
+    Stat,
+    Delete {
+        if_unused: bool,
+        if_empty: bool,
+    },
+    Credit {
+        number: u32,
+        written: u64,
+    },
+    /// Sends what was not sent, after up to `repeat` commands that were.
+    Send {
+        repeat: u8,
+    },
+    /// Sends what was not sent without its first command, which stays unsent.
+    SendGap,
+    SessionDown,
+    NodeDown {
+        incarnation: u64,
+    },
+    Resync {
+        next: u64,
+    },
+    Snapshot,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let outcome = prop_oneof![
+        3 => Just(Outcome::Ack), 1 => Just(Outcome::Discard), 2 => Just(Outcome::Reject), 2 => Just(Outcome::Release)
+    ];
+    let picks = proptest::collection::vec(any::<u8>(), 1..6);
+    prop_oneof![
+        8 => (1..5u8, any::<u8>()).prop_map(|(messages, body)| Step::Publish { messages, body }),
+        8 => (outcome, picks, proptest::bool::weighted(0.1))
+            .prop_map(|(outcome, picks, stale)| Step::Settle { outcome, picks, stale }),
+        4 => (0..5u32, 0..4u32, -1..2i64, any::<bool>(), proptest::bool::weighted(0.15)).prop_map(
+            |(number, prefetch, priority, no_ack, exclusive)|
+                Step::Attach { number, prefetch, priority, no_ack, exclusive }
+        ),
+        2 => (0..5u32, any::<bool>()).prop_map(|(number, requeue)| Step::Cancel { number, requeue }),
+        3 => any::<bool>().prop_map(|no_ack| Step::Get { no_ack }),
+        1 => Just(Step::Purge),
+        1 => Just(Step::Stat),
+        1 => any::<bool>().prop_map(|if_empty| Step::Delete { if_unused: true, if_empty }),
+        2 => (0..5u32, 0..40u64).prop_map(|(number, written)| Step::Credit { number, written }),
+        12 => (0..4u8).prop_map(|repeat| Step::Send { repeat }),
+        1 => Just(Step::SendGap),
+        1 => Just(Step::SessionDown),
+        1 => (0..3u64).prop_map(|incarnation| Step::NodeDown { incarnation }),
+        2 => (0..8u64).prop_map(|next| Step::Resync { next }),
+        2 => Just(Step::Snapshot),
+    ]
+}
+
+#[derive(Clone, Debug)]
+enum Sent {
+    Publish(u8),
+    Other(Command<'static>),
+}
+
+struct World {
+    config: Config,
+    model: Model,
+    machine: QueueMachine,
+    /// The same, but restored from a snapshot now and then.
+    restored: QueueMachine,
+    /// Commands of each session that is or was there; those before the second are sent.
+    sessions: BTreeMap<SessionId, (Vec<Sent>, usize)>,
+    /// Sessions by the number that steps use; an ended one is replaced.
+    current: Vec<SessionId>,
+    next_id: u64,
+    index: u64,
+    entry: Vec<u8>,
+    live: BTreeSet<u64>,
+    /// The highest number of a first delivery.
+    first_delivered: u64,
+    gets_answered: BTreeSet<(SessionId, u64)>,
+}
+
+impl World {
+    fn new(config: Config) -> Self {
+        let current: Vec<_> = (1..=4)
+            .map(|id| SessionId {
+                node: 1 + id % 2,
+                incarnation: 1,
+                id,
+            })
+            .collect();
+        Self {
+            model: Model::new(config.clone()),
+            machine: QueueMachine::new(config.clone()),
+            restored: QueueMachine::new(config.clone()),
+            config,
+            sessions: BTreeMap::new(),
+            next_id: current.len() as u64 + 1,
+            current,
+            index: 0,
+            entry: Vec::new(),
+            live: BTreeSet::new(),
+            first_delivered: 0,
+            gets_answered: BTreeSet::new(),
+        }
+    }
+
+    fn step(&mut self, who: usize, step: &Step) {
+        let session = self.current[who % self.current.len()];
+        match step {
+            Step::Publish { messages, body } => {
+                (0..*messages).for_each(|_| self.queue(session, Sent::Publish(*body)));
+            }
+            Step::Settle { outcome, picks, stale } => {
+                let held = self.model.held_by(session);
+                let mut runs = Vec::new();
+                for pick in picks {
+                    if *stale {
+                        runs.push(Run {
+                            first: u64::from(*pick) / 8,
+                            len: 1 + u32::from(*pick) % 4,
+                        });
+                    } else if !held.is_empty() {
+                        Run::push(&mut runs, held[usize::from(*pick) % held.len()]);
+                    }
+                }
+                if !runs.is_empty() {
+                    self.queue(
+                        session,
+                        Sent::Other(Command::Settle {
+                            outcome: *outcome,
+                            runs,
+                        }),
+                    );
+                }
+            }
+            &Step::Attach {
+                number,
+                prefetch,
+                priority,
+                no_ack,
+                exclusive,
+            } => {
+                let attach = queue::Attach {
+                    consumer: number,
+                    channel: 1,
+                    tag: format!("tag {number}"),
+                    no_ack,
+                    exclusive,
+                    prefetch,
+                    priority,
+                    arguments: vec![1; number as usize].into(),
+                };
+                self.queue(session, Sent::Other(Command::Attach(attach)));
+            }
+            &Step::Cancel { number, requeue } => {
+                let cancel = queue::Cancel {
+                    consumer: number,
+                    requeue,
+                };
+                self.queue(session, Sent::Other(Command::Cancel(cancel)));
+            }
+            &Step::Get { no_ack } => self.queue(session, Sent::Other(Command::Get(queue::Get { no_ack }))),
+            Step::Purge => self.queue(session, Sent::Other(Command::Purge)),
+            Step::Stat => self.queue(session, Sent::Other(Command::Stat)),
+            &Step::Delete { if_unused, if_empty } => {
+                let delete = queue::Delete { if_unused, if_empty };
+                self.queue(session, Sent::Other(Command::Delete(delete)));
+            }
+            &Step::Credit { number, written } => {
+                let credit = queue::Credit {
+                    consumer: number,
+                    written,
+                };
+                self.queue(session, Sent::Other(Command::Credit(credit)));
+            }
+            Step::Send { repeat } => {
+                let Some((commands, sent)) = self.sessions.get_mut(&session) else {
+                    return;
+                };
+                let from = sent.saturating_sub(usize::from(*repeat));
+                *sent = commands.len();
+                self.send(session, from);
+                // Every other entry holds one batch, the rest two or more.
+                if self.index.is_multiple_of(2) || self.entry.len() > 200 {
+                    self.apply();
+                }
+            }
+            Step::SendGap => {
+                let Some((commands, sent)) = self.sessions.get(&session) else {
+                    return;
+                };
+                if commands.len() > sent + 1 {
+                    self.send(session, sent + 1);
+                }
+            }
+            Step::SessionDown => {
+                self.start_entry();
+                self.model.session_down(session);
+                self.entry.extend_from_slice(&system(&Command::SessionDown(session)));
+                self.apply();
+                // What it had sent arrives once more, too late.
+                self.send(session, 0);
+                self.apply();
+                self.replace(session);
+            }
+            &Step::NodeDown { incarnation } => {
+                self.start_entry();
+                self.model.node_down(session.node, incarnation);
+                let down = Command::NodeDown {
+                    node: session.node,
+                    incarnation,
+                };
+                self.entry.extend_from_slice(&system(&down));
+                self.apply();
+                for other in self.current.clone() {
+                    if other.node == session.node && other.incarnation <= incarnation {
+                        self.replace(other);
+                    }
+                }
+            }
+            Step::Resync { next } => {
+                self.apply();
+                let mut consumers = self.model.consumers_of(session);
+                consumers.iter_mut().for_each(|(_, id)| *id = id.saturating_sub(*next));
+                consumers.push((77, 0));
+                let request = queue::Resync {
+                    node: session.node,
+                    incarnation: session.incarnation,
+                    id: session.id,
+                    consumers: consumers
+                        .iter()
+                        .map(|(consumer, next)| queue::ResyncConsumer {
+                            consumer: *consumer,
+                            next: *next,
+                        })
+                        .collect(),
+                };
+                let mut effects = Vec::new();
+                self.machine.resync(&request, &mut effects);
+                assert_eq!(effects, self.model.resync(session, &consumers));
+            }
+            Step::Snapshot => {
+                self.apply();
+                let chunks = self.restored.snapshot();
+                self.restored = QueueMachine::restore(self.config.clone(), &chunks).expect("its own snapshot");
+            }
+        }
+    }
+
+    fn queue(&mut self, session: SessionId, command: Sent) {
+        self.sessions.entry(session).or_default().0.push(command);
+    }
+
+    fn replace(&mut self, ended: SessionId) {
+        for session in self.current.iter_mut().filter(|session| **session == ended) {
+            session.id = self.next_id;
+            session.incarnation = 1 + self.next_id % 2;
+            self.next_id += 1;
+        }
+    }
+
+    fn start_entry(&mut self) {
+        if self.entry.is_empty() {
+            self.index += 1;
+        }
+    }
+
+    /// Adds a batch of the session's commands from `from` on to the entry.
+    fn send(&mut self, session: SessionId, from: usize) {
+        let Some((commands, sent)) = self.sessions.get(&session) else {
+            return;
+        };
+        let commands = commands[from..(*sent).max(from + 1).min(commands.len())].to_vec();
+        if commands.is_empty() {
+            return;
+        }
+        self.start_entry();
+        let first_seq = from as u64 + 1;
+        let mut batch = BatchWriter::new(session, first_seq);
+        let mut expected = Vec::new();
+        for command in commands {
+            let before = batch.len();
+            let command = match command {
+                Sent::Publish(body) => {
+                    let body = [Bytes::from(vec![body; usize::from(body)])];
+                    batch.publish(&Publish {
+                        persistent: true,
+                        priority: 0,
+                        ttl_ms: None,
+                        exchange: b"x",
+                        routing_key: b"key",
+                        properties: &[0, 0],
+                        body: &body,
+                    });
+                    Command::Publish {
+                        offset: 0,
+                        payload: &[],
+                    }
+                }
+                Sent::Other(Command::Settle { outcome, runs }) => {
+                    batch.settle(outcome, &runs);
+                    Command::Settle { outcome, runs }
+                }
+                Sent::Other(command) => {
+                    batch.push(&command);
+                    command
+                }
+            };
+            let start = self.entry.len() + before + warren_proto::record::COMMAND_HEADER_LEN;
+            let end = self.entry.len() + batch.len();
+            expected.push((
+                command,
+                Place {
+                    index: self.index,
+                    offset: start as u32,
+                    len: (end - start) as u32,
+                },
+            ));
+        }
+        self.model.batch(session, first_seq, &expected);
+        self.entry.extend_from_slice(&batch.finish());
+    }
+
+    /// Applies the entry and compares everything with the model.
+    fn apply(&mut self) {
+        if self.entry.is_empty() {
+            return;
+        }
+        let entry = std::mem::take(&mut self.entry);
+        let (mut effects, mut again) = (Vec::new(), Vec::new());
+        self.machine.apply(&meta(self.index), &entry, &mut effects);
+        self.restored.apply(&meta(self.index), &entry, &mut again);
+        assert_eq!(effects, self.model.take_effects());
+        assert_eq!(effects, again, "a restored machine does something else");
+        assert_eq!(self.machine.snapshot(), self.restored.snapshot());
+        check(&self.machine);
+        check(&self.restored);
+        let stats = self.machine.stats();
+        assert_eq!((stats.ready, stats.unacked, stats.consumers), self.model.counts());
+        for session in self.machine.sessions() {
+            assert_eq!(self.machine.last_seq(session), self.model.last_seq(session));
+        }
+        self.check_entries();
+        self.check_order(&effects);
+    }
+
+    fn check_entries(&mut self) {
+        let live = self.model.live();
+        assert!(self.machine.live().eq(live.iter().copied()));
+        assert!((0..=self.index + 1).all(|index| self.machine.is_live(index) == live.contains(&index)));
+        let (mut freed, mut again) = (Vec::new(), Vec::new());
+        self.machine.take_freed(&mut freed);
+        self.restored.take_freed(&mut again);
+        assert_eq!(freed, again);
+        let mut distinct = freed.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), freed.len(), "an entry was freed twice");
+        assert!(freed.iter().all(|index| !live.contains(index)));
+        let gone: BTreeSet<u64> = self.live.difference(&live).copied().collect();
+        let newly: BTreeSet<u64> = freed.into_iter().filter(|index| *index != self.index).collect();
+        assert_eq!(newly, gone);
+        self.live = live;
+    }
+
+    /// Messages leave for the first time in the order of their numbers.
+    fn check_order(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Deliver {
+                session,
+                get_seq,
+                seq,
+                redelivered: false,
+                ..
+            } = effect
+            {
+                if *get_seq > 0 && !self.gets_answered.insert((*session, *get_seq)) {
+                    continue;
+                }
+                assert!(
+                    *seq > self.first_delivered,
+                    "message {seq} after {}",
+                    self.first_delivered
+                );
+                self.first_delivered = *seq;
+            }
+        }
+    }
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    (proptest::option::of(0..3u32), proptest::bool::weighted(0.2)).prop_map(|(delivery_limit, auto_delete)| Config {
+        kind: Kind::Quorum,
+        delivery_limit,
+        auto_delete,
+    })
+}
+
+fn steps(len: usize) -> impl Strategy<Value = Vec<(usize, Step)>> {
+    proptest::collection::vec((0..4usize, step()), 1..len)
+}
+
+/// The entries of a run, as the machine saw them.
+fn machine_after(config: Config, steps: &[(usize, Step)]) -> World {
+    let mut world = World::new(config);
+    for (who, step) in steps {
+        world.step(*who, step);
+    }
+    world.apply();
+    world
+}
+
+proptest! {
+    #[test]
+    fn the_machine_does_what_the_model_does(config in config(), steps in steps(120)) {
+        machine_after(config, &steps);
+    }
+
+    #[test]
+    fn no_entry_breaks_it(
+        config in config(), steps in steps(40), flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6)
+    ) {
+        let mut world = machine_after(config, &steps);
+        let session = world.current[0];
+        world.queue(session, Sent::Publish(3));
+        world.queue(session, Sent::Other(Command::Settle { outcome: Outcome::Reject, runs: vec![Run { first: 1, len: 9 }] }));
+        world.queue(session, Sent::Other(Command::Get(queue::Get { no_ack: false })));
+        world.queue(session, Sent::Publish(1));
+        let sent = world.sessions[&session].1;
+        world.sessions.entry(session).or_default().1 = usize::MAX;
+        world.send(session, sent);
+        let mut entry = world.entry.clone();
+        for (at, with) in flips {
+            let at = at % entry.len();
+            entry[at] ^= with;
+        }
+        let (mut effects, mut again) = (Vec::new(), Vec::new());
+        world.machine.apply(&meta(world.index), &entry, &mut effects);
+        world.restored.apply(&meta(world.index), &entry, &mut again);
+        check(&world.machine);
+        prop_assert_eq!(effects, again);
+        prop_assert_eq!(world.machine.snapshot(), world.restored.snapshot());
+    }
+
+    #[test]
+    fn no_snapshot_breaks_it(
+        steps in steps(60), flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4), cut in any::<usize>()
+    ) {
+        let mut world = machine_after(Config::default(), &steps);
+        let whole = world.machine.snapshot().concat();
+        let cut = cut % whole.len();
+        prop_assert!(QueueMachine::restore(Config::default(), &[Bytes::copy_from_slice(&whole[..cut])]).is_err());
+        let longer = [Bytes::from(whole.clone()), Bytes::from_static(&[0])];
+        prop_assert!(QueueMachine::restore(Config::default(), &longer).is_err());
+        let pieces: Vec<Bytes> = whole.chunks(1 + cut % 7).map(Bytes::copy_from_slice).collect();
+        prop_assert!(QueueMachine::restore(Config::default(), &pieces).is_ok());
+        let mut damaged = whole;
+        for (at, with) in flips {
+            let at = at % damaged.len();
+            damaged[at] ^= with;
+        }
+        if let Ok(mut machine) = QueueMachine::restore(Config::default(), &[Bytes::from(damaged)]) {
+            // Damage that makes another possible state: that one has to work.
+            let mut effects = Vec::new();
+            for session in world.current.clone() {
+                machine.apply(&meta(world.index + 1), &system(&Command::SessionDown(session)), &mut effects);
+                world.index += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_is_a_map(
+        operations in proptest::collection::vec((0..4u8, prop_oneof![0..200u64, Just(u64::MAX)], 0..90u64), 1..200)
+    ) {
+        let mut window = Window::new();
+        let mut map = BTreeMap::new();
+        for (operation, number, other) in operations {
+            match operation {
+                0 | 1 => {
+                    window.insert(number, other);
+                    map.insert(number, other);
+                }
+                2 => {
+                    let last = number.saturating_add(other);
+                    let mut taken = Vec::new();
+                    window.extract(number, last, |value| value % 3 != 0, |number, value| taken.push((number, value)));
+                    let expected: Vec<_> =
+                        map.range(number..=last).filter(|(_, value)| *value % 3 != 0).map(|(n, v)| (*n, *v)).collect();
+                    map.retain(|n, v| !(number..=last).contains(n) || *v % 3 == 0);
+                    prop_assert_eq!(taken, expected);
+                }
+                _ if other % 2 == 0 => prop_assert_eq!(window.pop_first(), map.pop_first()),
+                _ => prop_assert_eq!(window.remove(number), map.remove(&number)),
+            }
+            prop_assert_eq!(window.get(number), map.get(&number));
+            prop_assert_eq!(window.len(), map.len());
+            prop_assert!(window.iter().map(|(n, v)| (n, *v)).eq(map.iter().map(|(n, v)| (*n, *v))));
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_of_another_format_is_refused() {
+    let mut chunk = QueueMachine::new(Config::default()).snapshot().concat();
+    chunk[0] = 200;
+    let result = QueueMachine::restore(Config::default(), &[Bytes::from(chunk)]);
+    assert_eq!(result.err(), Some(RestoreError::Format(200)));
+    assert_eq!(
+        QueueMachine::restore(Config::default(), &[]).err(),
+        Some(RestoreError::Truncated)
+    );
+}
+
+#[test]
+fn a_large_snapshot_comes_in_chunks() {
+    let mut machine = QueueMachine::new(Config::default());
+    let session = SessionId {
+        node: 1,
+        incarnation: 1,
+        id: 1,
+    };
+    for index in 1..=300 {
+        let mut batch = BatchWriter::new(session, (index - 1) * 500 + 1);
+        for _ in 0..500 {
+            batch.publish(&Publish {
+                persistent: false,
+                priority: 0,
+                ttl_ms: None,
+                exchange: b"",
+                routing_key: b"",
+                properties: &[0, 0],
+                body: &[],
+            });
+        }
+        machine.apply(&meta(index), &batch.finish(), &mut Vec::new());
+    }
+    let chunks = machine.snapshot();
+    assert_eq!(chunks.iter().map(|chunk| chunk.len() >> 20).collect::<Vec<_>>(), [1, 0]);
+    let restored = QueueMachine::restore(Config::default(), &chunks).expect("its own snapshot");
+    check(&restored);
+    assert_eq!(restored.snapshot(), chunks);
+    assert_eq!(restored.stats(), machine.stats());
+}

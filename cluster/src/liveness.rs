@@ -135,15 +135,20 @@ struct Peer {
 impl Liveness {
     /// Knows nobody yet.
     pub fn new(options: Options) -> Self {
-        Self { options, peers: BTreeMap::new(), ticked_ms: None }
+        Self {
+            options,
+            peers: BTreeMap::new(),
+            ticked_ms: None,
+        }
     }
 
     /// Refuses a run older than the latest one seen.
     pub fn admit(&self, node: NodeId, incarnation: u64) -> Result<(), Stale> {
         match self.state(node) {
-            Some(state) if incarnation < state.incarnation() => {
-                Err(Stale { claimed: incarnation, seen: state.incarnation() })
-            }
+            Some(state) if incarnation < state.incarnation() => Err(Stale {
+                claimed: incarnation,
+                seen: state.incarnation(),
+            }),
             _ => Ok(()),
         }
     }
@@ -163,7 +168,11 @@ impl Liveness {
     pub fn step(&mut self, now_ms: u64, event: Event, out: &mut Vec<Effect>) {
         match event {
             Event::Opened { node, incarnation } => self.opened(now_ms, node, incarnation, out),
-            Event::Closed { node, incarnation, by_peer } => {
+            Event::Closed {
+                node,
+                incarnation,
+                by_peer,
+            } => {
                 if let Some(peer) = self.run(node, incarnation) {
                     peer.streams = peer.streams.saturating_sub(1);
                     peer.ended_by_peer |= by_peer;
@@ -175,10 +184,20 @@ impl Liveness {
                     && peer.streams == 0
                     && peer.ended_by_peer
                 {
-                    peer.change(node, PeerState::Dead { incarnation: peer.state.incarnation() }, out);
+                    peer.change(
+                        node,
+                        PeerState::Dead {
+                            incarnation: peer.state.incarnation(),
+                        },
+                        out,
+                    );
                 }
             }
-            Event::Heard { node, incarnation, at_ms } => {
+            Event::Heard {
+                node,
+                incarnation,
+                at_ms,
+            } => {
                 if let Some(peer) = self.run(node, incarnation)
                     && at_ms > peer.heard_ms
                 {
@@ -191,7 +210,13 @@ impl Liveness {
 
     fn opened(&mut self, now_ms: u64, node: NodeId, incarnation: u64, out: &mut Vec<Effect>) {
         let up = PeerState::Up { incarnation };
-        let fresh = Peer { state: up, heard_ms: now_ms, streams: 1, broken_ms: now_ms, ended_by_peer: false };
+        let fresh = Peer {
+            state: up,
+            heard_ms: now_ms,
+            streams: 1,
+            broken_ms: now_ms,
+            ended_by_peer: false,
+        };
         let Some(peer) = self.peers.get_mut(&node) else {
             self.peers.insert(node, fresh);
             out.push(Effect::Changed(node, up));
@@ -217,7 +242,11 @@ impl Liveness {
     fn tick(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
         let passed_ms = now_ms.saturating_sub(self.ticked_ms.unwrap_or(now_ms));
         self.ticked_ms = Some(now_ms);
-        let paused_ms = if passed_ms > self.options.stall_ms { passed_ms } else { 0 };
+        let paused_ms = if passed_ms > self.options.stall_ms {
+            passed_ms
+        } else {
+            0
+        };
         for (node, peer) in &mut self.peers {
             peer.heard_ms = peer.heard_ms.saturating_add(paused_ms).min(now_ms);
             peer.broken_ms = peer.broken_ms.saturating_add(paused_ms).min(now_ms);
@@ -237,7 +266,9 @@ impl Liveness {
     }
 
     fn run(&mut self, node: NodeId, incarnation: u64) -> Option<&mut Peer> {
-        self.peers.get_mut(&node).filter(|peer| peer.state.incarnation() == incarnation)
+        self.peers
+            .get_mut(&node)
+            .filter(|peer| peer.state.incarnation() == incarnation)
     }
 }
 

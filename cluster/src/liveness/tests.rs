@@ -6,7 +6,11 @@
 use super::*;
 
 fn check(table: &str) {
-    let options = Options { silence_ms: 1_000, broken_ms: 500, stall_ms: 250 };
+    let options = Options {
+        silence_ms: 1_000,
+        broken_ms: 500,
+        stall_ms: 250,
+    };
     let mut liveness = Liveness::new(options);
     let mut ticked_ms = 0;
     for line in table.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -26,15 +30,30 @@ fn check(table: &str) {
         match words[1] {
             "tick" | "pause" => {}
             "opened" => {
-                liveness.step(now_ms, Event::Opened { node: number(2), incarnation: number(3) }, &mut out);
+                liveness.step(
+                    now_ms,
+                    Event::Opened {
+                        node: number(2),
+                        incarnation: number(3),
+                    },
+                    &mut out,
+                );
             }
             "closed" => {
-                let event = Event::Closed { node: number(2), incarnation: number(3), by_peer: words[4] == "by-peer" };
+                let event = Event::Closed {
+                    node: number(2),
+                    incarnation: number(3),
+                    by_peer: words[4] == "by-peer",
+                };
                 liveness.step(now_ms, event, &mut out);
             }
             "refused" => liveness.step(now_ms, Event::Refused { node: number(2) }, &mut out),
             "heard" => {
-                let event = Event::Heard { node: number(2), incarnation: number(3), at_ms: now_ms };
+                let event = Event::Heard {
+                    node: number(2),
+                    incarnation: number(3),
+                    at_ms: now_ms,
+                };
                 liveness.step(now_ms, event, &mut out);
             }
             other => panic!("no such event: {other}"),
@@ -163,7 +182,7 @@ fn our_own_pause_makes_nobody_silent() {
          61000 tick         --
          61150 tick         -- 2 silent 7
          62000 heard 2 7    --
-         62000 tick         -- 2 up 7",
+         62050 tick         -- 2 up 7",
     );
 }
 
@@ -183,11 +202,25 @@ fn peers_are_told_apart() {
 
 #[test]
 fn a_stale_run_is_not_admitted() {
-    let mut liveness = Liveness::new(Options { silence_ms: 1_000, broken_ms: 500, stall_ms: 250 });
+    let mut liveness = Liveness::new(Options {
+        silence_ms: 1_000,
+        broken_ms: 500,
+        stall_ms: 250,
+    });
     assert_eq!(liveness.admit(2, 1), Ok(()));
-    liveness.step(0, Event::Opened { node: 2, incarnation: 7 }, &mut Vec::new());
+    liveness.step(
+        0,
+        Event::Opened {
+            node: 2,
+            incarnation: 7,
+        },
+        &mut Vec::new(),
+    );
     assert_eq!(liveness.admit(2, 6), Err(Stale { claimed: 6, seen: 7 }));
     assert_eq!(liveness.admit(2, 7), Ok(()));
     assert_eq!(liveness.admit(2, 8), Ok(()));
-    assert_eq!(liveness.states().collect::<Vec<_>>(), [(2, PeerState::Up { incarnation: 7 })]);
+    assert_eq!(
+        liveness.states().collect::<Vec<_>>(),
+        [(2, PeerState::Up { incarnation: 7 })]
+    );
 }

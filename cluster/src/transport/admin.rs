@@ -57,7 +57,10 @@ pub struct AdminError {
 
 impl AdminError {
     fn new(status: u32, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        Self {
+            status,
+            text: text.into(),
+        }
     }
 }
 
@@ -108,12 +111,17 @@ pub(super) async fn serve(
     mut requests: Streaming<wire::AdminRequest>,
     responses: mpsc::Sender<Result<wire::AdminResponse, Status>>,
 ) {
-    if greeting::receive(&shared, Purpose::Admin, &meter, &mut requests, &responses).await.is_none() {
+    if greeting::receive(&shared, Purpose::Admin, &meter, &mut requests, &responses)
+        .await
+        .is_none()
+    {
         return;
     }
     let limit = Duration::from_millis(shared.options.handshake_ms);
     let call = match tokio::time::timeout(limit, requests.message()).await {
-        Ok(Ok(Some(wire::AdminRequest { kind: Some(admin_request::Kind::Call(call)) }))) => call,
+        Ok(Ok(Some(wire::AdminRequest {
+            kind: Some(admin_request::Kind::Call(call)),
+        }))) => call,
         _ => {
             let _gone = responses.send(Err(Status::invalid_argument("no call came"))).await;
             return;
@@ -137,14 +145,22 @@ async fn answer(
 ) -> Option<AdminError> {
     let (rows_tx, mut rows_rx) = mpsc::channel(ROWS_MAX);
     let (end_tx, end_rx) = oneshot::channel();
-    shared.admin.call(call, AdminAnswer { rows: rows_tx, end: end_tx });
+    shared.admin.call(
+        call,
+        AdminAnswer {
+            rows: rows_tx,
+            end: end_tx,
+        },
+    );
     loop {
         let row = tokio::select! {
             row = rows_rx.recv() => row,
             () = responses.closed() => return None,
         };
         let Some(row) = row else { break };
-        let row = wire::AdminResponse { kind: Some(admin_response::Kind::Row(row)) };
+        let row = wire::AdminResponse {
+            kind: Some(admin_response::Kind::Row(row)),
+        };
         if responses.send(Ok(row)).await.is_err() {
             return None;
         }
@@ -170,13 +186,20 @@ impl AdminRows {
             return None;
         }
         let error = match self.responses.message().await {
-            Ok(Some(wire::AdminResponse { kind: Some(admin_response::Kind::Row(row)) })) => return Some(Ok(row)),
-            Ok(Some(wire::AdminResponse { kind: Some(admin_response::Kind::Done(_)) })) => None,
-            Ok(Some(wire::AdminResponse { kind: Some(admin_response::Kind::Error(error)) })) => {
-                Some(AdminError::new(error.status, error.text))
-            }
+            Ok(Some(wire::AdminResponse {
+                kind: Some(admin_response::Kind::Row(row)),
+            })) => return Some(Ok(row)),
+            Ok(Some(wire::AdminResponse {
+                kind: Some(admin_response::Kind::Done(_)),
+            })) => None,
+            Ok(Some(wire::AdminResponse {
+                kind: Some(admin_response::Kind::Error(error)),
+            })) => Some(AdminError::new(error.status, error.text)),
             Ok(_) => Some(AdminError::new(EX_UNAVAILABLE, "the node's answer ended early")),
-            Err(status) => Some(AdminError::new(EX_UNAVAILABLE, format!("the node's answer broke: {}", status.message()))),
+            Err(status) => Some(AdminError::new(
+                EX_UNAVAILABLE,
+                format!("the node's answer broke: {}", status.message()),
+            )),
         };
         self.ended = true;
         error.map(Err)
@@ -205,17 +228,27 @@ pub async fn admin_call(address: &str, cluster: &str, secret: Secret, call: Stri
         let _room = requests_tx.send(greeting::hello::<wire::AdminRequest>(&caller)).await;
         let mut responses = client.admin(ReceiverStream::new(requests_rx)).await?.into_inner();
         greeting::introduce(caller, &requests_tx, &mut responses, |_| Ok(())).await?;
-        let call = wire::AdminRequest { kind: Some(admin_request::Kind::Call(call)) };
+        let call = wire::AdminRequest {
+            kind: Some(admin_request::Kind::Call(call)),
+        };
         let _gone = requests_tx.send(call).await;
-        Ok::<_, Unopened>(AdminRows { responses, _requests: requests_tx, ended: false })
+        Ok::<_, Unopened>(AdminRows {
+            responses,
+            _requests: requests_tx,
+            ended: false,
+        })
     };
     match tokio::time::timeout(HANDSHAKE, opening).await {
         Ok(Ok(rows)) => Ok(rows),
         Ok(Err(Unopened::Refused(refusal))) => Err(AdminError::new(EX_NOPERM, refusal.to_string())),
         Ok(Err(Unopened::Failed(failure))) if failure.is_refusal() => Err(AdminError::new(EX_NOPERM, failure.text)),
-        Ok(Err(Unopened::Failed(failure))) => {
-            Err(AdminError::new(EX_UNAVAILABLE, format!("cannot reach a node at {address}: {}", failure.text)))
-        }
-        Err(_elapsed) => Err(AdminError::new(EX_UNAVAILABLE, format!("the node at {address} does not answer"))),
+        Ok(Err(Unopened::Failed(failure))) => Err(AdminError::new(
+            EX_UNAVAILABLE,
+            format!("cannot reach a node at {address}: {}", failure.text),
+        )),
+        Err(_elapsed) => Err(AdminError::new(
+            EX_UNAVAILABLE,
+            format!("the node at {address} does not answer"),
+        )),
     }
 }

@@ -31,7 +31,9 @@ macro_rules! asking {
     ($request:ident, $kind:ident) => {
         impl Asking for wire::$request {
             fn open(opening: Opening) -> Self {
-                Self { kind: Some(wire::$kind::Kind::Opening(opening)) }
+                Self {
+                    kind: Some(wire::$kind::Kind::Opening(opening)),
+                }
             }
 
             fn opening(self) -> Option<Opening> {
@@ -48,7 +50,9 @@ macro_rules! answering {
     ($response:ident, $kind:ident) => {
         impl Answering for wire::$response {
             fn of(answer: Answer) -> Self {
-                Self { kind: Some(wire::$kind::Kind::Answer(answer)) }
+                Self {
+                    kind: Some(wire::$kind::Kind::Answer(answer)),
+                }
             }
 
             fn answer(self) -> Option<Answer> {
@@ -111,7 +115,9 @@ pub(super) async fn receive<Q: Asking, A: Answering>(
     match received {
         Ok(Some(Ok(proven))) => {
             meter.prove();
-            let accepted = A::of(Answer { kind: Some(answer::Kind::Accepted(true)) });
+            let accepted = A::of(Answer {
+                kind: Some(answer::Kind::Accepted(true)),
+            });
             responses.send(Ok(accepted)).await.ok()?;
             Some(proven)
         }
@@ -124,7 +130,9 @@ pub(super) async fn receive<Q: Asking, A: Answering>(
         }
         Ok(None) => None,
         Err(_elapsed) => {
-            let _gone = responses.send(Err(Status::deadline_exceeded("the handshake took too long"))).await;
+            let _gone = responses
+                .send(Err(Status::deadline_exceeded("the handshake took too long")))
+                .await;
             None
         }
     }
@@ -145,13 +153,19 @@ async fn judge<Q: Asking, A: Answering>(
         Ok(both) => both,
         Err(refusal) => return Some(Err(refusal)),
     };
-    let welcome = A::of(Answer { kind: Some(answer::Kind::Welcome(welcome)) });
+    let welcome = A::of(Answer {
+        kind: Some(answer::Kind::Welcome(welcome)),
+    });
     responses.send(Ok(welcome)).await.ok()?;
     match next(requests).await? {
         Some(opening::Kind::Proof(proof)) => Some(callee.proof(&proof)),
         Some(opening::Kind::Refused(reason)) => {
             let reason: String = reason.chars().take(REASON_LEN_MAX).collect();
-            shared.complain(format!("{:?} refuses node {:?}: {reason:?}", callee.caller(), shared.identity.name));
+            shared.complain(format!(
+                "{:?} refuses node {:?}: {reason:?}",
+                callee.caller(),
+                shared.identity.name
+            ));
             None
         }
         Some(opening::Kind::Hello(_)) | None => malformed(callee.caller()),
@@ -166,7 +180,9 @@ async fn next<Q: Asking>(requests: &mut Streaming<Q>) -> Option<Option<opening::
 
 /// The first message of a caller.
 pub(super) fn hello<Q: Asking>(caller: &Caller) -> Q {
-    Q::open(Opening { kind: Some(opening::Kind::Hello(caller.hello())) })
+    Q::open(Opening {
+        kind: Some(opening::Kind::Hello(caller.hello())),
+    })
 }
 
 /// The calling end's part, after [`hello`] was sent. `admit` judges who answered.
@@ -177,23 +193,37 @@ pub(super) async fn introduce<Q: Asking, A: Answering>(
     admit: impl Fn(&Proven) -> Result<(), Refusal>,
 ) -> Result<Proven, Unopened> {
     let Some(answer::Kind::Welcome(welcome)) = due(responses).await? else {
-        return Err(Unopened::Refused(Refusal::Malformed("the node".to_owned(), "it did not answer the hello")));
+        return Err(Unopened::Refused(Refusal::Malformed(
+            "the node".to_owned(),
+            "it did not answer the hello",
+        )));
     };
-    let judged = caller.welcome(welcome).and_then(|(proven, proof)| admit(&proven).map(|()| (proven, proof)));
+    let judged = caller
+        .welcome(welcome)
+        .and_then(|(proven, proof)| admit(&proven).map(|()| (proven, proof)));
     let (proven, proof) = match judged {
         Ok(both) => both,
         Err(refusal) => {
-            let refused = Opening { kind: Some(opening::Kind::Refused(refusal.to_string())) };
+            let refused = Opening {
+                kind: Some(opening::Kind::Refused(refusal.to_string())),
+            };
             let _gone = requests.send(Q::open(refused)).await;
             // The callee ends the stream when it has read why.
             while let Ok(Some(_)) = responses.message().await {}
             return Err(Unopened::Refused(refusal));
         }
     };
-    let _gone = requests.send(Q::open(Opening { kind: Some(opening::Kind::Proof(proof)) })).await;
+    let _gone = requests
+        .send(Q::open(Opening {
+            kind: Some(opening::Kind::Proof(proof)),
+        }))
+        .await;
     match due(responses).await? {
         Some(answer::Kind::Accepted(true)) => Ok(proven),
-        _ => Err(Unopened::Refused(Refusal::Malformed(proven.name, "it did not accept the proof"))),
+        _ => Err(Unopened::Refused(Refusal::Malformed(
+            proven.name,
+            "it did not accept the proof",
+        ))),
     }
 }
 

@@ -95,7 +95,11 @@ pub(super) struct Arriving {
 
 impl Arriving {
     pub(super) fn new(incarnation: u64, meter: Arc<Meter>) -> Self {
-        Self { incarnation, meter, superseded: Arc::new(Notify::new()) }
+        Self {
+            incarnation,
+            meter,
+            superseded: Arc::new(Notify::new()),
+        }
     }
 
     pub(super) async fn superseded(&self) {
@@ -118,7 +122,9 @@ impl Link {
     }
 
     pub(super) fn is_arriving(&self, arriving: &Arriving) -> bool {
-        locked(&self.arriving).as_ref().is_some_and(|current| current.is(arriving))
+        locked(&self.arriving)
+            .as_ref()
+            .is_some_and(|current| current.is(arriving))
     }
 
     /// Takes the stream away, unless a newer one took its place.
@@ -147,7 +153,10 @@ impl GrpcTransport {
             listener.set_nonblocking(true)?;
             Ok((listener.local_addr()?, listener))
         });
-        let (address, listener) = bound.map_err(|source| Error::Listen { address: listen, source })?;
+        let (address, listener) = bound.map_err(|source| Error::Listen {
+            address: listen,
+            source,
+        })?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -201,7 +210,12 @@ impl GrpcTransport {
             })
             .map_err(Error::Thread)?;
         let transport = Arc::new(Self { shared });
-        Ok(Handle { transport, address, stop: Some(stop_tx), thread: Some(thread) })
+        Ok(Handle {
+            transport,
+            address,
+            stop: Some(stop_tx),
+            thread: Some(thread),
+        })
     }
 
     /// What passed over each link.
@@ -228,7 +242,9 @@ impl GrpcTransport {
     pub fn refusals(&self) -> Vec<String> {
         let now_ms = self.shared.clock.now_ms();
         let complaints = locked(&self.shared.complaints);
-        let recent = complaints.iter().filter(|(_, at_ms)| now_ms.saturating_sub(**at_ms) < COMPLAINT_MS);
+        let recent = complaints
+            .iter()
+            .filter(|(_, at_ms)| now_ms.saturating_sub(**at_ms) < COMPLAINT_MS);
         recent.map(|(text, _)| text.clone()).collect()
     }
 }
@@ -313,7 +329,10 @@ impl Shared {
     pub(super) fn complain(&self, text: String) {
         let now_ms = self.clock.now_ms();
         let mut complaints = locked(&self.complaints);
-        if complaints.get(&text).is_some_and(|at_ms| now_ms.saturating_sub(*at_ms) < COMPLAINT_MS) {
+        if complaints
+            .get(&text)
+            .is_some_and(|at_ms| now_ms.saturating_sub(*at_ms) < COMPLAINT_MS)
+        {
             return;
         }
         if complaints.len() >= COMPLAINTS_MAX {
@@ -365,21 +384,32 @@ impl Failure {
     /// The other end's host closed the connection.
     pub(super) fn closed_by_peer(&self) -> bool {
         use std::io::ErrorKind as Kind;
-        matches!(self.io, Some(Kind::ConnectionReset | Kind::BrokenPipe | Kind::UnexpectedEof))
+        matches!(
+            self.io,
+            Some(Kind::ConnectionReset | Kind::BrokenPipe | Kind::UnexpectedEof)
+        )
     }
 }
 
 impl From<tonic::transport::Error> for Failure {
     fn from(error: tonic::transport::Error) -> Self {
         let (io, root) = root(&error);
-        Self { text: root, code: None, io }
+        Self {
+            text: root,
+            code: None,
+            io,
+        }
     }
 }
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let io = status.source().and_then(|source| root(source).0);
-        Self { text: status.message().to_owned(), code: Some(status.code()), io }
+        Self {
+            text: status.message().to_owned(),
+            code: Some(status.code()),
+            io,
+        }
     }
 }
 
@@ -421,7 +451,10 @@ fn check(identity: &Identity, peers: &[Peer]) -> Result<(), Error> {
     }
     let mut nodes = vec![(identity.node, identity.name.as_str())];
     for peer in peers {
-        let port = peer.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        let port = peer
+            .address
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
         if !port.is_some_and(|(host, _)| !host.is_empty()) || endpoint(&peer.address).is_err() {
             return Err(Error::Address(peer.name.clone(), peer.address.clone()));
         }
@@ -451,9 +484,11 @@ async fn run(shared: Arc<Shared>, listener: TcpListener, stop_rx: oneshot::Recei
     }
     tokio::spawn(watch(Arc::clone(&shared)));
     let incoming = accept(listener, shared.clock, shared.options.handshake_ms);
-    let service = TransportServer::new(Door { shared: Arc::clone(&shared) })
-        .max_decoding_message_size(MESSAGE_LEN_MAX)
-        .max_encoding_message_size(MESSAGE_LEN_MAX);
+    let service = TransportServer::new(Door {
+        shared: Arc::clone(&shared),
+    })
+    .max_decoding_message_size(MESSAGE_LEN_MAX)
+    .max_encoding_message_size(MESSAGE_LEN_MAX);
     let silence = Duration::from_millis(shared.options.silence_ms.max(1));
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -482,9 +517,15 @@ async fn watch(shared: Arc<Shared>) {
     loop {
         ticks.tick().await;
         for (node, link) in &shared.links {
-            let heard = locked(&link.arriving).as_ref().map(|at| (at.incarnation, at.meter.heard_ms()));
+            let heard = locked(&link.arriving)
+                .as_ref()
+                .map(|at| (at.incarnation, at.meter.heard_ms()));
             if let Some((incarnation, at_ms)) = heard {
-                shared.step(Event::Heard { node: *node, incarnation, at_ms });
+                shared.step(Event::Heard {
+                    node: *node,
+                    incarnation,
+                    at_ms,
+                });
             }
         }
         shared.step(Event::Tick);
@@ -515,7 +556,12 @@ impl Service for Door {
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         let (tx, rx) = mpsc::channel(2);
         let meter = meter(&request)?;
-        tokio::spawn(snapshot::serve(Arc::clone(&self.shared), meter, request.into_inner(), tx));
+        tokio::spawn(snapshot::serve(
+            Arc::clone(&self.shared),
+            meter,
+            request.into_inner(),
+            tx,
+        ));
         Ok(Response::new(ReceiverStream::new(rx)))
     }
 
@@ -525,12 +571,19 @@ impl Service for Door {
     ) -> Result<Response<Self::AdminStream>, Status> {
         let (tx, rx) = mpsc::channel(2);
         let meter = meter(&request)?;
-        tokio::spawn(super::admin::serve(Arc::clone(&self.shared), meter, request.into_inner(), tx));
+        tokio::spawn(super::admin::serve(
+            Arc::clone(&self.shared),
+            meter,
+            request.into_inner(),
+            tx,
+        ));
         Ok(Response::new(ReceiverStream::new(rx)))
     }
 }
 
 fn meter<T>(request: &Request<T>) -> Result<Arc<Meter>, Status> {
     let meter = request.extensions().get::<Arc<Meter>>();
-    meter.cloned().ok_or_else(|| Status::internal("a connection without its meter"))
+    meter
+        .cloned()
+        .ok_or_else(|| Status::internal("a connection without its meter"))
 }

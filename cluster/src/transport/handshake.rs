@@ -122,7 +122,12 @@ impl Caller {
             incarnation: 0,
             challenge: challenge(),
         };
-        Self { secret, purpose: Purpose::Admin, hello, called: None }
+        Self {
+            secret,
+            purpose: Purpose::Admin,
+            hello,
+            called: None,
+        }
     }
 
     pub(super) fn hello(&self) -> Hello {
@@ -141,7 +146,14 @@ impl Caller {
         {
             return Err(Refusal::Other(name.clone(), theirs.name, theirs.node));
         }
-        if !verify(&self.secret, Role::Callee, self.purpose, &self.hello, &theirs, &welcome.proof) {
+        if !verify(
+            &self.secret,
+            Role::Callee,
+            self.purpose,
+            &self.hello,
+            &theirs,
+            &welcome.proof,
+        ) {
             return Err(Refusal::Secret(theirs.name));
         }
         let proof = prove(&self.secret, Role::Caller, self.purpose, &self.hello, &theirs);
@@ -185,8 +197,19 @@ impl Callee {
         }
         let ours = hello(identity, challenge());
         let proof = prove(&identity.secret, Role::Callee, purpose, &theirs, &ours);
-        let welcome = Welcome { hello: Some(ours.clone()), proof };
-        Ok((Self { secret: identity.secret.clone(), purpose, ours, theirs }, welcome))
+        let welcome = Welcome {
+            hello: Some(ours.clone()),
+            proof,
+        };
+        Ok((
+            Self {
+                secret: identity.secret.clone(),
+                purpose,
+                ours,
+                theirs,
+            },
+            welcome,
+        ))
     }
 
     /// The caller, as it calls itself.
@@ -196,7 +219,14 @@ impl Callee {
 
     /// Judges the caller's proof. Its run may have ended meanwhile: that is for the user to see.
     pub(super) fn proof(self, proof: &[u8]) -> Result<Proven, Refusal> {
-        if verify(&self.secret, Role::Caller, self.purpose, &self.theirs, &self.ours, proof) {
+        if verify(
+            &self.secret,
+            Role::Caller,
+            self.purpose,
+            &self.theirs,
+            &self.ours,
+            proof,
+        ) {
             Ok(proven(self.theirs))
         } else {
             Err(Refusal::Secret(self.theirs.name))
@@ -220,21 +250,35 @@ fn challenge() -> Bytes {
 }
 
 fn proven(hello: Hello) -> Proven {
-    Proven { name: hello.name, node: hello.node, incarnation: hello.incarnation }
+    Proven {
+        name: hello.name,
+        node: hello.node,
+        incarnation: hello.incarnation,
+    }
 }
 
 fn check(theirs: &Hello, cluster: &str) -> Result<(), Refusal> {
     if theirs.name.len() > NAME_LEN_MAX || theirs.cluster.len() > NAME_LEN_MAX {
-        return Err(Refusal::Malformed(theirs.name.chars().take(32).collect(), "a name is too long"));
+        return Err(Refusal::Malformed(
+            theirs.name.chars().take(32).collect(),
+            "a name is too long",
+        ));
     }
     if theirs.protocol != PROTOCOL {
         return Err(Refusal::Protocol(theirs.name.clone(), theirs.protocol));
     }
     if theirs.cluster != cluster {
-        return Err(Refusal::Cluster(theirs.name.clone(), theirs.cluster.clone(), cluster.to_owned()));
+        return Err(Refusal::Cluster(
+            theirs.name.clone(),
+            theirs.cluster.clone(),
+            cluster.to_owned(),
+        ));
     }
     if theirs.challenge.len() != CHALLENGE_LEN {
-        return Err(Refusal::Malformed(theirs.name.clone(), "a challenge of the wrong length"));
+        return Err(Refusal::Malformed(
+            theirs.name.clone(),
+            "a challenge of the wrong length",
+        ));
     }
     Ok(())
 }

@@ -40,7 +40,10 @@ pub(super) async fn keep(shared: Arc<Shared>, node: NodeId) {
             }
             Err(Unopened::Failed(failure)) if failure.is_refusal() => {
                 let (name, text) = (&link.peer.name, failure.text);
-                shared.complain(format!("node {:?} was refused by {name:?}: {text}", shared.identity.name));
+                shared.complain(format!(
+                    "node {:?} was refused by {name:?}: {text}",
+                    shared.identity.name
+                ));
             }
             Err(Unopened::Failed(failure)) => {
                 tracing::debug!(peer = %link.peer.name, reason = %failure.text, "no link");
@@ -49,7 +52,11 @@ pub(super) async fn keep(shared: Arc<Shared>, node: NodeId) {
                 }
             }
         }
-        let pause = backoff.next(shared.options.backoff_min_ms, shared.options.backoff_max_ms, rand::random());
+        let pause = backoff.next(
+            shared.options.backoff_min_ms,
+            shared.options.backoff_max_ms,
+            rand::random(),
+        );
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = link.poke.notified() => {}
@@ -78,20 +85,32 @@ async fn open(shared: &Arc<Shared>, link: &Link) -> Result<Opened, Unopened> {
             stale.map_err(|stale| Refusal::Stale(proven.name.clone(), stale))
         };
         let proven = greeting::introduce(caller, &opening_tx, &mut responses, admit).await?;
-        Ok(Opened { proven, responses, life_tx })
+        Ok(Opened {
+            proven,
+            responses,
+            life_tx,
+        })
     };
     match tokio::time::timeout(limit, opening).await {
         Ok(opened) => opened,
         Err(_elapsed) => {
             let text = "the handshake took too long".to_owned();
-            Err(Unopened::Failed(Failure { text, code: None, io: None }))
+            Err(Unopened::Failed(Failure {
+                text,
+                code: None,
+                io: None,
+            }))
         }
     }
 }
 
 /// Lets the queue out until the stream breaks.
 async fn hold(shared: &Arc<Shared>, link: &Link, opened: Opened) {
-    let Opened { proven, mut responses, life_tx } = opened;
+    let Opened {
+        proven,
+        mut responses,
+        life_tx,
+    } = opened;
     let (node, incarnation) = (proven.node, proven.incarnation);
     shared.step(Event::Opened { node, incarnation });
     let life = link.queue.open();
@@ -109,7 +128,11 @@ async fn hold(shared: &Arc<Shared>, link: &Link, opened: Opened) {
             }
         },
     };
-    shared.step(Event::Closed { node, incarnation, by_peer: closed_by_peer });
+    shared.step(Event::Closed {
+        node,
+        incarnation,
+        by_peer: closed_by_peer,
+    });
     if link.queue.end(&life) {
         shared.inbox.link_reset(node);
     }
@@ -130,7 +153,13 @@ fn leaving(
     opening_rx: mpsc::Receiver<wire::LinkRequest>,
     life_rx: oneshot::Receiver<Life>,
 ) -> impl Stream<Item = wire::LinkRequest> {
-    let leaving = Leaving { shared, node, opening_rx, life_rx: Some(life_rx), life: Life::default() };
+    let leaving = Leaving {
+        shared,
+        node,
+        opening_rx,
+        life_rx: Some(life_rx),
+        life: Life::default(),
+    };
     futures_util::stream::unfold(leaving, |mut leaving| async move {
         if leaving.life_rx.is_some()
             && let Some(opening) = leaving.opening_rx.recv().await
@@ -195,7 +224,9 @@ pub(super) async fn serve(
             request = requests.message() => request,
         };
         match request {
-            Ok(Some(wire::LinkRequest { kind: Some(link_request::Kind::Envelopes(batch)) })) => {
+            Ok(Some(wire::LinkRequest {
+                kind: Some(link_request::Kind::Envelopes(batch)),
+            })) => {
                 if let Err(reason) = deliver(&shared, link, &arriving, &mut joiner, batch) {
                     break reason;
                 }
@@ -206,7 +237,11 @@ pub(super) async fn serve(
     };
     tracing::info!(peer = %link.peer.name, reason, "a peer's stream ended");
     let by_peer = meter.closed_by_peer();
-    shared.step(Event::Closed { node, incarnation, by_peer });
+    shared.step(Event::Closed {
+        node,
+        incarnation,
+        by_peer,
+    });
     if link.leave(&arriving) {
         shared.inbox.link_reset(node);
     }
@@ -227,7 +262,10 @@ fn deliver(
     }
     let (mut count, mut bytes) = (0, 0);
     for piece in batch.envelopes {
-        let Some(envelope) = joiner.join(piece).map_err(|_| "a long payload came in pieces that do not fit")? else {
+        let Some(envelope) = joiner
+            .join(piece)
+            .map_err(|_| "a long payload came in pieces that do not fit")?
+        else {
             continue;
         };
         count += 1;

@@ -116,15 +116,28 @@ pub(super) fn accept(
                 closed_by_peer: AtomicBool::new(false),
             });
             let deadline = Box::pin(tokio::time::sleep(Duration::from_millis(handshake_ms)));
-            let unproven_yet = Some(Unproven { deadline, read: 0, _permit: permit });
-            return Some((Ok(Accepted { stream, meter, unproven: unproven_yet }), (listener, unproven)));
+            let unproven_yet = Some(Unproven {
+                deadline,
+                read: 0,
+                _permit: permit,
+            });
+            return Some((
+                Ok(Accepted {
+                    stream,
+                    meter,
+                    unproven: unproven_yet,
+                }),
+                (listener, unproven),
+            ));
         }
     })
 }
 
 impl Accepted {
     fn check_unproven(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let Some(unproven) = &mut self.unproven else { return Ok(()) };
+        let Some(unproven) = &mut self.unproven else {
+            return Ok(());
+        };
         if self.meter.proven.load(Ordering::Relaxed) {
             self.unproven = None;
             return Ok(());

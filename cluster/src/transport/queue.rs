@@ -77,7 +77,11 @@ pub(super) struct Batch {
 
 impl Queue {
     pub(super) fn new(bytes_max: usize, len_max: usize) -> Self {
-        Self { bytes_max, len_max, state: Mutex::default() }
+        Self {
+            bytes_max,
+            len_max,
+            state: Mutex::default(),
+        }
     }
 
     /// Takes the envelope, or hands it back. One that is larger than the bound fits into an empty queue.
@@ -126,7 +130,10 @@ impl Queue {
     /// Ends the life and drops what waits: it may not be sent after what was lost.
     pub(super) fn reset(&self) {
         let mut state = self.lock();
-        let next = Life { number: state.life.number + 1, ..Life::default() };
+        let next = Life {
+            number: state.life.number + 1,
+            ..Life::default()
+        };
         let life = std::mem::replace(&mut state.life, next);
         state.open = false;
         state.waiting.clear();
@@ -177,7 +184,12 @@ impl Queue {
             } else {
                 state.front_sent += piece.len();
             }
-            envelopes.push(wire::Envelope { port: port.0, to, payload: piece, rest: rest as u64 });
+            envelopes.push(wire::Envelope {
+                port: port.0,
+                to,
+                payload: piece,
+                rest: rest as u64,
+            });
         }
         let writable = state.refusing && state.bytes < self.bytes_max / 2 && state.waiting.len() < self.len_max / 2 + 1;
         if writable {
@@ -229,13 +241,27 @@ pub(super) struct Unfitting;
 impl Joiner {
     /// A whole envelope, or `None` while pieces are missing.
     pub(super) fn join(&mut self, piece: wire::Envelope) -> Result<Option<Envelope>, Unfitting> {
-        let wire::Envelope { port, to, payload, rest } = piece;
+        let wire::Envelope {
+            port,
+            to,
+            payload,
+            rest,
+        } = piece;
         let Some(begun) = &mut self.begun else {
             if rest == 0 {
-                return Ok(Some(Envelope { port: Port(port), to, payload }));
+                return Ok(Some(Envelope {
+                    port: Port(port),
+                    to,
+                    payload,
+                }));
             }
             let total = whole(payload.len(), rest).ok_or(Unfitting)?;
-            let mut begun = Begun { port, to, payload: Vec::with_capacity(total), rest };
+            let mut begun = Begun {
+                port,
+                to,
+                payload: Vec::with_capacity(total),
+                rest,
+            };
             begun.payload.extend_from_slice(&payload);
             self.begun = Some(begun);
             return Ok(None);
@@ -249,14 +275,24 @@ impl Joiner {
         if rest > 0 {
             return Ok(None);
         }
-        let payload = self.begun.take().map_or_else(Bytes::new, |begun| Bytes::from(begun.payload));
-        Ok(Some(Envelope { port: Port(port), to, payload }))
+        let payload = self
+            .begun
+            .take()
+            .map_or_else(Bytes::new, |begun| Bytes::from(begun.payload));
+        Ok(Some(Envelope {
+            port: Port(port),
+            to,
+            payload,
+        }))
     }
 }
 
 /// The length of the whole, unless it is more than may be.
 pub(super) fn whole(len: usize, rest: u64) -> Option<usize> {
-    usize::try_from(rest).ok()?.checked_add(len).filter(|total| *total <= PAYLOAD_LEN_MAX && len > 0)
+    usize::try_from(rest)
+        .ok()?
+        .checked_add(len)
+        .filter(|total| *total <= PAYLOAD_LEN_MAX && len > 0)
 }
 
 #[cfg(test)]

@@ -19,9 +19,7 @@ use super::grpc::{Failure, Link, Shared};
 use super::handshake::{Caller, Purpose};
 use super::listener::Meter;
 use super::queue::{BATCH_LEN, whole};
-use super::{
-    BoxError, Inbox, OutgoingSnapshot, PAYLOAD_LEN_MAX, SnapshotError, SnapshotOffer, SnapshotPart,
-};
+use super::{BoxError, Inbox, OutgoingSnapshot, PAYLOAD_LEN_MAX, SnapshotError, SnapshotOffer, SnapshotPart};
 use crate::NodeId;
 
 type Chunks = Box<dyn Iterator<Item = Result<SnapshotPart, BoxError>> + Send>;
@@ -47,7 +45,12 @@ impl Drop for Done {
 
 /// Waits for its turn, then sends.
 pub(super) fn send(shared: &Arc<Shared>, to: NodeId, snapshot: OutgoingSnapshot) {
-    let OutgoingSnapshot { group, message, chunks, done } = snapshot;
+    let OutgoingSnapshot {
+        group,
+        message,
+        chunks,
+        done,
+    } = snapshot;
     let done = Done(Some(done));
     if !shared.links.contains_key(&to) {
         return done.tell(Err(SnapshotError::NoPeer));
@@ -85,7 +88,9 @@ async fn transfer(
     let opening = async {
         let mut client = shared.connect(&link.peer.address).await?;
         let caller = Caller::node(&shared.identity, Purpose::Snapshot, &link.peer.name, link.peer.node);
-        let _room = requests_tx.send(greeting::hello::<wire::SnapshotRequest>(&caller)).await;
+        let _room = requests_tx
+            .send(greeting::hello::<wire::SnapshotRequest>(&caller))
+            .await;
         let mut responses = client.snapshot(ReceiverStream::new(requests_rx)).await?.into_inner();
         greeting::introduce(caller, &requests_tx, &mut responses, |_| Ok(())).await?;
         Ok::<_, Unopened>(responses)
@@ -93,7 +98,10 @@ async fn transfer(
     let mut responses = match tokio::time::timeout(limit, opening).await {
         Ok(Ok(responses)) => responses,
         Ok(Err(Unopened::Refused(refusal))) => {
-            return Err(SnapshotError::Refused(name, format!("it was refused itself: {refusal}")));
+            return Err(SnapshotError::Refused(
+                name,
+                format!("it was refused itself: {refusal}"),
+            ));
         }
         Ok(Err(Unopened::Failed(failure))) => return Err(failed(name, failure)),
         Err(_elapsed) => return Err(SnapshotError::Broken(name, "the handshake took too long".to_owned())),
@@ -146,10 +154,14 @@ fn feed(
 ) -> Result<(), SnapshotError> {
     let push = |kind| {
         moved.fetch_add(1, Ordering::Relaxed);
-        requests.blocking_send(wire::SnapshotRequest { kind: Some(kind) }).is_ok()
+        requests
+            .blocking_send(wire::SnapshotRequest { kind: Some(kind) })
+            .is_ok()
     };
     if header.message.len() > BATCH_LEN {
-        return Err(SnapshotError::Source("the message that announces it is too long".into()));
+        return Err(SnapshotError::Source(
+            "the message that announces it is too long".into(),
+        ));
     }
     if !push(snapshot_request::Kind::Header(header)) {
         return Ok(());
@@ -173,7 +185,10 @@ fn feed(
         let mut encoded = Bytes::from(part.encode_to_vec());
         while !encoded.is_empty() {
             let data = encoded.split_to(encoded.len().min(BATCH_LEN));
-            let fragment = wire::Fragment { data, rest: encoded.len() as u64 };
+            let fragment = wire::Fragment {
+                data,
+                rest: encoded.len() as u64,
+            };
             if !push(snapshot_request::Kind::Fragment(fragment)) {
                 return Ok(());
             }
@@ -200,7 +215,9 @@ pub(super) async fn serve(
     if let Err(status) = &installed {
         tracing::info!(peer = %proven.name, reason = status.message(), "a snapshot was not installed");
     }
-    let response = installed.map(|()| wire::SnapshotResponse { kind: Some(snapshot_response::Kind::Installed(true)) });
+    let response = installed.map(|()| wire::SnapshotResponse {
+        kind: Some(snapshot_response::Kind::Installed(true)),
+    });
     // Whoever has gone needs no answer.
     let _gone = responses.send(response).await;
 }
@@ -220,14 +237,19 @@ async fn receive(
     let Some(snapshot_request::Kind::Header(header)) = next(requests, stall).await? else {
         return Err(Status::invalid_argument("a snapshot begins with its header"));
     };
-    let offer = SnapshotOffer { group: header.group, message: header.message };
+    let offer = SnapshotOffer {
+        group: header.group,
+        message: header.message,
+    };
     let inbox = Arc::clone(&shared.inbox);
     let (steps_tx, steps_rx) = mpsc::channel(2);
     let sink = tokio::task::spawn_blocking(move || drain(inbox.as_ref(), from, offer, steps_rx));
     let passed = pass(requests, &steps_tx, stall).await;
     // Without an end, the sink is dropped.
     drop(steps_tx);
-    let sunk = sink.await.map_err(|_| Status::failed_precondition("its sink panicked"))?;
+    let sunk = sink
+        .await
+        .map_err(|_| Status::failed_precondition("its sink panicked"))?;
     match (sunk, passed) {
         (Ok(true), _) => Ok(()),
         (Err(error), _) => Err(Status::failed_precondition(error.to_string())),

@@ -17,11 +17,20 @@ struct Three;
 
 impl Book for Three {
     fn name_of(&self, node: NodeId) -> Option<&str> {
-        ["n1", "n2", "n3"].get(usize::try_from(node).ok()?.checked_sub(1)?).copied()
+        ["n1", "n2", "n3"]
+            .get(usize::try_from(node).ok()?.checked_sub(1)?)
+            .copied()
     }
 
     fn admit(&self, node: NodeId, incarnation: u64) -> Result<(), Stale> {
-        if node == 3 && incarnation < 9 { Err(Stale { claimed: incarnation, seen: 9 }) } else { Ok(()) }
+        if node == 3 && incarnation < 9 {
+            Err(Stale {
+                claimed: incarnation,
+                seen: 9,
+            })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -48,11 +57,23 @@ fn refusals_name_the_other_end() {
     };
     check(identity("n1", 1, "other"), "\"n2\" does not know the cluster secret");
     check(identity("n9", 9, "s"), "\"n9\" (id 9) is not a configured peer");
-    check(identity("n9", 1, "s"), "\"n9\" has the id 1, which is configured for \"n1\"");
-    check(identity("n1", 2, "s"), "\"n1\" has the id 2, which is configured for \"n2\"");
+    check(
+        identity("n9", 1, "s"),
+        "\"n9\" has the id 1, which is configured for \"n1\"",
+    );
+    check(
+        identity("n1", 2, "s"),
+        "\"n1\" has the id 2, which is configured for \"n2\"",
+    );
     check(identity("n1", 0, "s"), "\"n1\" (id 0) is not a configured peer");
-    check(identity("n3", 3, "s"), "\"n3\": run 7 of that node has ended: run 9 was seen");
-    let foreign = Identity { cluster: "warren".to_owned(), ..identity("n1", 1, "s") };
+    check(
+        identity("n3", 3, "s"),
+        "\"n3\": run 7 of that node has ended: run 9 was seen",
+    );
+    let foreign = Identity {
+        cluster: "warren".to_owned(),
+        ..identity("n1", 1, "s")
+    };
     check(foreign, "\"n1\" belongs to the cluster \"warren\", not \"burrow\"");
 }
 
@@ -64,12 +85,17 @@ fn a_caller_that_cannot_prove_itself_is_refused() {
     let theirs = welcome.hello.expect("a hello");
     for proof in [
         prove(&n1.secret, Role::Caller, Purpose::Link, &from.hello(), &theirs),
-        welcome.proof.clone(), // Reflected.
+        welcome.proof.clone(),                                                      // Reflected.
         prove(&n2.secret, Role::Caller, Purpose::Snapshot, &from.hello(), &theirs), // For another purpose.
         Bytes::new(),
         welcome.proof.slice(..31),
     ] {
-        let again = Callee { secret: at.secret.clone(), ours: at.ours.clone(), theirs: at.theirs.clone(), ..at };
+        let again = Callee {
+            secret: at.secret.clone(),
+            ours: at.ours.clone(),
+            theirs: at.theirs.clone(),
+            ..at
+        };
         assert_eq!(again.proof(&proof), Err(Refusal::Secret("n1".to_owned())));
     }
 }
@@ -85,7 +111,10 @@ fn a_callee_in_the_middle_is_refused() {
     // It passes the hello on to another node, and that node's welcome back.
     let from = Caller::node(&n1, Purpose::Link, "n2", 2);
     let (_, welcome) = Callee::new(&n3, Purpose::Link, from.hello(), &Three).expect("a good hello");
-    assert_eq!(from.welcome(welcome.clone()), Err(Refusal::Other("n2".to_owned(), "n3".to_owned(), 3)));
+    assert_eq!(
+        from.welcome(welcome.clone()),
+        Err(Refusal::Other("n2".to_owned(), "n3".to_owned(), 3))
+    );
     // The same, with the name changed on the way.
     let from = Caller::node(&n1, Purpose::Link, "n2", 2);
     let (_, mut welcome) = Callee::new(&n3, Purpose::Link, from.hello(), &Three).expect("a good hello");
@@ -96,7 +125,11 @@ fn a_callee_in_the_middle_is_refused() {
     assert_eq!(from.welcome(welcome), Err(Refusal::Secret("n2".to_owned())));
     // It reflects the caller's own hello by calling the caller back as n2.
     let from = Caller::node(&n1, Purpose::Link, "n2", 2);
-    let as_n2 = Hello { name: "n2".to_owned(), node: 2, ..from.hello() };
+    let as_n2 = Hello {
+        name: "n2".to_owned(),
+        node: 2,
+        ..from.hello()
+    };
     let (_, mut welcome) = Callee::new(&n1, Purpose::Link, as_n2, &Three).expect("n2 may call n1");
     if let Some(hello) = &mut welcome.hello {
         "n2".clone_into(&mut hello.name);
@@ -140,11 +173,26 @@ fn malformed_hellos_are_refused() {
         let refusal = Callee::new(&n2, Purpose::Link, hello, &Three).expect_err(text);
         assert_eq!(refusal.to_string(), text);
     };
-    check(Hello { protocol: 2, ..good.clone() }, "\"n1\" speaks version 2 of the protocol, not 1");
     check(
-        Hello { challenge: Bytes::from_static(b"short"), ..good.clone() },
+        Hello {
+            protocol: 2,
+            ..good.clone()
+        },
+        "\"n1\" speaks version 2 of the protocol, not 1",
+    );
+    check(
+        Hello {
+            challenge: Bytes::from_static(b"short"),
+            ..good.clone()
+        },
         "\"n1\" broke the handshake: a challenge of the wrong length",
     );
-    let long = Hello { name: "x".repeat(300), ..good };
-    check(long, &format!("\"{}\" broke the handshake: a name is too long", "x".repeat(32)));
+    let long = Hello {
+        name: "x".repeat(300),
+        ..good
+    };
+    check(
+        long,
+        &format!("\"{}\" broke the handshake: a name is too long", "x".repeat(32)),
+    );
 }

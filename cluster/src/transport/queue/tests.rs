@@ -3,7 +3,11 @@
 use super::*;
 
 fn envelope(to: u64, len: usize) -> Envelope {
-    Envelope { port: Port::RAFT, to, payload: Bytes::from(vec![u8::try_from(to % 251).unwrap_or(0); len]) }
+    Envelope {
+        port: Port::RAFT,
+        to,
+        payload: Bytes::from(vec![u8::try_from(to % 251).unwrap_or(0); len]),
+    }
 }
 
 fn take(queue: &Queue, life: &Life) -> Option<Batch> {
@@ -56,7 +60,9 @@ fn room_is_told_once_after_a_refusal() {
     while queue.push(envelope(to, 100_000)).is_ok() {
         to += 1;
     }
-    let told: Vec<bool> = std::iter::from_fn(|| take(&queue, &life)).map(|batch| batch.writable).collect();
+    let told: Vec<bool> = std::iter::from_fn(|| take(&queue, &life))
+        .map(|batch| batch.writable)
+        .collect();
     assert_eq!(told.iter().filter(|told| **told).count(), 1, "{told:?}");
     assert!(!told[0], "half must have gone first");
 }
@@ -72,7 +78,10 @@ fn a_reset_drops_what_waits_and_ends_the_life() {
     assert!(!queue.end(&life), "it has ended already");
     let life = queue.open();
     let batch = take(&queue, &life).expect("what came after the reset");
-    assert_eq!(batch.envelopes.iter().map(|envelope| envelope.to).collect::<Vec<_>>(), [2]);
+    assert_eq!(
+        batch.envelopes.iter().map(|envelope| envelope.to).collect::<Vec<_>>(),
+        [2]
+    );
     assert!(queue.end(&life));
     assert_eq!(queue.counters().resets, 2);
 }
@@ -103,7 +112,19 @@ async fn a_stream_left_behind_steals_no_wake_up() {
 
 #[test]
 fn payloads_of_any_length_arrive_whole_in_batches_that_are_bounded() {
-    let lens = [0, 1, 100, BATCH_LEN - 1, BATCH_LEN, BATCH_LEN + 1, 3, 3 * BATCH_LEN + 17, 0, BATCH_LEN / 2, 7];
+    let lens = [
+        0,
+        1,
+        100,
+        BATCH_LEN - 1,
+        BATCH_LEN,
+        BATCH_LEN + 1,
+        3,
+        3 * BATCH_LEN + 17,
+        0,
+        BATCH_LEN / 2,
+        7,
+    ];
     let queue = Queue::new(64 << 20, 65_536);
     let life = queue.open();
     for (to, len) in lens.iter().enumerate() {
@@ -118,7 +139,11 @@ fn payloads_of_any_length_arrive_whole_in_batches_that_are_bounded() {
             arrived.extend(joiner.join(piece).expect("pieces in order"));
         }
     }
-    let sent: Vec<Envelope> = lens.iter().enumerate().map(|(to, len)| envelope(to as u64, *len)).collect();
+    let sent: Vec<Envelope> = lens
+        .iter()
+        .enumerate()
+        .map(|(to, len)| envelope(to as u64, *len))
+        .collect();
     assert!(arrived == sent, "something was changed on the way");
     assert_eq!(queue.counters().queued_bytes, 0);
     assert_eq!(queue.counters().sent, lens.len() as u64);

@@ -1,0 +1,207 @@
+#!/usr/bin/env bash
+# A Warren cluster of three nodes on this machine, for trying and testing.
+#   cluster.sh up          build, start, and wait until it serves clients
+#   cluster.sh down        stop all nodes in order; their data stays
+#   cluster.sh status      which nodes run, and what they say of the cluster
+#   cluster.sh kill N      SIGKILL node N (1 to 3)
+#   cluster.sh start N     start node N again
+#   cluster.sh logs N [-f] the end of node N's log (-f: and what follows)
+#   cluster.sh ctl ARGS... warrenctl, on a node that runs
+# WARREN_CLUSTER_DIR (.cluster): data, logs, the cluster's secret. Delete it to begin anew.
+# WARREN_AMQP_BASE (5672), WARREN_CLUSTER_BASE (7101): the first of three ports each, on 127.0.0.1.
+set -euo pipefail
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source-path=SCRIPTDIR source=prepare.sh
+. "$TOP/deploy/prepare.sh"
+
+DIR=$(realpath -m "${WARREN_CLUSTER_DIR:-$TOP/.cluster}")
+AMQP_BASE=${WARREN_AMQP_BASE:-5672}
+CLUSTER_BASE=${WARREN_CLUSTER_BASE:-7101}
+NODES=(1 2 3)
+BIN=${CARGO_TARGET_DIR:-$HOME/.cache/warren-target}/release
+READY_S=120
+STOP_S=30
+
+# These would override what each node's file says.
+unset WARREN_NODE WARREN_NODE_NAME WARREN_NODE_DATA_DIR WARREN_AMQP_LISTEN WARREN_CLUSTER_NAME WARREN_CLUSTER_LISTEN \
+  WARREN_CLUSTER_SEEDS WARREN_CLUSTER_SECRET WARREN_CLUSTER_SECRET_FILE RABBITMQ_NODENAME
+
+amqp_port() { echo $((AMQP_BASE + $1 - 1)); }
+cluster_port() { echo $((CLUSTER_BASE + $1 - 1)); }
+file_of() { echo "$DIR/node$1/warren.toml"; }
+
+# The process of node N, if it runs: the pid from its file, and only if that is a warren with this node's file.
+pid_of() {
+  local pid exe
+  pid=$(cat "$DIR/node$1/pid" 2>/dev/null) && [[ $pid =~ ^[0-9]+$ ]] || return 1
+  exe=$(readlink "/proc/$pid/exe" 2>/dev/null) || return 1
+  exe=${exe% (deleted)}
+  [ "${exe##*/}" = warren ] || return 1
+  tr '\0' '\n' 2>/dev/null <"/proc/$pid/cmdline" | grep -qxF -- "$(file_of "$1")" || return 1
+  echo "$pid"
+}
+
+ctl_of() { local n=$1; shift; "$BIN/warrenctl" --config "$(file_of "$n")" "$@"; }
+
+# The first node that runs.
+any_node() {
+  local n
+  for n in "${NODES[@]}"; do
+    if pid_of "$n" >/dev/null; then echo "$n"; return; fi
+  done
+  die "No node of $DIR runs: $0 up"
+}
+
+write_files() {
+  local n seeds=
+  for n in "${NODES[@]}"; do seeds+="${seeds:+, }\"warren$n=127.0.0.1:$(cluster_port "$n")\""; done
+  mkdir -p "$DIR"
+  if [ ! -s "$DIR/secret" ]; then
+    (umask 077; head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$DIR/secret")
+  fi
+  for n in "${NODES[@]}"; do
+    mkdir -p "$DIR/node$n"
+    cat >"$(file_of "$n")" <<FILE
+# Written by deploy/cluster.sh; every option stands in deploy/warren.toml.
+[node]
+name = "warren$n"
+data_dir = "$DIR/node$n/data"
+[cluster]
+listen = "127.0.0.1:$(cluster_port "$n")"
+seeds = [$seeds]
+secret_file = "$DIR/secret"
+[amqp]
+listen = ["127.0.0.1:$(amqp_port "$n")"]
+FILE
+  done
+}
+
+check_port() {
+  if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then
+    local who; who=$(ss -Hltnp "sport = :$1" 2>/dev/null | grep -oE 'users:.*' | head -n 1 || true)
+    die "Port $1 is in use${who:+ by $who}. Stop what listens there, or set $2 to the first of three free ports."
+  fi
+}
+
+check_ports() {
+  check_port "$(amqp_port "$1")" WARREN_AMQP_BASE
+  check_port "$(cluster_port "$1")" WARREN_CLUSTER_BASE
+}
+
+launch() {
+  local n=$1
+  ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+  setsid "$BIN/warren" --config "$(file_of "$n")" >>"$DIR/node$n/log" 2>&1 </dev/null &
+  echo $! >"$DIR/node$n/pid"
+}
+
+await() {
+  local n=$1 until=$((SECONDS + READY_S)) why=
+  while [ $SECONDS -lt $until ]; do
+    if why=$(ctl_of "$n" -q -t 2 await_startup 2>&1); then return; fi
+    if ! pid_of "$n" >/dev/null; then
+      tail -n 20 "$DIR/node$n/log" >&2
+      die "Node $n ended; its log is $DIR/node$n/log"
+    fi
+  done
+  tail -n 20 "$DIR/node$n/log" >&2
+  die "Node $n is not ready after $READY_S s: $why"
+}
+
+# Whether the process ends within so many seconds.
+ends() {
+  local pid=$1 until=$((SECONDS + $2))
+  while [ -d "/proc/$pid" ]; do
+    # A process whose parent has not looked yet has ended all the same.
+    ! grep -q '^State:[[:space:]]*Z' "/proc/$pid/status" 2>/dev/null || return 0
+    [ $SECONDS -lt $until ] || return 1
+    sleep 0.1
+  done
+}
+
+number() { [[ ${1:-} =~ ^[1-3]$ ]] || die "Which node? 1, 2 or 3"; echo "$1"; }
+
+up() {
+  prepare_build
+  say "Building ..."
+  (cd "$TOP" && cargo build --release -p warren-broker --bins)
+  BIN=$CARGO_TARGET_DIR/release
+  write_files
+  local n
+  for n in "${NODES[@]}"; do pid_of "$n" >/dev/null || check_ports "$n"; done
+  for n in "${NODES[@]}"; do pid_of "$n" >/dev/null || launch "$n"; done
+  for n in "${NODES[@]}"; do await "$n"; done
+  cat <<TEXT
+The cluster is ready. AMQP 0-9-1 (guest/guest), at any node:
+  amqp://guest:guest@127.0.0.1:$(amqp_port 1)
+  amqp://guest:guest@127.0.0.1:$(amqp_port 2)
+  amqp://guest:guest@127.0.0.1:$(amqp_port 3)
+Look into it:       deploy/cluster.sh ctl list_queues name messages_ready messages_unacknowledged
+Kill a node:        deploy/cluster.sh kill 1      and start it again: deploy/cluster.sh start 1
+Stop it:            deploy/cluster.sh down        Logs: deploy/cluster.sh logs 1
+TEXT
+}
+
+down() {
+  local n pid pids=() late=0
+  for n in "${NODES[@]}"; do
+    if pid=$(pid_of "$n"); then
+      kill -TERM "$pid" 2>/dev/null || true
+      pids+=("$n:$pid")
+    else
+      rm -f "$DIR/node$n/pid"
+    fi
+  done
+  for n in "${pids[@]}"; do
+    pid=${n#*:} n=${n%%:*}
+    if ! ends "$pid" "$STOP_S"; then
+      say "Node $n did not end within $STOP_S s, and is killed."
+      kill -KILL "$pid" 2>/dev/null || true
+      ends "$pid" 5 || say "Process $pid is still there."
+      late=1
+    fi
+    rm -f "$DIR/node$n/pid"
+  done
+  say "${#pids[@]} nodes stopped; their data is in $DIR"
+  return $late
+}
+
+status() {
+  local n pid
+  for n in "${NODES[@]}"; do
+    if pid=$(pid_of "$n"); then echo "node $n: pid $pid, AMQP 127.0.0.1:$(amqp_port "$n")"; else echo "node $n: down"; fi
+  done
+  n=$(any_node)
+  ctl_of "$n" cluster_status
+}
+
+case ${1:-} in
+  up) up ;;
+  down) down ;;
+  status) status ;;
+  kill)
+    n=$(number "${2:-}")
+    pid=$(pid_of "$n") || die "Node $n does not run"
+    kill -KILL "$pid"
+    ends "$pid" 10 || die "Process $pid is still there"
+    rm -f "$DIR/node$n/pid" ;;
+  start)
+    n=$(number "${2:-}")
+    [ -e "$(file_of "$n")" ] || die "There is no cluster in $DIR: $0 up"
+    if ! pid_of "$n" >/dev/null; then
+      check_ports "$n"
+      launch "$n"
+    fi
+    await "$n" ;;
+  logs)
+    n=$(number "${2:-}")
+    tail -n 100 ${3:+-F} "$DIR/node$n/log" ;;
+  ctl)
+    shift
+    n=$(any_node)
+    ctl_of "$n" "$@" ;;
+  *)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit 64 ;;
+esac

@@ -1,1 +1,21 @@
+//! An AMQP 0-9-1 broker whose durable queues are Raft groups.
+//!
+//! This crate knows nothing of raft-rs, RocksDB or tonic: groups, logs and links are `warren_cluster`'s.
 
+pub mod admin;
+pub mod amqp;
+pub mod auth;
+pub mod boot;
+pub mod channel;
+pub mod config;
+pub mod connection;
+pub mod ctl;
+pub mod directory;
+pub mod exchange;
+pub mod fatal;
+pub mod listener;
+pub mod message;
+pub mod metadata;
+pub mod name;
+pub mod node;
+pub mod queue;

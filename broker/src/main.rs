@@ -1,1 +1,40 @@
-fn main() {}
+//! The server: flags and exit codes.
+
+use std::process::ExitCode;
+
+use actix_rt::System;
+use tracing_subscriber::EnvFilter;
+use warren_broker::boot;
+use warren_broker::config::{Config, EXIT_CONFIG, LogFormat};
+
+/// Exit status of a node that could not start or end in good order.
+const EXIT_SOFTWARE: u8 = 70;
+
+fn main() -> ExitCode {
+    let config = match Config::of_process() {
+        Ok(config) => config,
+        Err(error) => {
+            use std::io::Write as _;
+            let status = error.exit_code();
+            // There is nobody left to tell if this fails.
+            let _ = if status == 0 {
+                writeln!(std::io::stdout(), "{error}")
+            } else {
+                writeln!(std::io::stderr(), "{error}")
+            };
+            return ExitCode::from(status);
+        }
+    };
+    let filter = EnvFilter::new(&config.log.filter);
+    match config.log.format {
+        LogFormat::Text => tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init(),
+        LogFormat::Json => tracing_subscriber::fmt().json().with_env_filter(filter).init(),
+    }
+    match System::new().block_on(boot::run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(reason = format!("{error:#}"), "the node cannot go on");
+            ExitCode::from(if error.is::<warren_broker::config::Error>() { EXIT_CONFIG } else { EXIT_SOFTWARE })
+        }
+    }
+}

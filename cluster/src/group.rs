@@ -26,6 +26,7 @@ use crate::machine::{Machine, Meta};
 use crate::{GroupId, NodeId};
 use storage::LogView;
 
+pub mod shell;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -139,6 +140,8 @@ pub enum Effect<E> {
     },
     /// What an applied entry asks for.
     Machine(E),
+    /// The machine's state was replaced by a peer's snapshot.
+    Restored,
     /// This replica's role, term or leader has changed.
     Role {
         /// Its role now.
@@ -248,11 +251,14 @@ pub struct GroupCore<M: Machine> {
     down: Vec<NodeId>,
     /// Ticks left in which a leader keeps ticking.
     linger: u32,
-    /// Ticks since there was no leader, for the ranked campaign.
-    leaderless_ticks: usize,
+    /// Ticks without a leader until this replica stands for election.
+    campaign_in: u64,
+    /// State of [`GroupCore::draw`].
+    random: u64,
     /// A snapshot staged for this replica and not yet consumed.
     staged: Option<(u32, u32)>,
     effects: Vec<M::Effect>,
+    /// Entries whose last message the latest round took.
     freed: Vec<u64>,
 }
 
@@ -305,7 +311,7 @@ impl<M: Machine> GroupCore<M> {
         let view = LogView::open(store, group, state, options.cache_bytes_max)?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&config, view, &logger).map_err(|source| Error::Raft { group, source })?;
-        Ok(Self {
+        let mut core = Self {
             group,
             node,
             members,
@@ -322,11 +328,14 @@ impl<M: Machine> GroupCore<M> {
             snapshot_bytes,
             down: Vec::new(),
             linger: LINGER_TICKS,
-            leaderless_ticks: 0,
+            campaign_in: 0,
+            random: (node ^ group.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             staged: None,
             effects: Vec::new(),
             freed: Vec::new(),
-        })
+        };
+        core.await_turn();
+        Ok(core)
     }
 
     /// The machine, for reads.
@@ -443,8 +452,11 @@ impl<M: Machine> GroupCore<M> {
             tracing::warn!(group = self.group, from = message.from, "a peer sent a message that is not for us");
             return;
         }
-        if self.raw.raft.state == StateRole::Leader {
-            self.linger = LINGER_TICKS;
+        let stands = matches!(message.get_msg_type(), MessageType::MsgRequestPreVote | MessageType::MsgRequestVote);
+        if stands && self.leader() == Some(message.from) {
+            // Whoever stands for election leads no more. Without ticks, nothing else would end its lease here.
+            self.raw.raft.leader_id = raft::INVALID_ID;
+            self.await_turn();
         }
         // A refused step is a stale or foreign message: Raft tolerates its loss.
         if let Err(error) = self.raw.step(message) {
@@ -453,20 +465,33 @@ impl<M: Machine> GroupCore<M> {
     }
 
     fn tick(&mut self) {
-        self.raw.tick();
-        if self.leader().is_some() {
-            self.leaderless_ticks = 0;
-            if self.raw.raft.state == StateRole::Leader {
-                self.linger = if self.settled() { self.linger.saturating_sub(1) } else { LINGER_TICKS };
+        if self.raw.raft.state == StateRole::Leader {
+            self.raw.tick();
+            self.linger = if self.settled() { self.linger.saturating_sub(1) } else { LINGER_TICKS };
+        } else if self.leader().is_none() {
+            // Elections are timed here, not by raft-rs: it knows nothing of nodes and draws from a clock of its own.
+            if self.campaign_in == 0 {
+                self.campaign();
+                self.campaign_in = self.draw() % (2 * self.members.len() as u64 + 1);
+            } else {
+                self.campaign_in -= 1;
             }
-            return;
         }
-        // Members take turns, so that two candidates seldom split the vote.
-        let rank = self.members.iter().position(|member| *member == self.node);
-        self.leaderless_ticks += 1;
-        if rank == Some(self.leaderless_ticks % self.members.len()) {
-            self.campaign();
-        }
+    }
+
+    /// A number that differs between members and from draw to draw.
+    fn draw(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// Members stand for election in turn at first, so that they seldom split the vote.
+    fn await_turn(&mut self) {
+        let up = self.members.iter().filter(|member| !self.down.contains(member));
+        let rank = up.take_while(|member| **member != self.node).count();
+        self.campaign_in = rank as u64;
     }
 
     /// Whether every reachable follower holds the whole log and all of it is committed and applied.
@@ -497,12 +522,10 @@ impl<M: Machine> GroupCore<M> {
         if self.leader() == Some(peer) {
             // The lease that this replica grants its leader ends with the leader's node.
             self.raw.raft.election_elapsed = ELECTION_TICKS;
-            self.leaderless_ticks = 0;
-            let first = self.members.iter().find(|member| !self.down.contains(member));
-            if first == Some(&self.node) {
+            self.raw.raft.leader_id = raft::INVALID_ID;
+            self.await_turn();
+            if self.campaign_in == 0 {
                 self.campaign();
-            } else {
-                self.raw.raft.leader_id = raft::INVALID_ID;
             }
         }
     }
@@ -554,6 +577,7 @@ impl<M: Machine> GroupCore<M> {
         if !ready.snapshot().is_empty() {
             let snapshot = ready.snapshot().clone();
             self.install(&snapshot, &mut writes)?;
+            out.push(Effect::Restored);
             sync = true;
         }
         if let Some(hard_state) = ready.hs() {
@@ -673,21 +697,24 @@ impl<M: Machine> GroupCore<M> {
 
     /// Gives back what no live message needs, and stores the machine's state once the log has grown enough.
     fn compact(&mut self, out: &mut Vec<Effect<M::Effect>>) {
-        self.freed.clear();
-        self.machine.take_freed(&mut self.freed);
         let due = self.log_bytes_since_snapshot >= self.options.snapshot_log_bytes.max(2 * self.snapshot_bytes)
             && self.applied > self.raw.store().state.snapshot_index;
         let group = self.group;
         let view = self.raw.mut_store();
         let generation = view.state.generation;
         let compacted = view.state.compacted_index;
-        self.freed.retain(|index| *index <= compacted);
-        self.freed.sort_unstable();
+        // What the round before freed: this round's effects may still read what this round frees.
+        let mut freed = std::mem::take(&mut self.freed);
+        freed.retain(|index| *index <= compacted);
+        freed.sort_unstable();
         let mut writes = Vec::new();
-        let ranges = joined(&self.freed);
+        let ranges = joined(&freed);
         if !ranges.is_empty() {
             writes.push(Write::Remove { group, generation, ranges });
         }
+        freed.clear();
+        self.machine.take_freed(&mut freed);
+        self.freed = freed;
         if due {
             let chunks = self.machine.snapshot();
             let old = view.state.clone();
@@ -710,7 +737,9 @@ impl<M: Machine> GroupCore<M> {
             if old.snapshot_index > 0 {
                 writes.push(Write::RemoveSnapshot { group, generation, snapshot_index: old.snapshot_index });
             }
-            let live = self.machine.live();
+            let mut live = self.machine.live();
+            live.extend(&self.freed);
+            live.sort_unstable();
             let ranges = gaps(old.compacted_index + 1..state.compacted_index + 1, &live);
             if !ranges.is_empty() {
                 writes.push(Write::Remove { group, generation, ranges });
@@ -786,6 +815,15 @@ impl<M: Machine> GroupCore<M> {
         self.raw.mut_store().evict(applied, true);
         self.effects.shrink_to_fit();
         self.freed.shrink_to_fit();
+    }
+}
+
+/// The index of the snapshot that an encoded Raft message announces; none if it announces none.
+pub fn snapshot_index(message: &[u8]) -> Option<u64> {
+    let message = Message::decode(message).ok()?;
+    match message.get_msg_type() {
+        MessageType::MsgSnapshot => Some(message.get_snapshot().get_metadata().index),
+        _ => None,
     }
 }
 

@@ -61,10 +61,6 @@ impl LogView {
         &self.store
     }
 
-    pub(super) fn last(&self) -> u64 {
-        self.last_index
-    }
-
     /// Takes `entries` (contiguous, not below the compacted part) as the new end of the log.
     /// Answers the highest index that may be stored now.
     pub(super) fn append(&mut self, entries: &[LogEntry]) -> u64 {

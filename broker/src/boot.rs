@@ -1,0 +1,239 @@
+//! Builds a node from its configuration and wires its parts: the only file that sees all of them.
+//!
+//! ```text
+//! store ── writer ──┐                        ┌── queue and exchange actors on the workers' arbiters
+//! transport ────────┼── MetadataActor ───────┤
+//! inbox, directory ─┘   (the main thread)    └── listener, connection actors on the workers' arbiters
+//! ```
+//!
+//! Clients are let in once the cluster's metadata has taken this run in: only then does a majority stand behind it.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix::prelude::*;
+use anyhow::Context as _;
+use tokio::sync::watch;
+use warren_cluster::NodeId;
+use warren_cluster::group::shell::Io;
+use warren_cluster::log::writer::Writer;
+use warren_cluster::log::{LogStore, rocks::RocksStore};
+use warren_cluster::transport::{self, GrpcTransport, Peer, Transport};
+
+use crate::admin::Admin;
+use crate::auth::{Algorithm, PasswordHash};
+use crate::config::{Address, Config};
+use crate::connection::Limits;
+use crate::directory::Directory;
+use crate::fatal;
+use crate::listener::Listener;
+use crate::metadata::actor::{Environment, MetadataActor, PeerChanged};
+use crate::metadata::{AddUser, Bootstrap, Run, View};
+use crate::node::NodeInbox;
+
+/// How long connections may take to end when the node stops.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// Runs the node until it is told to stop by a signal.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let name = config.node.name.clone();
+    let node = node_id(&name);
+    let data_dir = config.node.data_dir.clone();
+    std::fs::create_dir_all(&data_dir)
+        .with_context(|| format!("node.data_dir {} cannot be made", data_dir.display()))?;
+    let identity = warren_cluster::log::Identity { cluster: config.cluster.name.clone(), node: name.clone() };
+    let store: Arc<dyn LogStore> = Arc::new(RocksStore::open(data_dir.join("log"), &identity)?);
+    let incarnation = next_incarnation(&data_dir.join("incarnation"))?;
+
+    let view = View::new();
+    let directory = Arc::new(Directory::new(node, incarnation, view.clone()));
+    let inbox = Arc::new(NodeInbox::new(directory.clone(), store.clone(), generation(incarnation)));
+    let admin = Arc::new(Admin::new(&config, directory.clone(), view.clone()));
+
+    let own = config.cluster.address_of(&name).unwrap_or(&config.cluster.listen).to_string();
+    let peers: Vec<Peer> = config
+        .cluster
+        .seeds
+        .iter()
+        .filter(|member| member.name != name)
+        .map(|member| Peer {
+            node: node_id(&member.name),
+            name: member.name.clone(),
+            address: member.address.to_string(),
+        })
+        .collect();
+    let mut members: Vec<NodeId> = peers.iter().map(|peer| peer.node).collect();
+    members.push(node);
+    members.sort_unstable();
+    let secret = if config.cluster.secret.is_empty() { "alone" } else { config.cluster.secret.reveal() };
+    let introduction = transport::Identity {
+        cluster: config.cluster.name.clone(),
+        name: name.clone(),
+        node,
+        incarnation,
+        secret: transport::Secret::new(secret.as_bytes().to_vec()),
+    };
+    let options = transport::Options { silence_ms: config.cluster.silence_ms, ..transport::Options::default() };
+    let listen = resolve(&config.cluster.listen)?;
+    let links =
+        GrpcTransport::start(introduction, listen, peers, options, inbox.clone(), admin.clone())?;
+    let transport: Arc<dyn Transport> = links.transport();
+    directory.set_transport(transport.clone());
+
+    let writer = Arc::new(Writer::start(store.clone(), |error| fatal::stop(&error))?);
+    let workers = match config.runtime.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    let arbiters: Vec<Arbiter> = (0..workers).map(|_| Arbiter::new()).collect();
+    let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
+    let (ready_tx, mut ready) = watch::channel(false);
+    let environment = Environment {
+        view: view.clone(),
+        directory: directory.clone(),
+        io: Io { node, store, writer: writer.clone(), transport: transport.clone(), events: inbox.clone() },
+        members,
+        arbiters: handles.clone(),
+        bootstrap: bootstrap(&config),
+        announce: (Run { node, incarnation }, name.clone(), own),
+        queue_cache_bytes_max: QUEUE_CACHE_BYTES_MAX,
+        ready: ready_tx,
+    };
+    let (metadata, client) = MetadataActor::start_here(environment);
+    admin.connect(client.clone());
+    inbox.connect(writer.clone(), metadata.clone(), admin.clone());
+    for (node, state) in transport.peers() {
+        metadata.do_send(PeerChanged { node, state });
+    }
+    tracing::info!(node = name, incarnation, cluster = %config.cluster.listen, "waits for its cluster");
+
+    let stopped = stop_signal();
+    tokio::pin!(stopped);
+    let joined = tokio::select! {
+        joined = ready.wait_for(|ready| *ready) => joined.is_ok(),
+        signal = &mut stopped => { signal?; false }
+    };
+    if joined {
+        let limits = Limits {
+            channel_max: config.amqp.channel_max,
+            frame_max: config.amqp.frame_max,
+            heartbeat_s: config.amqp.heartbeat_s,
+            message_size_max: config.amqp.message_size_max,
+            handshake_timeout_ms: config.amqp.handshake_timeout_ms,
+            publish_timeout_ms: config.amqp.publish_timeout_ms,
+            unapplied_bytes_max: usize::try_from(config.limits.unapplied_bytes_max).unwrap_or(usize::MAX),
+            loopback_users: config.users.loopback_users.clone(),
+            cluster_name: config.cluster.name.clone(),
+            node_name: name.clone(),
+            ..Limits::default()
+        };
+        let mut listeners = Vec::new();
+        for address in &config.amqp.listen {
+            let at = resolve(address)?;
+            let listener = Listener::start(
+                at,
+                config.amqp.connections_max,
+                limits.clone(),
+                handles.clone(),
+                directory.clone(),
+                client.clone(),
+            )
+            .with_context(|| format!("cannot listen for clients on {address}"))?;
+            listeners.push(listener);
+        }
+        admin.serves_clients(&listeners);
+        tracing::info!(node = name, "ready");
+        stopped.await?;
+        tracing::info!("stops");
+        for listener in listeners {
+            listener.stop(SHUTDOWN).await;
+        }
+    }
+    // The links first: what arrives after it would find no actor.
+    tokio::task::spawn_blocking(move || {
+        links.shutdown();
+        writer.stop();
+    })
+    .await?;
+    Ok(())
+}
+
+/// Recent log entries that one queue keeps in memory.
+const QUEUE_CACHE_BYTES_MAX: usize = 2 << 20;
+
+fn bootstrap(config: &Config) -> Bootstrap {
+    let password = PasswordHash::new(
+        Algorithm::Sha256,
+        rand::random(),
+        config.users.default_pass.reveal().as_bytes(),
+    );
+    Bootstrap {
+        cluster_id: format!("{:032x}", rand::random::<u128>()),
+        vhost: config.users.default_vhost.as_str().into(),
+        user: AddUser {
+            name: config.users.default_user.as_str().into(),
+            password: Some(password),
+            tags: vec!["administrator".into()],
+        },
+    }
+}
+
+/// The same on every node and for ever: FNV-1a of the name, never 0.
+pub fn node_id(name: &str) -> NodeId {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash.max(1)
+}
+
+/// A number greater than that of every earlier run, on disk before it is used.
+///
+/// It also follows the clock, so that a node that lost its disk does not introduce itself as an older run.
+fn next_incarnation(path: &Path) -> anyhow::Result<u64> {
+    let stored = match std::fs::read_to_string(path) {
+        Ok(text) => text
+            .trim()
+            .parse::<u64>()
+            .with_context(|| format!("{} does not hold a number: {text:?}", path.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    };
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let next = (stored + 1).max(u64::try_from(clock.as_millis()).unwrap_or(0));
+    let fresh: PathBuf = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        std::fs::write(&fresh, next.to_string())?;
+        std::fs::File::open(&fresh)?.sync_all()?;
+        std::fs::rename(&fresh, path)?;
+        if let Some(parent) = path.parent() {
+            std::fs::File::open(parent)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().with_context(|| format!("{} cannot be written", path.display()))?;
+    Ok(next)
+}
+
+/// Where this run's numbers for staged snapshots start: seconds, of which a run uses fewer than pass.
+fn generation(incarnation: u64) -> u32 {
+    u32::try_from(incarnation / 1_000 % u64::from(u32::MAX)).unwrap_or(1).max(1)
+}
+
+fn resolve(address: &Address) -> anyhow::Result<SocketAddr> {
+    let text = address.to_string();
+    let mut found = text.to_socket_addrs().with_context(|| format!("the address {text} cannot be looked up"))?;
+    found.next().with_context(|| format!("the address {text} is unknown"))
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,480 @@
+//! Where everything is on this node and who leads what elsewhere: the meeting point of sessions, queues and links.
+//!
+//! Looked up when a session first uses a queue and when something moves, never per message: sessions keep the
+//! [`Leader`] they were told and hear of every change.
+//!
+//! Knows no AMQP and no Raft. Everything it is told may be told twice.
+
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use actix::prelude::*;
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message as _;
+use rustc_hash::{FxHashMap, FxHashSet};
+use tokio::sync::oneshot;
+use warren_cluster::group::Event;
+use warren_cluster::transport::{Envelope, Port, Transport};
+use warren_cluster::{GroupId, NodeId};
+use warren_proto::node::{LeaderIs, LeaderQuery, NodeMessage, SessionGone, node_message::Kind};
+use warren_proto::queue;
+use warren_proto::record::{Command, Events, SessionId, system};
+
+use crate::amqp::ReplyCode;
+use crate::metadata::View;
+
+/// What a queue's or the metadata's actor takes in.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum Inbound {
+    /// For its Raft group.
+    Group(Event),
+    /// Commands for its machine.
+    Batch {
+        /// The node that the sender is on: where a wrong address is corrected.
+        from: NodeId,
+        /// As in `record.rs`; metadata commands for the metadata group.
+        bytes: Bytes,
+    },
+    /// A session asks what is checked out to it.
+    Resync(queue::Resync),
+    /// A node's run has certainly ended.
+    RunEnded {
+        /// The node.
+        node: NodeId,
+        /// All its runs up to this one.
+        incarnation: u64,
+    },
+    /// Messages to and from that node may have been lost.
+    LinkReset(NodeId),
+    /// The link to that node has room again.
+    LinkWritable(NodeId),
+    /// Somebody asks who leads.
+    LeaderQuery(NodeId),
+    /// Describe yourself for operators.
+    Describe(oneshot::Sender<Description>),
+    /// End; with `delete`, leave nothing behind.
+    Stop {
+        /// Whether the queue was deleted.
+        delete: bool,
+    },
+}
+
+/// A queue's replica as operators see it.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// The group.
+    pub group: GroupId,
+    /// The describing node.
+    pub node: NodeId,
+    /// `leader`, `follower` or `candidate`.
+    pub role: &'static str,
+    /// The leader, if known.
+    pub leader: Option<NodeId>,
+    /// The Raft figures; none for a transient queue.
+    pub raft: Option<warren_cluster::group::Status>,
+    /// Figures of the queue machine.
+    pub stats: crate::queue::machine::Stats,
+    /// The queue's consumers.
+    pub consumers: Vec<ConsumerDescription>,
+}
+
+/// A consumer as operators see it.
+#[derive(Clone, Debug)]
+pub struct ConsumerDescription {
+    /// Whose it is.
+    pub session: SessionId,
+    /// How it was started.
+    pub attach: queue::Attach,
+    /// Unsettled deliveries.
+    pub unsettled: u64,
+}
+
+impl From<crate::queue::machine::ConsumerRow<'_>> for ConsumerDescription {
+    fn from(row: crate::queue::machine::ConsumerRow<'_>) -> Self {
+        Self { session: row.session, attach: row.attach.clone(), unsettled: row.unsettled }
+    }
+}
+
+/// What a connection's actor hears from outside its socket.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub enum SessionEvent {
+    /// From a queue's leader.
+    Events(Events),
+    /// The leader of a watched queue changed, or what was sent to it may have been lost.
+    Leader {
+        /// The queue's group.
+        group: GroupId,
+        /// Where it is now.
+        leader: Leader,
+    },
+    /// A watched queue was deleted.
+    QueueGone {
+        /// The queue's group.
+        group: GroupId,
+    },
+    /// The connection must be closed.
+    Close {
+        /// The reply code.
+        code: ReplyCode,
+        /// The text after the code's name.
+        text: String,
+    },
+}
+
+/// Where a queue's commands go.
+#[derive(Clone, Debug, Default)]
+pub enum Leader {
+    /// Nowhere, for the moment.
+    #[default]
+    Unknown,
+    /// An actor of this node.
+    Local(Recipient<Inbound>),
+    /// Another node.
+    Remote(NodeId),
+}
+
+/// A batch that did not leave. Nothing is lost: the session still has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    /// The way is congested; try again in a moment.
+    #[error("the mailbox or the link is full")]
+    Full,
+    /// Wait for [`SessionEvent::Leader`].
+    #[error("the queue has no known leader")]
+    NoLeader,
+}
+
+/// See the module.
+pub struct Directory {
+    node: NodeId,
+    incarnation: u64,
+    view: View,
+    transport: OnceLock<Arc<dyn Transport>>,
+    next_session: AtomicU64,
+    groups: Mutex<FxHashMap<GroupId, Group>>,
+    sessions: Mutex<FxHashMap<u64, Recipient<SessionEvent>>>,
+}
+
+#[derive(Default)]
+struct Group {
+    mailbox: Option<Recipient<Inbound>>,
+    leader: Option<NodeId>,
+    term: u64,
+    watchers: FxHashSet<SessionId>,
+}
+
+impl Directory {
+    /// An empty directory.
+    pub fn new(node: NodeId, incarnation: u64, view: View) -> Self {
+        Self {
+            node,
+            incarnation,
+            view,
+            transport: OnceLock::new(),
+            next_session: AtomicU64::new(1),
+            groups: Mutex::default(),
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// Connects the links; once, at boot.
+    pub fn set_transport(&self, transport: Arc<dyn Transport>) {
+        assert!(self.transport.set(transport).is_ok(), "the transport is set once");
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// This run of this node.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    fn groups(&self) -> MutexGuard<'_, FxHashMap<GroupId, Group>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, FxHashMap<u64, Recipient<SessionEvent>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a connection its identity.
+    pub fn open_session(&self, mailbox: Recipient<SessionEvent>) -> SessionId {
+        let id = self.next_session.fetch_add(1, Ordering::Relaxed);
+        self.sessions().insert(id, mailbox);
+        SessionId { node: self.node, incarnation: self.incarnation, id }
+    }
+
+    /// Forgets a connection. Events for it are answered with [`SessionGone`] from now on.
+    pub fn close_session(&self, session: SessionId) {
+        self.sessions().remove(&session.id);
+    }
+
+    /// Whether the session is open on this run of this node.
+    pub fn has_session(&self, session: SessionId) -> bool {
+        session.node == self.node
+            && session.incarnation == self.incarnation
+            && self.sessions().contains_key(&session.id)
+    }
+
+    /// Every open connection's mailbox.
+    pub fn session_mailboxes(&self) -> Vec<Recipient<SessionEvent>> {
+        self.sessions().values().cloned().collect()
+    }
+
+    /// Tells the session of every change of that queue's leader from now on; answers the present one.
+    pub fn watch(&self, group: GroupId, session: SessionId) -> Leader {
+        let (leader, ask) = {
+            let mut groups = self.groups();
+            let entry = groups.entry(group).or_default();
+            if entry.leader.is_none() {
+                entry.leader = self.home(group);
+            }
+            entry.watchers.insert(session);
+            (self.place(entry), entry.leader.is_none())
+        };
+        if ask {
+            self.ask(group);
+        }
+        leader
+    }
+
+    /// Ends what [`Directory::watch`] began.
+    pub fn unwatch(&self, group: GroupId, session: SessionId) {
+        let mut groups = self.groups();
+        if let Entry::Occupied(mut entry) = groups.entry(group) {
+            entry.get_mut().watchers.remove(&session);
+            if entry.get().watchers.is_empty() && entry.get().mailbox.is_none() {
+                entry.remove();
+            }
+        }
+    }
+
+    /// A transient queue's home stands in for a leader while its run lasts.
+    fn home(&self, group: GroupId) -> Option<NodeId> {
+        self.view.queue_by_group(group)?.home().map(|run| run.node)
+    }
+
+    fn place(&self, group: &Group) -> Leader {
+        match (group.leader, &group.mailbox) {
+            (Some(node), Some(mailbox)) if node == self.node => Leader::Local(mailbox.clone()),
+            (Some(node), _) if node != self.node => Leader::Remote(node),
+            _ => Leader::Unknown,
+        }
+    }
+
+    /// Asks the replicas who leads; the answer comes as [`SessionEvent::Leader`].
+    pub fn ask(&self, group: GroupId) {
+        let Some(queue) = self.view.queue_by_group(group) else { return };
+        for replica in queue.replicas() {
+            if *replica == self.node {
+                self.deliver(group, Inbound::LeaderQuery(self.node));
+            } else {
+                self.tell(*replica, Kind::LeaderQuery(LeaderQuery { group }));
+            }
+        }
+    }
+
+    /// Sends one batch of a session's commands.
+    pub fn send(&self, group: GroupId, leader: &Leader, batch: Bytes) -> Result<(), NotSent> {
+        match leader {
+            Leader::Unknown => {
+                self.ask(group);
+                Err(NotSent::NoLeader)
+            }
+            Leader::Local(mailbox) => match mailbox.try_send(Inbound::Batch { from: self.node, bytes: batch }) {
+                Ok(()) => Ok(()),
+                Err(SendError::Full(_)) => Err(NotSent::Full),
+                Err(SendError::Closed(_)) => Err(NotSent::NoLeader),
+            },
+            Leader::Remote(node) => self.post(*node, Port::QUEUE, group, batch).map_err(|_| NotSent::Full),
+        }
+    }
+
+    /// Asks the leader to send again what is checked out to a session.
+    pub fn resync(&self, group: GroupId, leader: &Leader, request: queue::Resync) {
+        match leader {
+            Leader::Unknown => {}
+            // A lost question is asked again by the session's retry timer.
+            Leader::Local(mailbox) => drop(mailbox.try_send(Inbound::Resync(request))),
+            Leader::Remote(node) => drop(self.post(*node, Port::RESYNC, group, request.encode_to_vec().into())),
+        }
+    }
+
+    /// Tells a queue that a session of this node has ended, and forgets that it watched.
+    ///
+    /// Should this be lost, the queue's leader finds out when it next compares its sessions with this node.
+    pub fn end_session_in(&self, group: GroupId, session: SessionId) {
+        let leader = {
+            let groups = self.groups();
+            groups.get(&group).map(|entry| self.place(entry)).unwrap_or_default()
+        };
+        let sent = self.send(group, &leader, system(&Command::SessionDown(session)));
+        if let Err(error) = sent {
+            tracing::debug!(group, ?session, %error, "the end of a session was not sent");
+        }
+        self.unwatch(group, session);
+    }
+
+    /// An actor for this group runs on this node now.
+    pub fn register(&self, group: GroupId, mailbox: Recipient<Inbound>) {
+        let mut groups = self.groups();
+        let entry = groups.entry(group).or_default();
+        entry.mailbox = Some(mailbox);
+        if entry.leader.is_none() {
+            entry.leader = self.home(group);
+        }
+        self.notify(group, entry);
+    }
+
+    /// The group's actor on this node.
+    pub fn mailbox(&self, group: GroupId) -> Option<Recipient<Inbound>> {
+        self.groups().get(&group)?.mailbox.clone()
+    }
+
+    /// Every group actor of this node.
+    pub fn mailboxes(&self) -> Vec<Recipient<Inbound>> {
+        self.groups().values().filter_map(|group| group.mailbox.clone()).collect()
+    }
+
+    /// Hands something to the group's actor on this node; dropped if there is none or its mailbox is full.
+    pub fn deliver(&self, group: GroupId, message: Inbound) {
+        if let Some(mailbox) = self.mailbox(group)
+            && mailbox.try_send(message).is_err()
+        {
+            tracing::debug!(group, "a full mailbox dropped a message");
+        }
+    }
+
+    /// Hands something to the group's actor that must not be lost and is bounded by what the actor began itself.
+    pub fn deliver_always(&self, group: GroupId, message: Inbound) {
+        if let Some(mailbox) = self.mailbox(group) {
+            mailbox.do_send(message);
+        }
+    }
+
+    /// Somebody leads the group in `term`, or (with `None`) the leader that was known is no more.
+    pub fn leader_is(&self, group: GroupId, term: u64, leader: Option<NodeId>) {
+        let mut groups = self.groups();
+        let Some(entry) = groups.get_mut(&group) else { return };
+        if term < entry.term || (term == entry.term && (leader.is_none() || leader == entry.leader)) {
+            return;
+        }
+        entry.term = term;
+        if leader.is_some() {
+            entry.leader = leader;
+            self.notify(group, entry);
+        }
+    }
+
+    /// A node that led groups is not reachable: its queues' sessions wait for the next leader.
+    pub fn node_down(&self, node: NodeId) {
+        let mut groups = self.groups();
+        for (group, entry) in groups.iter_mut() {
+            if entry.leader == Some(node) && self.home(*group).is_none() {
+                entry.leader = None;
+                self.notify(*group, entry);
+            }
+        }
+    }
+
+    /// What was sent to or by that node may be lost: its queues' sessions send again.
+    pub fn link_reset(&self, node: NodeId) {
+        let groups = self.groups();
+        for (group, entry) in groups.iter() {
+            if entry.leader == Some(node) {
+                self.notify(*group, entry);
+            }
+        }
+    }
+
+    /// The queue was deleted, here and everywhere.
+    pub fn queue_gone(&self, group: GroupId) {
+        let Some(entry) = self.groups().remove(&group) else { return };
+        if let Some(mailbox) = entry.mailbox {
+            mailbox.do_send(Inbound::Stop { delete: true });
+        }
+        let sessions = self.sessions();
+        for watcher in &entry.watchers {
+            if let Some(mailbox) = sessions.get(&watcher.id) {
+                mailbox.do_send(SessionEvent::QueueGone { group });
+            }
+        }
+    }
+
+    /// One message per watcher and change: bounded by the queues that a session uses.
+    fn notify(&self, group: GroupId, entry: &Group) {
+        let leader = self.place(entry);
+        let sessions = self.sessions();
+        for watcher in &entry.watchers {
+            if let Some(mailbox) = sessions.get(&watcher.id) {
+                mailbox.do_send(SessionEvent::Leader { group, leader: leader.clone() });
+            }
+        }
+    }
+
+    /// Brings a queue's events to a session of this node; answers whether it is there.
+    pub fn session_events(&self, session: u64, events: Events) -> bool {
+        let mailbox = self.sessions().get(&session).cloned();
+        match mailbox {
+            // Bounded: deliveries by the consumers' credit, the rest by the session's unapplied window.
+            Some(mailbox) => {
+                mailbox.do_send(SessionEvent::Events(events));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Sends a queue's events to a session of another node.
+    pub fn post_events(&self, session: SessionId, events: &Events) -> Result<(), Envelope> {
+        let mut bytes = BytesMut::new();
+        bytes.put_u64_le(session.incarnation);
+        events.encode(&mut bytes);
+        self.post(session.node, Port::SESSION, session.id, bytes.freeze())
+    }
+
+    /// Queues an envelope, or hands it back where the link is full.
+    pub fn post(&self, node: NodeId, port: Port, to: u64, payload: Bytes) -> Result<(), Envelope> {
+        let envelope = Envelope { port, to, payload };
+        match self.transport.get() {
+            Some(transport) => transport.send(node, envelope).map_err(|error| error.into_envelope()),
+            None => Err(envelope),
+        }
+    }
+
+    /// Tells a node something that may be lost.
+    pub fn tell(&self, node: NodeId, kind: Kind) {
+        let payload = NodeMessage { kind: Some(kind) }.encode_to_vec().into();
+        if self.post(node, Port::NODE, 0, payload).is_err() {
+            tracing::debug!(node, "a node message was dropped: the link is full or down");
+        }
+    }
+
+    /// Tells every other node who leads.
+    pub fn announce(&self, group: GroupId, term: u64) {
+        self.leader_is(group, term, Some(self.node));
+        for peer in self.peers() {
+            self.tell(peer, Kind::LeaderIs(LeaderIs { group, term, leader: self.node }));
+        }
+    }
+
+    /// A session of another node that does not exist (any more).
+    pub fn session_gone(&self, group: GroupId, session: SessionId, to: NodeId) {
+        let gone =
+            SessionGone { group, node: session.node, incarnation: session.incarnation, id: session.id };
+        self.tell(to, Kind::SessionGone(gone));
+    }
+
+    /// Nodes that proved themselves to this run.
+    pub fn peers(&self) -> Vec<NodeId> {
+        self.transport.get().map_or_else(Vec::new, |transport| {
+            transport.peers().into_iter().map(|(node, _)| node).collect()
+        })
+    }
+}

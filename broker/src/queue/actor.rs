@@ -1,0 +1,386 @@
+//! One durable queue on one node: an actor around a Raft replica of the queue machine.
+//!
+//! The leader's actor folds all commands that wait into one log entry while earlier ones are on their way, performs
+//! the machine's effects, and answers sessions wherever they are. A follower's actor only applies.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use warren_cluster::group::shell::{GroupShell, Io, Output};
+use warren_cluster::group::{Event, Options, ProposeError, Role};
+use warren_cluster::{GroupId, NodeId};
+use warren_proto::node::{LeaderIs, SessionCheck, node_message::Kind};
+use warren_proto::queue;
+use warren_proto::record::{Command, SessionId, batches, system};
+
+use super::machine::{Effect, QueueMachine};
+use super::outbox::Outbox;
+use crate::directory::{Description, Directory, Inbound};
+use crate::fatal;
+use crate::metadata::Queue;
+use crate::metadata::client::MetadataClient;
+
+/// Messages that may wait in the mailbox.
+const MAILBOX: usize = 1_024;
+/// Log entries on their way at once: one travels while the next is being gathered.
+const ENTRIES_IN_FLIGHT_MAX: u64 = 2;
+/// Commands folded into one entry, in bytes; a single larger batch still goes.
+const ENTRY_BYTES_MAX: usize = 1 << 20;
+/// Commands that may wait for the next entry, in bytes; beyond it batches are dropped and sent again later.
+const PENDING_BYTES_MAX: usize = 32 << 20;
+/// Questions that may wait for this replica to lead; a session repeats what is not answered.
+const RESYNCS_MAX: usize = 4_096;
+/// The unit of Raft's timers.
+const TICK: Duration = Duration::from_millis(100);
+
+/// See the module.
+pub struct QueueActor {
+    queue: Arc<Queue>,
+    directory: Arc<Directory>,
+    metadata: MetadataClient,
+    io: Io,
+    shell: GroupShell<QueueMachine>,
+    outputs: Vec<Output<Effect>>,
+    outbox: Outbox,
+    pending: Vec<Bytes>,
+    pending_bytes: usize,
+    /// Questions that wait until this replica leads in earnest.
+    resyncs: Vec<queue::Resync>,
+    role: Role,
+    term: u64,
+    ticking: Option<SpawnHandle>,
+    removing: bool,
+    /// Whether this replica should lead when the group is new.
+    preferred: bool,
+}
+
+impl QueueActor {
+    /// Opens the replica and starts its actor on `arbiter`.
+    pub fn start(
+        arbiter: &ArbiterHandle,
+        queue: Arc<Queue>,
+        directory: Arc<Directory>,
+        metadata: MetadataClient,
+        io: Io,
+        cache_bytes_max: usize,
+    ) {
+        let new = matches!(io.store.state(queue.group), Ok(None));
+        QueueActor::start_in_arbiter(arbiter, move |ctx| {
+            ctx.set_mailbox_capacity(MAILBOX);
+            let group = queue.group;
+            let options = Options { cache_bytes_max, ..Options::default() };
+            let machine = QueueMachine::new(super::config(&queue));
+            let shell = match GroupShell::open(io.clone(), group, queue.replicas(), machine, options) {
+                Ok(shell) => shell,
+                Err(error) => fatal::stop(&error),
+            };
+            let preferred = new && queue.preferred_leader() == Some(io.node);
+            let outbox = Outbox::new(group, directory.clone());
+            Self {
+                queue,
+                directory,
+                metadata,
+                io,
+                shell,
+                outputs: Vec::new(),
+                outbox,
+                pending: Vec::new(),
+                pending_bytes: 0,
+                resyncs: Vec::new(),
+                role: Role::Follower,
+                term: 0,
+                ticking: None,
+                removing: false,
+                preferred,
+            }
+        });
+    }
+
+    fn group(&self) -> GroupId {
+        self.queue.group
+    }
+
+    /// Proposes what waits, performs what is due, until nothing is left.
+    fn drive(&mut self, ctx: &mut Context<Self>) {
+        loop {
+            self.propose();
+            if let Err(error) = self.shell.poll(&mut self.outputs) {
+                fatal::stop(&error);
+            }
+            if self.outputs.is_empty() {
+                break;
+            }
+            let outputs = std::mem::take(&mut self.outputs);
+            self.perform(outputs);
+        }
+        for session in self.outbox.flush() {
+            self.push(system(&Command::SessionDown(session)));
+        }
+        if !self.pending.is_empty() {
+            self.propose();
+            if let Err(error) = self.shell.poll(&mut self.outputs) {
+                fatal::stop(&error);
+            }
+        }
+        self.keep_time(ctx);
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        self.pending_bytes += bytes.len();
+        self.pending.push(bytes);
+    }
+
+    fn propose(&mut self) {
+        while !self.pending.is_empty()
+            && self.role == Role::Leader
+            && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX
+        {
+            let mut bytes = 0;
+            let fits = |batch: &&Bytes| {
+                bytes += batch.len();
+                bytes <= ENTRY_BYTES_MAX
+            };
+            let count = self.pending.iter().take_while(fits).count().max(1);
+            match self.shell.propose(&self.pending[..count], now_ms()) {
+                Ok(()) => {
+                    let taken: usize = self.pending.drain(..count).map(|batch| batch.len()).sum();
+                    self.pending_bytes -= taken;
+                }
+                Err(ProposeError::Full) => break,
+                Err(ProposeError::NotLeader) => {
+                    self.drop_pending();
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Sessions send again to whoever leads next.
+    fn drop_pending(&mut self) {
+        self.pending.clear();
+        self.pending_bytes = 0;
+    }
+
+    fn perform(&mut self, outputs: Vec<Output<Effect>>) {
+        for output in outputs {
+            match output {
+                Output::Machine(effect) => self.effect(effect),
+                Output::Role { role, term, leader } => self.entered(role, term, leader),
+                // A follower's state serves nobody yet.
+                Output::Restored => {}
+            }
+        }
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        let core = self.shell.core_mut();
+        let gone = self.outbox.add(effect, self.term, |at| match core.payload(at.index) {
+            Ok(payload) => {
+                let start = at.offset as usize;
+                let end = start + at.len as usize;
+                payload.filter(|payload| payload.len() >= end).map(|payload| payload.slice(start..end))
+            }
+            Err(error) => fatal::stop(&error),
+        });
+        if gone && !self.removing {
+            self.removing = true;
+            self.metadata.remove_queue(self.queue.group);
+        }
+    }
+
+    fn entered(&mut self, role: Role, term: u64, leader: Option<NodeId>) {
+        let was = std::mem::replace(&mut self.role, role);
+        self.term = term;
+        match role {
+            Role::Leader => {
+                if was != Role::Leader {
+                    tracing::debug!(queue = %self.queue.name, term, "leads");
+                    self.directory.announce(self.group(), term);
+                    let mut effects = Vec::new();
+                    self.shell.core().machine().entered_leader(&mut effects);
+                    for request in std::mem::take(&mut self.resyncs) {
+                        self.shell.core().machine().resync(&request, &mut effects);
+                    }
+                    for effect in effects {
+                        self.effect(effect);
+                    }
+                    self.check_sessions(None);
+                }
+            }
+            Role::Elected => {}
+            Role::Follower => {
+                self.drop_pending();
+                self.removing = false;
+                if leader != Some(self.io.node) {
+                    self.directory.leader_is(self.group(), term, leader);
+                }
+            }
+        }
+    }
+
+    /// Asks the nodes of this queue's sessions whether they still exist.
+    fn check_sessions(&mut self, only: Option<NodeId>) {
+        let mut asked: std::collections::BTreeMap<(NodeId, u64), Vec<u64>> = std::collections::BTreeMap::new();
+        let mut gone = Vec::new();
+        for session in self.shell.core().machine().sessions() {
+            if only.is_some_and(|only| only != session.node) {
+                continue;
+            }
+            if session.node == self.io.node {
+                if !self.directory.has_session(session) {
+                    gone.push(session);
+                }
+            } else {
+                asked.entry((session.node, session.incarnation)).or_default().push(session.id);
+            }
+        }
+        for session in gone {
+            self.push(system(&Command::SessionDown(session)));
+        }
+        for ((node, incarnation), ids) in asked {
+            let check = SessionCheck { group: self.group(), incarnation, ids };
+            self.directory.tell(node, Kind::SessionCheck(check));
+        }
+    }
+
+    /// Ticks only while there is something to wait for.
+    fn keep_time(&mut self, ctx: &mut Context<Self>) {
+        let needed = self.shell.core().is_active() || !self.pending.is_empty();
+        match (needed, self.ticking) {
+            (true, None) => {
+                self.ticking = Some(ctx.run_interval(TICK, |actor, ctx| {
+                    actor.shell.handle(Event::Tick);
+                    actor.drive(ctx);
+                }));
+            }
+            (false, Some(handle)) => {
+                ctx.cancel_future(handle);
+                self.ticking = None;
+                self.shell.core_mut().rest();
+            }
+            _ => {}
+        }
+    }
+
+    fn batch(&mut self, from: NodeId, bytes: Bytes) {
+        if self.role != Role::Leader {
+            self.correct(from);
+            return;
+        }
+        if self.pending_bytes + bytes.len() > PENDING_BYTES_MAX && !self.pending.is_empty() {
+            tracing::debug!(queue = %self.queue.name, "too much waits for the log; a batch will be sent again");
+            return;
+        }
+        // What does not decode must not reach the log: the machine would ignore it, and its sender would not know.
+        if batches(&bytes).any(|batch| batch.is_err()) {
+            tracing::warn!(queue = %self.queue.name, from, "a node sent a malformed batch");
+            return;
+        }
+        self.push(bytes);
+    }
+
+    /// Tells a node that asked the wrong replica who leads.
+    fn correct(&self, from: NodeId) {
+        let status = self.shell.core().status();
+        let leader = match self.role {
+            Role::Leader => Some(self.io.node),
+            Role::Elected => None,
+            Role::Follower => status.leader.filter(|leader| *leader != self.io.node),
+        };
+        if from == self.io.node {
+            self.directory.leader_is(self.group(), status.term, leader);
+        } else if let Some(leader) = leader {
+            self.directory.tell(from, Kind::LeaderIs(LeaderIs { group: self.group(), term: status.term, leader }));
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let status = self.shell.core().status();
+        let machine = self.shell.core().machine();
+        let role = match (status.role, status.leader) {
+            (Role::Leader | Role::Elected, _) => "leader",
+            (Role::Follower, Some(_)) => "follower",
+            (Role::Follower, None) => "candidate",
+        };
+        Description {
+            group: self.group(),
+            node: self.io.node,
+            role,
+            leader: status.leader,
+            raft: Some(status),
+            stats: machine.stats(),
+            consumers: machine.consumers().map(Into::into).collect(),
+        }
+    }
+
+    fn resync(&mut self, request: queue::Resync) {
+        if self.role != Role::Leader {
+            if self.resyncs.len() < RESYNCS_MAX {
+                self.resyncs.push(request);
+            }
+            return;
+        }
+        let mut effects = Vec::new();
+        self.shell.core().machine().resync(&request, &mut effects);
+        for effect in effects {
+            self.effect(effect);
+        }
+    }
+}
+
+/// The wall clock, in milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Actor for QueueActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.directory.register(self.group(), ctx.address().recipient());
+        if self.preferred || self.queue.replicas().len() == 1 {
+            self.shell.handle(Event::Campaign);
+        }
+        self.drive(ctx);
+    }
+}
+
+impl Handler<Inbound> for QueueActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Inbound, ctx: &mut Self::Context) {
+        match message {
+            Inbound::Group(event) => self.shell.handle(event),
+            Inbound::Batch { from, bytes } => self.batch(from, bytes),
+            Inbound::Resync(request) => self.resync(request),
+            Inbound::RunEnded { node, incarnation } => {
+                if self.role == Role::Leader {
+                    let knows = |session: SessionId| session.node == node && session.incarnation <= incarnation;
+                    if self.shell.core().machine().sessions().any(knows) {
+                        self.push(system(&Command::NodeDown { node, incarnation }));
+                    }
+                }
+            }
+            Inbound::LinkReset(node) => {
+                self.outbox.reset(node);
+                if self.role == Role::Leader {
+                    self.check_sessions(Some(node));
+                }
+            }
+            Inbound::LinkWritable(node) => self.outbox.writable(node),
+            Inbound::LeaderQuery(from) => self.correct(from),
+            Inbound::Describe(answer) => drop(answer.send(self.describe())),
+            Inbound::Stop { delete } => {
+                if delete {
+                    self.shell.drop_group();
+                }
+                ctx.stop();
+                return;
+            }
+        }
+        self.drive(ctx);
+    }
+}

@@ -1,0 +1,192 @@
+//! One transient queue: the queue machine without a log, in the memory of its home node.
+//!
+//! Each mailbox message is an entry of its own. It is kept while the machine has a live message in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use warren_cluster::machine::Meta;
+use warren_cluster::{GroupId, NodeId};
+use warren_proto::node::{SessionCheck, node_message::Kind};
+use warren_proto::record::{Command, SessionId, batches, system};
+
+use super::actor::now_ms;
+use super::machine::{Effect, QueueMachine};
+use super::outbox::Outbox;
+use crate::directory::{Description, Directory, Inbound};
+use crate::metadata::Queue;
+use crate::metadata::client::MetadataClient;
+
+/// Messages that may wait in the mailbox.
+const MAILBOX: usize = 1_024;
+/// There is nobody to elect.
+const TERM: u64 = 1;
+
+/// See the module.
+pub struct TransientActor {
+    queue: Arc<Queue>,
+    directory: Arc<Directory>,
+    metadata: MetadataClient,
+    machine: QueueMachine,
+    index: u64,
+    time_ms: u64,
+    bodies: BTreeMap<u64, Bytes>,
+    effects: Vec<Effect>,
+    freed: Vec<u64>,
+    outbox: Outbox,
+    removing: bool,
+}
+
+impl TransientActor {
+    /// Starts an empty queue on `arbiter`.
+    pub fn start(arbiter: &ArbiterHandle, queue: Arc<Queue>, directory: Arc<Directory>, metadata: MetadataClient) {
+        TransientActor::start_in_arbiter(arbiter, move |ctx| {
+            ctx.set_mailbox_capacity(MAILBOX);
+            let machine = QueueMachine::new(super::config(&queue));
+            let outbox = Outbox::new(queue.group, directory.clone());
+            Self {
+                queue,
+                directory,
+                metadata,
+                machine,
+                index: 0,
+                time_ms: 0,
+                bodies: BTreeMap::new(),
+                effects: Vec::new(),
+                freed: Vec::new(),
+                outbox,
+                removing: false,
+            }
+        });
+    }
+
+    fn group(&self) -> GroupId {
+        self.queue.group
+    }
+
+    fn apply(&mut self, bytes: Bytes) {
+        self.index += 1;
+        self.time_ms = self.time_ms.max(now_ms());
+        let meta = Meta {
+            index: self.index,
+            term: TERM,
+            time_ms: self.time_ms,
+            version: warren_cluster::group::MACHINE_VERSION,
+        };
+        self.machine.apply(&meta, &bytes, &mut self.effects);
+        if self.machine.is_live(self.index) {
+            self.bodies.insert(self.index, bytes.clone());
+        }
+        self.send(Some((self.index, bytes)));
+        self.freed.clear();
+        self.machine.take_freed(&mut self.freed);
+        for index in &self.freed {
+            self.bodies.remove(index);
+        }
+    }
+
+    /// Sends what the machine asked for; `current` is the entry being applied.
+    fn send(&mut self, current: Option<(u64, Bytes)>) {
+        for effect in self.effects.drain(..) {
+            let bodies = &self.bodies;
+            let gone = self.outbox.add(effect, TERM, |at| {
+                let body = match &current {
+                    Some((index, bytes)) if *index == at.index => Some(bytes),
+                    _ => bodies.get(&at.index),
+                };
+                let start = at.offset as usize;
+                body.map(|bytes| bytes.slice(start..start + at.len as usize))
+            });
+            if gone && !self.removing {
+                self.removing = true;
+                self.metadata.remove_queue(self.queue.group);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        loop {
+            let gone = self.outbox.flush();
+            if gone.is_empty() {
+                return;
+            }
+            for session in gone {
+                self.apply(system(&Command::SessionDown(session)));
+            }
+        }
+    }
+
+    fn check_sessions(&mut self, node: NodeId) {
+        let mut asked: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for session in self.machine.sessions().filter(|session| session.node == node) {
+            asked.entry(session.incarnation).or_default().push(session.id);
+        }
+        for (incarnation, ids) in asked {
+            let check = SessionCheck { group: self.group(), incarnation, ids };
+            self.directory.tell(node, Kind::SessionCheck(check));
+        }
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            group: self.group(),
+            node: self.directory.node(),
+            role: "leader",
+            leader: Some(self.directory.node()),
+            raft: None,
+            stats: self.machine.stats(),
+            consumers: self.machine.consumers().map(Into::into).collect(),
+        }
+    }
+}
+
+impl Actor for TransientActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.directory.register(self.group(), ctx.address().recipient());
+    }
+}
+
+impl Handler<Inbound> for TransientActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Inbound, ctx: &mut Self::Context) {
+        match message {
+            Inbound::Batch { from, bytes } => {
+                if batches(&bytes).any(|batch| batch.is_err()) {
+                    tracing::warn!(queue = %self.queue.name, from, "a node sent a malformed batch");
+                    return;
+                }
+                // A slice of a link's buffer would keep all of that buffer alive as long as one message of it.
+                let own = from == self.directory.node();
+                self.apply(if own { bytes } else { Bytes::copy_from_slice(&bytes) });
+            }
+            Inbound::Resync(request) => {
+                self.machine.resync(&request, &mut self.effects);
+                self.send(None);
+            }
+            Inbound::RunEnded { node, incarnation } => {
+                let knows = |session: SessionId| session.node == node && session.incarnation <= incarnation;
+                if self.machine.sessions().any(knows) {
+                    self.apply(system(&Command::NodeDown { node, incarnation }));
+                }
+            }
+            Inbound::LinkReset(node) => {
+                self.outbox.reset(node);
+                self.check_sessions(node);
+            }
+            Inbound::LinkWritable(node) => self.outbox.writable(node),
+            Inbound::Describe(answer) => drop(answer.send(self.describe())),
+            Inbound::Stop { .. } => {
+                ctx.stop();
+                return;
+            }
+            // Concerns replicated queues.
+            Inbound::Group(_) | Inbound::LeaderQuery(_) => {}
+        }
+        self.flush();
+    }
+}

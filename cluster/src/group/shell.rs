@@ -1,0 +1,189 @@
+//! A group with its hands: performs a [`GroupCore`]'s effects on the writer and the transport.
+//!
+//! Belongs to one actor, which feeds it events and takes what is left: the machine's effects and changes of role.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Effect, Error, Event, GroupCore, Options, ProposeError, Role};
+use crate::log::writer::{Done, Persisted, Request, Writer};
+use crate::log::{LogStore, ReplicaState, Write};
+use crate::machine::Machine;
+use crate::transport::{self, Envelope, OutgoingSnapshot, Port, SnapshotPart, Transport};
+use crate::{GroupId, NodeId};
+
+/// Live entries read and sent with a snapshot at once, in bytes.
+const SNAPSHOT_PART_BYTES: usize = 512 << 10;
+
+/// What all groups of a node share.
+#[derive(Clone)]
+pub struct Io {
+    /// This node.
+    pub node: NodeId,
+    /// Where logs are read.
+    pub store: Arc<dyn LogStore>,
+    /// Where logs are written.
+    pub writer: Arc<Writer>,
+    /// The links to other nodes.
+    pub transport: Arc<dyn Transport>,
+    /// Hears what was persisted and which snapshots were sent, and passes it to the group's mailbox.
+    pub events: Arc<dyn Events>,
+}
+
+/// Carries what happens on other threads to a group's mailbox.
+pub trait Events: Persisted {
+    /// See [`Event::SnapshotSent`].
+    fn snapshot_sent(&self, group: GroupId, to: NodeId, ok: bool);
+}
+
+/// Hands the writer's calls to [`Events`].
+struct Listener(Arc<dyn Events>);
+
+impl Persisted for Listener {
+    fn persisted(&self, group: GroupId, number: u64) {
+        self.0.persisted(group, number);
+    }
+}
+
+/// What is left for the actor to do.
+#[derive(Debug)]
+pub enum Output<E> {
+    /// What an applied entry asks for.
+    Machine(E),
+    /// See [`Effect::Restored`].
+    Restored,
+    /// See [`Effect::Role`].
+    Role {
+        /// Its role now.
+        role: Role,
+        /// The current term.
+        term: u64,
+        /// The leader of that term, if known.
+        leader: Option<NodeId>,
+    },
+}
+
+/// One replica of one group, with its hands.
+pub struct GroupShell<M: Machine> {
+    group: GroupId,
+    core: GroupCore<M>,
+    io: Io,
+    listener: Arc<dyn Persisted>,
+    effects: Vec<Effect<M::Effect>>,
+}
+
+impl<M: Machine> GroupShell<M> {
+    /// Opens the replica: as stored, or new with `members` as its voters.
+    pub fn open(io: Io, group: GroupId, members: &[NodeId], machine: M, options: Options) -> Result<Self, Error> {
+        let mut effects = Vec::new();
+        let core = GroupCore::open(io.node, group, members, io.store.clone(), machine, options, &mut effects)?;
+        let listener = Arc::new(Listener(io.events.clone()));
+        Ok(Self { group, core, io, listener, effects })
+    }
+
+    /// The struct inside, for reads.
+    pub fn core(&self) -> &GroupCore<M> {
+        &self.core
+    }
+
+    /// The struct inside.
+    pub fn core_mut(&mut self) -> &mut GroupCore<M> {
+        &mut self.core
+    }
+
+    /// Takes one event in; [`GroupShell::poll`] must follow before the actor does anything else.
+    pub fn handle(&mut self, event: Event) {
+        self.core.handle(event);
+    }
+
+    /// See [`GroupCore::propose`].
+    pub fn propose(&mut self, parts: &[Bytes], now_ms: u64) -> Result<(), ProposeError> {
+        self.core.propose(parts, now_ms)
+    }
+
+    /// Removes everything that the store holds of the group. The shell must not be used after it.
+    pub fn drop_group(&mut self) {
+        let writes = vec![Write::DropGroup { group: self.group }];
+        // A stopped writer has reported why; the node is on its way down.
+        let _ = self.io.writer.submit(Request { writes, sync: false, done: None });
+    }
+
+    /// Performs what has become due, and moves the rest into `out`.
+    pub fn poll(&mut self, out: &mut Vec<Output<M::Effect>>) -> Result<(), Error> {
+        self.core.poll(&mut self.effects)?;
+        for effect in self.effects.drain(..) {
+            match effect {
+                Effect::Send { to, message } => {
+                    let envelope = Envelope { port: Port::RAFT, to: self.group, payload: message };
+                    // Raft repeats what is lost.
+                    let _ = self.io.transport.send(to, envelope);
+                }
+                Effect::Write { writes, sync, number } => {
+                    let done = number.map(|number| Done { listener: self.listener.clone(), group: self.group, number });
+                    // A stopped writer has reported why; the node is on its way down.
+                    let _ = self.io.writer.submit(Request { writes, sync, done });
+                }
+                Effect::Machine(effect) => out.push(Output::Machine(effect)),
+                Effect::Restored => out.push(Output::Restored),
+                Effect::Role { role, term, leader } => out.push(Output::Role { role, term, leader }),
+                Effect::SendSnapshot { to, message, state, live } => {
+                    let events = self.io.events.clone();
+                    let group = self.group;
+                    let chunks = Box::new(parts(self.io.store.clone(), group, state, live));
+                    let done = Box::new(move |result: Result<(), transport::SnapshotError>| {
+                        if let Err(error) = &result {
+                            tracing::info!(group, to, %error, "snapshot not sent");
+                        }
+                        events.snapshot_sent(group, to, result.is_ok());
+                    });
+                    self.io.transport.send_snapshot(to, OutgoingSnapshot { group, message, chunks, done });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The stored snapshot's chunks, then the live entries in parts of bounded size.
+///
+/// An entry that ceased to be live meanwhile is skipped: the log after the snapshot says so too.
+fn parts(
+    store: Arc<dyn LogStore>,
+    group: GroupId,
+    state: ReplicaState,
+    live: Vec<u64>,
+) -> impl Iterator<Item = Result<SnapshotPart, transport::BoxError>> + Send {
+    let generation = state.generation;
+    let index = state.snapshot_index;
+    let chunk_store = store.clone();
+    let chunks = (0..state.snapshot_chunks).map(move |number| {
+        match chunk_store.snapshot_chunk(group, generation, index, number)? {
+            Some(chunk) => Ok(SnapshotPart::State(chunk)),
+            None => Err(format!("the snapshot at {index} was replaced by a newer one").into()),
+        }
+    });
+    let mut live = live.into_iter();
+    let entries = std::iter::from_fn(move || {
+        let mut part = Vec::new();
+        let mut bytes = 0;
+        while bytes < SNAPSHOT_PART_BYTES {
+            let Some(index) = live.next() else { break };
+            match store.entry(group, generation, index) {
+                Ok(Some(entry)) => {
+                    bytes += entry.data.len();
+                    part.push(warren_proto::transport::LogEntry {
+                        index: entry.index,
+                        term: entry.term,
+                        kind: u32::from(entry.kind),
+                        data: entry.data,
+                    });
+                }
+                Ok(None) => {}
+                Err(error) => return Some(Err(error.into())),
+            }
+        }
+        (!part.is_empty()).then(|| Ok(SnapshotPart::Entries(part)))
+    });
+    chunks.chain(entries)
+}

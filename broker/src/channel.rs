@@ -1,0 +1,458 @@
+//! One channel: puts messages together, handles methods in order, and keeps what the client has not settled.
+//!
+//! ```text
+//!  frames --> [assembly] --> method --> handled at once
+//!                 |             '-----> waits for an answer: later frames are held
+//!                 '--> message --> routed to queues, numbered for its confirm
+//! ```
+//!
+//! It sees no socket and no other channel. A method that fails gives a [`Fault`]; whether that closes the channel or
+//! the connection is decided in `connection.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use warren_proto::queue;
+use warren_proto::record::{Command, Outcome as Settlement, Run};
+
+use crate::amqp::content::BASIC_CLASS;
+use crate::amqp::frame::{Frame, Kind};
+use crate::amqp::method::peek_id;
+use crate::amqp::{Fault, Header, Method, ReplyCode, ShortStr};
+use crate::connection::ChannelInfo;
+use crate::connection::session::Session;
+use crate::name::QueueName;
+use crate::queue::client::{Asked, ChannelId};
+
+use self::confirm::{Confirm, Confirms};
+use self::unacked::Unacked;
+use self::waiting::Waiting;
+
+mod confirm;
+mod consume;
+mod declare;
+mod publish;
+mod unacked;
+mod waiting;
+
+/// Bodies that announce more than this are not read at all.
+const BODY_SIZE_HARD_MAX: u64 = 512 << 20;
+
+/// What a frame means for the channel's place in the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Continue,
+    /// Answer the client's channel.close; the channel goes on waiting for the answer to ours.
+    AnswerClose,
+    /// The channel is closed; `answer` the client's channel.close.
+    Close {
+        answer: bool,
+    },
+}
+
+/// The address part of basic.publish.
+#[derive(Debug)]
+struct Address {
+    exchange: ShortStr,
+    routing_key: ShortStr,
+    mandatory: bool,
+}
+
+/// A message that came completely.
+#[derive(Debug)]
+struct Message {
+    address: Address,
+    properties: Bytes,
+    parts: Vec<Bytes>,
+}
+
+/// A message of which something is missing.
+#[derive(Debug)]
+enum Assembly {
+    Header(Address),
+    Body { message: Message, missing: u64 },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    id: ChannelId,
+    is_closing: bool,
+    assembly: Option<Assembly>,
+    waiting: Option<Waiting>,
+    held: VecDeque<Frame>,
+    /// The method being handled or waited for: what a fault names.
+    method: (u16, u16),
+    confirms: Option<Confirms>,
+    has_confirms: bool,
+    confirm_frames: Vec<Confirm>,
+    last_tag: u64,
+    unacked: Unacked,
+    prefetch: u16,
+    consumers: BTreeMap<ShortStr, u32>,
+    /// What an empty queue name means.
+    last_queue: Option<QueueName>,
+}
+
+impl Channel {
+    pub(crate) fn new(id: ChannelId) -> Self {
+        Self {
+            id,
+            is_closing: false,
+            assembly: None,
+            waiting: None,
+            held: VecDeque::new(),
+            method: (0, 0),
+            confirms: None,
+            has_confirms: false,
+            confirm_frames: Vec::new(),
+            last_tag: 0,
+            unacked: Unacked::default(),
+            prefetch: 0,
+            consumers: BTreeMap::new(),
+            last_queue: None,
+        }
+    }
+
+    pub(crate) fn id(&self) -> ChannelId {
+        self.id
+    }
+
+    /// Whether channel.close was sent and its answer is awaited.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
+    /// Whether a frame must wait for its turn.
+    pub(crate) fn is_held(&self) -> bool {
+        self.waiting.is_some() || !self.held.is_empty()
+    }
+
+    pub(crate) fn hold(&mut self, frame: Frame) {
+        self.held.push_back(frame);
+    }
+
+    /// The next held frame whose turn has come.
+    pub(crate) fn take_held(&mut self) -> Option<Frame> {
+        if self.waiting.is_some() {
+            None
+        } else {
+            self.held.pop_front()
+        }
+    }
+
+    pub(crate) fn into_held(self) -> VecDeque<Frame> {
+        self.held
+    }
+
+    pub(crate) fn on_frame_while_closing(&mut self, frame: &Frame) -> Step {
+        if frame.kind != Kind::Method {
+            return Step::Continue;
+        }
+        match Method::decode(&frame.payload) {
+            Ok(Method::ChannelCloseOk {}) => Step::Close { answer: false },
+            Ok(Method::ChannelClose { .. }) => Step::AnswerClose,
+            _ => Step::Continue,
+        }
+    }
+
+    pub(crate) fn on_frame(&mut self, session: &mut Session, frame: Frame) -> Result<Step, Fault> {
+        let unexpected = |text: &str| Err(Fault::new(ReplyCode::UnexpectedFrame, text));
+        match (self.assembly.take(), frame.kind) {
+            (None, Kind::Method) => {
+                let method = Method::decode(&frame.payload)
+                    .map_err(|error| Fault::from(error).of(peek_id(&frame.payload).unwrap_or_default()))?;
+                self.method = method.id();
+                self.on_method(session, method).map_err(|fault| fault.of(self.method))
+            }
+            (None, _) => unexpected("expected method frame, got non method frame instead"),
+            (Some(Assembly::Header(address)), Kind::Header) => self
+                .on_header(session, address, &frame.payload)
+                .map_err(|fault| fault.of(self.method)),
+            (Some(Assembly::Header(_)), _) => {
+                unexpected("expected content header for class 60, got non content header frame instead")
+            }
+            (Some(Assembly::Body { message, missing }), Kind::Body) => self
+                .on_body(session, message, missing, frame.payload)
+                .map_err(|fault| fault.of(self.method)),
+            (Some(Assembly::Body { .. }), _) => unexpected("expected content body, got non content body frame instead"),
+        }
+    }
+
+    fn on_header(&mut self, session: &mut Session, address: Address, payload: &Bytes) -> Result<Step, Fault> {
+        let header = Header::decode(payload)?;
+        if header.class != BASIC_CLASS {
+            let text = format!(
+                "expected content header for class 60, got one for class {} instead",
+                header.class
+            );
+            return Err(Fault::new(ReplyCode::UnexpectedFrame, text));
+        }
+        let (size, max) = (header.body_size, session.limits.message_size_max);
+        if size > BODY_SIZE_HARD_MAX {
+            let text = format!("content of {size} bytes exceeds the maximum of {BODY_SIZE_HARD_MAX}");
+            return Err(Fault::new(ReplyCode::FrameError, text));
+        }
+        if size > max {
+            let text = format!("message size {size} is larger than configured max size {max}");
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        }
+        let message = Message {
+            address,
+            properties: header.properties,
+            parts: std::mem::take(&mut session.parts),
+        };
+        self.on_part(session, message, size)
+    }
+
+    fn on_body(
+        &mut self,
+        session: &mut Session,
+        mut message: Message,
+        missing: u64,
+        part: Bytes,
+    ) -> Result<Step, Fault> {
+        let Some(missing) = missing.checked_sub(part.len() as u64) else {
+            let text = format!(
+                "content body exceeds the announced size by {} bytes",
+                part.len() as u64 - missing
+            );
+            return Err(Fault::new(ReplyCode::FrameError, text));
+        };
+        if !part.is_empty() {
+            message.parts.push(part);
+        }
+        self.on_part(session, message, missing)
+    }
+
+    fn on_part(&mut self, session: &mut Session, message: Message, missing: u64) -> Result<Step, Fault> {
+        if missing > 0 {
+            self.assembly = Some(Assembly::Body { message, missing });
+            return Ok(Step::Continue);
+        }
+        let result = self.publish(session, &message);
+        session.parts = message.parts;
+        session.parts.clear();
+        result.map(|()| Step::Continue)
+    }
+
+    fn on_method(&mut self, session: &mut Session, method: Method) -> Result<Step, Fault> {
+        let not_implemented = |text: &str| Err(Fault::new(ReplyCode::NotImplemented, text));
+        match method {
+            Method::BasicPublish { immediate: true, .. } => return not_implemented("immediate=true"),
+            Method::BasicPublish {
+                exchange,
+                routing_key,
+                mandatory,
+                ..
+            } => {
+                self.assembly = Some(Assembly::Header(Address {
+                    exchange,
+                    routing_key,
+                    mandatory,
+                }));
+            }
+            Method::BasicAck { delivery_tag, multiple } => {
+                self.settle(session, delivery_tag, multiple, Settlement::Ack)?;
+            }
+            Method::BasicNack {
+                delivery_tag,
+                multiple,
+                requeue,
+            } => {
+                let outcome = if requeue {
+                    Settlement::Release
+                } else {
+                    Settlement::Discard
+                };
+                self.settle(session, delivery_tag, multiple, outcome)?;
+            }
+            Method::BasicReject { delivery_tag, requeue } => {
+                let outcome = if requeue {
+                    Settlement::Reject
+                } else {
+                    Settlement::Discard
+                };
+                self.settle(session, delivery_tag, false, outcome)?;
+            }
+            Method::BasicRecover { requeue: false } | Method::BasicRecoverAsync { requeue: false } => {
+                return not_implemented("requeue=false");
+            }
+            Method::BasicRecover { .. } => {
+                self.recover(session);
+                session.reply(self.id.number, &Method::BasicRecoverOk {});
+            }
+            Method::BasicRecoverAsync { .. } => self.recover(session),
+            Method::BasicQos {
+                prefetch_size,
+                prefetch_count,
+                ..
+            } => {
+                if prefetch_size != 0 {
+                    return not_implemented(&format!("prefetch_size!=0 ({prefetch_size})"));
+                }
+                // As with RabbitMQ 4.3, `global` makes no difference: the limit holds for each later consumer.
+                self.prefetch = prefetch_count;
+                session.reply(self.id.number, &Method::BasicQosOk {});
+            }
+            Method::BasicConsume {
+                queue,
+                consumer_tag,
+                no_ack,
+                exclusive,
+                no_wait,
+                arguments,
+                ..
+            } => {
+                let consume = consume::Consume {
+                    queue,
+                    consumer_tag,
+                    no_ack,
+                    exclusive,
+                    no_wait,
+                    arguments,
+                };
+                self.consume(session, consume)?;
+            }
+            Method::BasicCancel { consumer_tag, no_wait } => self.cancel(session, consumer_tag, no_wait),
+            Method::BasicGet { queue, no_ack } => self.get(session, &queue, no_ack)?,
+            Method::ConfirmSelect { no_wait } => {
+                self.confirms.get_or_insert_default();
+                if !no_wait {
+                    session.reply(self.id.number, &Method::ConfirmSelectOk {});
+                }
+            }
+            Method::ChannelFlow { active: true } => {
+                session.reply(self.id.number, &Method::ChannelFlowOk { active: true });
+            }
+            Method::ChannelFlow { active: false } => return not_implemented("active=false"),
+            Method::ChannelClose { .. } => return Ok(Step::Close { answer: true }),
+            Method::ChannelOpen {} => {
+                return Err(Fault::new(ReplyCode::ChannelError, "second 'channel.open' seen"));
+            }
+            Method::AccessRequest { .. } => {
+                session.reply(self.id.number, &Method::AccessRequestOk { ticket: 1 });
+            }
+            Method::TxSelect {} => return not_implemented("tx.select: transactions are not supported"),
+            Method::TxCommit {} | Method::TxRollback {} => {
+                return Err(Fault::new(
+                    ReplyCode::PreconditionFailed,
+                    "channel is not transactional",
+                ));
+            }
+            // Answers to what the broker may have sent.
+            Method::BasicCancelOk { .. } | Method::ChannelFlowOk { .. } | Method::ChannelCloseOk {} => {}
+            Method::ExchangeDeclare { .. }
+            | Method::ExchangeDelete { .. }
+            | Method::ExchangeBind { .. }
+            | Method::ExchangeUnbind { .. }
+            | Method::QueueDeclare { .. }
+            | Method::QueueBind { .. }
+            | Method::QueuePurge { .. }
+            | Method::QueueDelete { .. }
+            | Method::QueueUnbind { .. } => self.on_topology(session, method)?,
+            other => {
+                let code = if other.id().0 == 10 {
+                    ReplyCode::ChannelError
+                } else {
+                    ReplyCode::CommandInvalid
+                };
+                return Err(Fault::new(code, "unimplemented method"));
+            }
+        }
+        Ok(Step::Continue)
+    }
+
+    /// The queue that a method means: an empty name stands for the one last declared on this channel.
+    fn queue_name(&self, name: &str) -> Result<QueueName, Fault> {
+        if !name.is_empty() {
+            return Ok(QueueName::from(name));
+        }
+        self.last_queue
+            .clone()
+            .ok_or_else(|| Fault::new(ReplyCode::NotFound, "no previously declared queue"))
+    }
+
+    /// Queues have these publishes.
+    pub(crate) fn confirmed(&mut self, session: &mut Session, run: Run) {
+        let Some(confirms) = &mut self.confirms else { return };
+        for tag in run.numbers() {
+            confirms.taken(tag);
+        }
+        self.note_confirms(session);
+    }
+
+    /// A queue does not take these publishes.
+    pub(crate) fn refused(&mut self, session: &mut Session, run: Run) {
+        let Some(confirms) = &mut self.confirms else { return };
+        for tag in run.numbers() {
+            confirms.refused(tag);
+        }
+        self.note_confirms(session);
+    }
+
+    fn note_confirms(&mut self, session: &mut Session) {
+        if !self.has_confirms && self.confirms.as_ref().is_some_and(Confirms::is_ready) {
+            self.has_confirms = true;
+            session.confirming.push(self.id.number);
+        }
+    }
+
+    /// Writes the confirms that have come up.
+    pub(crate) fn put_confirms(&mut self, session: &mut Session) {
+        self.has_confirms = false;
+        let Some(confirms) = &mut self.confirms else { return };
+        confirms.drain(&mut self.confirm_frames);
+        for frame in self.confirm_frames.drain(..) {
+            let method = match frame {
+                Confirm::Ack { tag, multiple } => Method::BasicAck {
+                    delivery_tag: tag,
+                    multiple,
+                },
+                Confirm::Nack { tag } => Method::BasicNack {
+                    delivery_tag: tag,
+                    multiple: false,
+                    requeue: true,
+                },
+            };
+            session.output.put_method(self.id.number, &method);
+        }
+    }
+
+    /// The channel closes: its consumers end and its messages go back.
+    pub(crate) fn abandon(&mut self, session: &mut Session) {
+        self.is_closing = true;
+        self.waiting = None;
+        self.assembly = None;
+        self.confirms = None;
+        let consumers = std::mem::take(&mut self.consumers);
+        for &id in consumers.values() {
+            if let Some(consumer) = session.consumers.remove(&id) {
+                let cancel = Command::Cancel(queue::Cancel {
+                    consumer: id,
+                    requeue: true,
+                });
+                session.ask(consumer.group, self.id, Asked::Cancel(id), &cancel);
+            }
+        }
+        self.unacked.take_all(|held| {
+            // Those of a consumer that ends here go back with it.
+            if !consumers.values().any(|id| *id == held.consumer) {
+                session.settle(Settlement::Release, held.group, held.message);
+            }
+        });
+    }
+
+    /// For listings.
+    pub(crate) fn describe(&self) -> ChannelInfo {
+        ChannelInfo {
+            number: self.id.number,
+            consumer_count: self.consumers.len() as u32,
+            messages_unacknowledged: self.unacked.len() as u64,
+            messages_unconfirmed: self.confirms.as_ref().map_or(0, Confirms::open) as u64,
+            confirm: self.confirms.is_some(),
+            prefetch_count: self.prefetch,
+            held_frames: self.held.len() as u64,
+        }
+    }
+}

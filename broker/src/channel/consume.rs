@@ -1,0 +1,289 @@
+//! Consumers, deliveries and what becomes of them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use warren_proto::queue;
+use warren_proto::record::{Command, Delivery, Outcome as Settlement, Stored};
+
+use super::Channel;
+use super::unacked::Held;
+use super::waiting::Waiting;
+use crate::amqp::{Fault, Method, ReplyCode, ShortStr, Table, output};
+use crate::connection::session::{Consumer, Session, refused};
+use crate::message;
+use crate::metadata::{Access, Kind, Queue};
+use crate::queue::client::Asked;
+
+/// basic.consume.
+pub(super) struct Consume {
+    pub(super) queue: ShortStr,
+    pub(super) consumer_tag: ShortStr,
+    pub(super) no_ack: bool,
+    pub(super) exclusive: bool,
+    pub(super) no_wait: bool,
+    pub(super) arguments: Table,
+}
+
+impl Channel {
+    pub(super) fn consume(&mut self, session: &mut Session, consume: Consume) -> Result<(), Fault> {
+        let name = self.queue_name(&consume.queue)?;
+        session.allow(Access::Read, "queue", &name)?;
+        if self.consumers.contains_key(&*consume.consumer_tag) {
+            let text = format!("attempt to reuse consumer tag '{}'", consume.consumer_tag);
+            return Err(Fault::new(ReplyCode::NotAllowed, text));
+        }
+        let queue = readable(session, &name)?;
+        let priority = match consume.arguments.get("x-priority") {
+            None => 0,
+            Some(value) => value.as_i64().ok_or_else(|| {
+                let text = format!(
+                    "invalid arg 'x-priority' for {}: {{unacceptable_type,{}}}",
+                    queue.resource(),
+                    value.type_name()
+                );
+                Fault::new(ReplyCode::PreconditionFailed, text)
+            })?,
+        };
+        let tag = if consume.consumer_tag.is_empty() {
+            ShortStr::cut(&session.random_name("amq.ctag-"))
+        } else {
+            consume.consumer_tag.detach()
+        };
+        let id = session.new_consumer();
+        let attach = queue::Attach {
+            consumer: id,
+            channel: u32::from(self.id.number),
+            tag: tag.as_str().to_owned(),
+            no_ack: consume.no_ack,
+            exclusive: consume.exclusive,
+            prefetch: u32::from(self.prefetch),
+            priority,
+            arguments: consume.arguments.to_bytes().into(),
+        };
+        let consumer = Consumer::new(self.id, tag.clone(), &queue, consume.no_ack, self.prefetch);
+        session.consumers.insert(id, consumer);
+        self.consumers.insert(tag.clone(), id);
+        session.ask(queue.group, self.id, Asked::Attach(id), &Command::Attach(attach));
+        self.waiting = Some(Waiting::Attach {
+            consumer: id,
+            tag,
+            queue,
+            no_wait: consume.no_wait,
+        });
+        Ok(())
+    }
+
+    pub(super) fn cancel(&mut self, session: &mut Session, tag: ShortStr, no_wait: bool) {
+        let known = self.consumers.get(&tag).copied();
+        let group = known
+            .and_then(|id| session.consumers.get(&id))
+            .map(|consumer| consumer.group);
+        let (Some(id), Some(group)) = (known, group) else {
+            if !no_wait {
+                session.reply(self.id.number, &Method::BasicCancelOk { consumer_tag: tag });
+            }
+            return;
+        };
+        let cancel = Command::Cancel(queue::Cancel {
+            consumer: id,
+            requeue: false,
+        });
+        session.ask(group, self.id, Asked::Cancel(id), &cancel);
+        self.waiting = Some(Waiting::Cancel {
+            consumer: id,
+            tag: tag.detach(),
+            no_wait,
+        });
+    }
+
+    pub(super) fn cancelled(&mut self, session: &mut Session, consumer: u32, tag: ShortStr, no_wait: bool) {
+        self.drop_consumer(session, consumer, &tag);
+        if !no_wait {
+            session.reply(self.id.number, &Method::BasicCancelOk { consumer_tag: tag });
+        }
+    }
+
+    pub(super) fn drop_consumer(&mut self, session: &mut Session, consumer: u32, tag: &ShortStr) {
+        session.consumers.remove(&consumer);
+        self.consumers.remove(tag);
+    }
+
+    /// The queue of this consumer was deleted.
+    pub(crate) fn consumer_ended(&mut self, session: &mut Session, tag: &ShortStr) {
+        if self.consumers.remove(tag).is_some() && session.client.consumer_cancel_notify {
+            let cancel = Method::BasicCancel {
+                consumer_tag: tag.clone(),
+                no_wait: true,
+            };
+            session.reply(self.id.number, &cancel);
+        }
+    }
+
+    pub(super) fn get(&mut self, session: &mut Session, queue: &str, no_ack: bool) -> Result<(), Fault> {
+        let name = self.queue_name(queue)?;
+        session.allow(Access::Read, "queue", &name)?;
+        let queue = readable(session, &name)?;
+        session.ask(queue.group, self.id, Asked::Get, &Command::Get(queue::Get { no_ack }));
+        self.waiting = Some(Waiting::Get { queue, no_ack });
+        Ok(())
+    }
+
+    /// Hands a message to one of this channel's consumers.
+    pub(crate) fn deliver(&mut self, session: &mut Session, delivery: &Delivery) {
+        let Some(consumer) = session.consumers.get(&delivery.consumer) else {
+            return;
+        };
+        let Some(parts) = Parts::of(delivery, consumer.kind) else {
+            let group = consumer.group;
+            return session.settle(Settlement::Discard, group, delivery.seq);
+        };
+        self.last_tag += 1;
+        output::put_deliver(
+            &mut session.output,
+            self.id.number,
+            consumer.tag.as_bytes(),
+            self.last_tag,
+            delivery.redelivered,
+            parts.stored.exchange,
+            parts.stored.routing_key,
+            parts.properties.as_deref().unwrap_or(parts.stored.properties),
+            parts.body,
+            session.frame_max,
+        );
+        let (group, no_ack, is_unlimited) = (consumer.group, consumer.no_ack, consumer.is_unlimited());
+        if !no_ack {
+            let held = Held {
+                group,
+                message: delivery.seq,
+                consumer: delivery.consumer,
+            };
+            self.unacked.push(self.last_tag, held);
+        }
+        if is_unlimited {
+            session.note_delivery(delivery.consumer, group, no_ack.then_some(delivery.seq));
+        }
+    }
+
+    /// Hands out the message that this channel's get was answered with.
+    pub(crate) fn got(&mut self, session: &mut Session, group: u64, delivery: &Delivery, ready: u64) {
+        let (kind, no_ack) = match self.waiting.take() {
+            Some(Waiting::Get { queue, no_ack }) => (queue.kind, no_ack),
+            waiting => {
+                self.waiting = waiting;
+                return session.settle(Settlement::Release, group, delivery.seq);
+            }
+        };
+        let Some(parts) = Parts::of(delivery, kind) else {
+            session.settle(Settlement::Discard, group, delivery.seq);
+            return session.reply(self.id.number, &Method::BasicGetEmpty {});
+        };
+        self.last_tag += 1;
+        output::put_get_ok(
+            &mut session.output,
+            self.id.number,
+            self.last_tag,
+            delivery.redelivered,
+            parts.stored.exchange,
+            parts.stored.routing_key,
+            u32::try_from(ready).unwrap_or(u32::MAX),
+            parts.properties.as_deref().unwrap_or(parts.stored.properties),
+            parts.body,
+            session.frame_max,
+        );
+        if !no_ack {
+            self.unacked.push(
+                self.last_tag,
+                Held {
+                    group,
+                    message: delivery.seq,
+                    consumer: 0,
+                },
+            );
+        }
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        session: &mut Session,
+        tag: u64,
+        multiple: bool,
+        outcome: Settlement,
+    ) -> Result<(), Fault> {
+        let known = if !multiple {
+            match self.unacked.take(tag) {
+                Some(held) => {
+                    session.settle(outcome, held.group, held.message);
+                    true
+                }
+                None => false,
+            }
+        } else if tag == 0 {
+            self.unacked
+                .take_all(|held| session.settle(outcome, held.group, held.message));
+            true
+        } else {
+            self.unacked
+                .take_through(tag, |held| session.settle(outcome, held.group, held.message))
+        };
+        if known {
+            Ok(())
+        } else {
+            Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format!("unknown delivery tag {tag}"),
+            ))
+        }
+    }
+
+    /// basic.recover: everything unsettled goes back to its queue.
+    pub(super) fn recover(&mut self, session: &mut Session) {
+        self.unacked
+            .take_all(|held| session.settle(Settlement::Release, held.group, held.message));
+    }
+}
+
+/// The queue, if this session may read from it.
+fn readable(session: &mut Session, name: &str) -> Result<Arc<Queue>, Fault> {
+    let picture = session.picture();
+    let queue = picture
+        .expect_queue(&session.vhost, name)
+        .map_err(|refusal| refused(&refusal))?;
+    queue.check_access(session.id).map_err(|refusal| refused(&refusal))?;
+    Ok(Arc::clone(queue))
+}
+
+/// A stored message as it goes to a client.
+struct Parts<'a> {
+    stored: Stored<'a>,
+    body: Bytes,
+    /// Where they differ from those stored.
+    properties: Option<Bytes>,
+}
+
+impl<'a> Parts<'a> {
+    /// `None` for bytes that are no message; what a queue's log holds was written as one, so only another build
+    /// could have put them there.
+    fn of(delivery: &'a Delivery, kind: Kind) -> Option<Self> {
+        let stored = match Stored::decode(&delivery.payload) {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::error!(message = delivery.seq, %error, "a stored message cannot be read");
+                return None;
+            }
+        };
+        let body = delivery.payload.slice_ref(stored.body);
+        let properties = match kind {
+            Kind::Quorum if delivery.acquired > 0 => {
+                let properties = delivery.payload.slice_ref(stored.properties);
+                Some(message::redelivery(&properties, delivery.acquired, delivery.failed))
+            }
+            Kind::Quorum | Kind::Classic => None,
+        };
+        Some(Self {
+            stored,
+            body,
+            properties,
+        })
+    }
+}

@@ -1,0 +1,155 @@
+//! A complete message on its way to its queues.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use warren_proto::record::Publish;
+
+use super::{Channel, Message};
+use crate::amqp::{Fault, ReplyCode, Table, glance, output};
+use crate::connection::session::{Session, refused};
+use crate::message;
+use crate::metadata::{Access, NoExchange, Refusal, Resource};
+
+const PERSISTENT: u8 = 2;
+
+impl Channel {
+    /// Checks, numbers and routes one message.
+    pub(super) fn publish(&mut self, session: &mut Session, message: &Message) -> Result<(), Fault> {
+        let address = &message.address;
+        session.allow(Access::Write, "exchange", &address.exchange)?;
+        let glance = glance(&message.properties)?;
+        if let Some(user_id) = &glance.user_id {
+            check_user_id(session, user_id)?;
+        }
+        let ttl_ms = glance.expiration.as_deref().map(message::expiration_ms).transpose()?;
+        let copies = match &glance.headers {
+            Some(headers) => message::copies(&message.properties, headers)?,
+            None => None,
+        };
+        let (groups, properties) = match &copies {
+            None => (route(session, message, glance.headers.as_ref())?, &message.properties),
+            Some(copies) => {
+                let mut keys: Vec<&str> = vec![&address.routing_key];
+                keys.extend(copies.routing_keys.iter().map(String::as_str));
+                (
+                    route_by(session, &address.exchange, &keys, glance.headers.as_ref())?,
+                    &copies.properties,
+                )
+            }
+        };
+        if groups.is_empty() && address.mandatory {
+            self.give_back(session, message);
+        }
+        let targets = u32::try_from(groups.len()).unwrap_or(u32::MAX);
+        let confirm = self
+            .confirms
+            .as_mut()
+            .map(|confirms| (self.id, confirms.publish(targets)));
+        if groups.is_empty() {
+            self.note_confirms(session);
+            return Ok(());
+        }
+        let publish = Publish {
+            persistent: glance.delivery_mode == Some(PERSISTENT),
+            priority: glance.priority.unwrap_or(0),
+            ttl_ms,
+            exchange: address.exchange.as_bytes(),
+            routing_key: address.routing_key.as_bytes(),
+            properties,
+            body: &message.parts,
+        };
+        let now_ms = session.now_ms;
+        for group in groups.iter() {
+            session.queues.client(*group).publish(&publish, confirm, now_ms);
+        }
+        Ok(())
+    }
+
+    /// basic.return: no queue wants a mandatory message.
+    fn give_back(&self, session: &mut Session, message: &Message) {
+        let body = match message.parts.as_slice() {
+            [] => Bytes::new(),
+            [whole] => whole.clone(),
+            parts => {
+                let mut body = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+                parts.iter().for_each(|part| body.extend_from_slice(part));
+                body.freeze()
+            }
+        };
+        output::put_return(
+            &mut session.output,
+            self.id.number,
+            ReplyCode::NoRoute.code(),
+            ReplyCode::NoRoute.name().as_bytes(),
+            message.address.exchange.as_bytes(),
+            message.address.routing_key.as_bytes(),
+            &message.properties,
+            body,
+            session.frame_max,
+        );
+    }
+}
+
+fn check_user_id(session: &mut Session, user_id: &str) -> Result<(), Fault> {
+    if session.user == *user_id {
+        return Ok(());
+    }
+    let picture = session.picture();
+    if picture
+        .user(&session.user)
+        .is_some_and(|user| user.has_tag("impersonator"))
+    {
+        return Ok(());
+    }
+    let text = format!(
+        "user_id property set to '{user_id}' but authenticated user was '{}'",
+        session.user
+    );
+    Err(Fault::new(ReplyCode::PreconditionFailed, text))
+}
+
+/// The groups that a message without CC and BCC goes to.
+fn route(session: &mut Session, message: &Message, headers: Option<&Bytes>) -> Result<Arc<[u64]>, Fault> {
+    let address = &message.address;
+    if let Some(groups) = session.routes.get(&address.exchange, &address.routing_key) {
+        return Ok(groups);
+    }
+    let picture = session.picture();
+    let reads_headers = session
+        .routes
+        .reads_headers(&picture, &session.vhost, &address.exchange);
+    let headers = if reads_headers { headers } else { None };
+    let groups = route_by(session, &address.exchange, &[&address.routing_key], headers)?;
+    if !reads_headers {
+        session
+            .routes
+            .insert(&address.exchange, &address.routing_key, Arc::clone(&groups));
+    }
+    Ok(groups)
+}
+
+fn route_by(
+    session: &mut Session,
+    exchange: &str,
+    routing_keys: &[&str],
+    headers: Option<&Bytes>,
+) -> Result<Arc<[u64]>, Fault> {
+    let picture = session.picture();
+    if picture
+        .exchange(&session.vhost, exchange)
+        .is_some_and(|exchange| exchange.internal)
+    {
+        let resource = Resource::exchange(&session.vhost, exchange);
+        let text = format!("cannot publish to internal {resource}");
+        return Err(Fault::new(ReplyCode::AccessRefused, text));
+    }
+    let headers = headers.map(Table::decode).transpose()?;
+    match picture.route(&session.vhost, exchange, routing_keys, headers.as_ref()) {
+        Ok(queues) => Ok(queues.iter().map(|queue| queue.group).collect()),
+        Err(NoExchange) => Err(refused(&Refusal::NoExchange(Resource::exchange(
+            &session.vhost,
+            exchange,
+        )))),
+    }
+}

@@ -1,0 +1,146 @@
+//! The handshake's decisions: what is offered, who may log in, which limits hold, which vhost opens.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+
+use super::Limits;
+use crate::amqp::frame::FRAME_MIN_SIZE;
+use crate::amqp::{Fault, Method, ReplyCode, Table, Value};
+use crate::auth::{Credentials, Mechanism, may_connect_from};
+use crate::metadata::Picture;
+use crate::name::{UserName, VhostName};
+
+/// Client libraries switch features by product and version: this is the RabbitMQ whose behaviour they will find.
+const COMPATIBLE_VERSION: &str = "4.3.0";
+
+/// connection.start.
+pub(super) fn start(cluster_name: &str) -> Method {
+    let text = |text: &str| Value::LongStr(Bytes::copy_from_slice(text.as_bytes()));
+    let mut capabilities = Table::new();
+    for name in [
+        "publisher_confirms",
+        "exchange_exchange_bindings",
+        "basic.nack",
+        "consumer_cancel_notify",
+        "connection.blocked",
+        "consumer_priorities",
+        "authentication_failure_close",
+        "per_consumer_qos",
+    ] {
+        capabilities.insert(name, Value::Bool(true));
+    }
+    let mut server_properties = Table::new();
+    server_properties.insert("capabilities", Value::Table(capabilities));
+    server_properties.insert("cluster_name", text(cluster_name));
+    server_properties.insert("copyright", text("The Warren authors"));
+    let information = concat!(
+        "Warren ",
+        env!("CARGO_PKG_VERSION"),
+        ", an AMQP 0-9-1 broker; Apache-2.0"
+    );
+    server_properties.insert("information", text(information));
+    server_properties.insert("platform", text(concat!("Warren ", env!("CARGO_PKG_VERSION"))));
+    server_properties.insert("product", text("RabbitMQ"));
+    server_properties.insert("version", text(COMPATIBLE_VERSION));
+    Method::ConnectionStart {
+        version_major: 0,
+        version_minor: 9,
+        server_properties,
+        mechanisms: Bytes::from_static(Mechanism::OFFER.as_bytes()),
+        locales: Bytes::from_static(b"en_US"),
+    }
+}
+
+/// What connection.start-ok says of who the client is.
+pub(super) struct Login<'a> {
+    pub(super) mechanism: &'a str,
+    pub(super) response: &'a Bytes,
+    pub(super) peer: IpAddr,
+}
+
+/// Why nobody is logged in. The reasons are for the log, not for the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Login { reason: String, mechanism: &'static str },
+    Malformed(String),
+}
+
+/// Who the client is, and the mechanism that proved it.
+pub(super) fn login(
+    login: &Login<'_>,
+    picture: &Picture,
+    loopback_users: &[String],
+) -> Result<(UserName, &'static str), Refused> {
+    let Some(mechanism) = Mechanism::from_name(login.mechanism) else {
+        return Err(Refused::Malformed(format!(
+            "unsupported authentication mechanism '{}'",
+            login.mechanism
+        )));
+    };
+    let credentials =
+        Credentials::parse(mechanism, login.response).map_err(|error| Refused::Malformed(error.to_string()))?;
+    let refused = |reason: String| Refused::Login {
+        reason,
+        mechanism: mechanism.name(),
+    };
+    let name = &credentials.user;
+    let user = picture
+        .user(name)
+        .filter(|user| user.verify_password(&credentials.password));
+    let Some(user) = user else {
+        return Err(refused(format!("user '{name}' - invalid credentials")));
+    };
+    if !may_connect_from(name, login.peer, loopback_users) {
+        return Err(refused(format!("user '{name}' can only connect via localhost")));
+    }
+    Ok((user.name.clone(), mechanism.name()))
+}
+
+/// Limits that both sides agreed to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Tuned {
+    pub(super) channel_max: u16,
+    pub(super) frame_max: u32,
+}
+
+/// Checks connection.tune-ok against what connection.tune offered.
+pub(super) fn tune(limits: &Limits, channel_max: u16, frame_max: u32) -> Result<Tuned, Fault> {
+    negotiated("frame_max", frame_max, FRAME_MIN_SIZE, limits.frame_max)?;
+    negotiated("channel_max", u32::from(channel_max), 1, u32::from(limits.channel_max))?;
+    let channel_max = if channel_max == 0 { u16::MAX } else { channel_max };
+    let frame_max = if frame_max == 0 { u32::MAX } else { frame_max };
+    Ok(Tuned { channel_max, frame_max })
+}
+
+/// An offer of 0 means no limit.
+fn negotiated(name: &str, value: u32, lowest: u32, offered: u32) -> Result<(), Fault> {
+    let refused = |relation: &str, bound: &str, limit: u32| {
+        let detail = if value == 0 {
+            "0 (no limit)".to_owned()
+        } else {
+            value.to_string()
+        };
+        let text = format!("negotiated {name} = {detail} is {relation} than the {bound} allowed value ({limit})");
+        Err(Fault::new(ReplyCode::NotAllowed, text))
+    };
+    if value != 0 && value < lowest {
+        refused("lower", "minimum", lowest)
+    } else if offered != 0 && (value == 0 || value > offered) {
+        refused("higher", "maximum", offered)
+    } else {
+        Ok(())
+    }
+}
+
+/// The vhost of connection.open.
+pub(super) fn open(picture: &Picture, user: &str, vhost: &str) -> Result<VhostName, Fault> {
+    let refused = |text| Err(Fault::new(ReplyCode::NotAllowed, text));
+    let Some(known) = picture.vhost(vhost) else {
+        return refused(format!("vhost {vhost} not found"));
+    };
+    if picture.permission(user, vhost).is_none() {
+        return refused(format!("access to vhost '{vhost}' refused for user '{user}'"));
+    }
+    Ok(known.name.clone())
+}

@@ -1,0 +1,166 @@
+//! The queues that a session uses: one [`QueueClient`] each, and which of them have something to send.
+
+use rustc_hash::FxHashMap;
+use warren_proto::queue::Resync;
+use warren_proto::record::SessionId;
+
+use crate::queue::client::{Notice, QueueClient};
+
+/// Takes a session's batches to the queues' leaders.
+pub trait Carrier {
+    /// Gives false when the batch did not leave; it is offered again later.
+    fn send(&mut self, group: u64, batch: bytes::Bytes) -> bool;
+
+    /// May be lost; repeated when still needed.
+    fn resync(&mut self, group: u64, request: Resync);
+}
+
+struct Entry {
+    client: QueueClient,
+    dirty: bool,
+    /// What the totals hold of this client.
+    counted: Counted,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    bytes: usize,
+    commands: u64,
+    waiting: bool,
+}
+
+/// See the module.
+pub(crate) struct Queues {
+    session: SessionId,
+    entries: FxHashMap<u64, Entry>,
+    dirty: Vec<u64>,
+    unsent: bool,
+    bytes: usize,
+    commands: u64,
+    waiting: usize,
+}
+
+impl Queues {
+    pub(crate) fn new(session: SessionId) -> Self {
+        Self {
+            session,
+            entries: FxHashMap::default(),
+            dirty: Vec::new(),
+            unsent: false,
+            bytes: 0,
+            commands: 0,
+            waiting: 0,
+        }
+    }
+
+    /// The session's side of a queue, to add something to.
+    pub(crate) fn client(&mut self, group: u64) -> &mut QueueClient {
+        let session = self.session;
+        let entry = self.entries.entry(group).or_insert_with(|| Entry {
+            client: QueueClient::new(session, group),
+            dirty: false,
+            counted: Counted::default(),
+        });
+        if !entry.dirty {
+            entry.dirty = true;
+            self.dirty.push(group);
+        }
+        &mut entry.client
+    }
+
+    /// The session's side of a queue that it has used and that has not ended.
+    pub(crate) fn known(&mut self, group: u64) -> Option<&mut QueueClient> {
+        if self.entries.contains_key(&group) {
+            Some(self.client(group))
+        } else {
+            None
+        }
+    }
+
+    /// The queue has ended.
+    pub(crate) fn remove(&mut self, group: u64, out: &mut Vec<Notice>) {
+        if let Some(entry) = self.entries.remove(&group) {
+            self.count(entry.counted, Counted::default());
+            entry.client.end(out);
+        }
+    }
+
+    pub(crate) fn groups(&self) -> impl Iterator<Item = u64> {
+        self.entries.keys().copied()
+    }
+
+    /// Bytes that queues have not applied.
+    pub(crate) fn unapplied_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Commands that queues have not applied.
+    pub(crate) fn unapplied_commands(&self) -> u64 {
+        self.commands
+    }
+
+    /// Whether some batch could not leave when it was offered.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.unsent
+    }
+
+    /// Whether time alone may call for something to be done.
+    pub(crate) fn needs_tick(&self) -> bool {
+        self.waiting > 0
+    }
+
+    pub(crate) fn is_all_applied(&self) -> bool {
+        self.commands == 0 && self.dirty.is_empty()
+    }
+
+    /// Lets time pass for all queues.
+    pub(crate) fn tick(&mut self, now_ms: u64, timeout_ms: u64, out: &mut Vec<Notice>) {
+        for (&group, entry) in &mut self.entries {
+            if entry.client.needs_tick() {
+                entry.client.tick(now_ms, timeout_ms, out);
+                if !entry.dirty {
+                    entry.dirty = true;
+                    self.dirty.push(group);
+                }
+            }
+        }
+    }
+
+    /// Closes what was added and offers everything that may leave.
+    pub(crate) fn flush(&mut self, now_ms: u64, carrier: &mut impl Carrier) {
+        self.unsent = false;
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for group in dirty.drain(..) {
+            let Some(entry) = self.entries.get_mut(&group) else {
+                continue;
+            };
+            entry.dirty = false;
+            let client = &mut entry.client;
+            client.seal(now_ms);
+            while let Some(batch) = client.next_send() {
+                if !carrier.send(group, batch) {
+                    client.not_sent();
+                    self.unsent = true;
+                    break;
+                }
+            }
+            if let Some(request) = client.take_resync(now_ms) {
+                carrier.resync(group, request);
+            }
+            let now = Counted {
+                bytes: client.unapplied_bytes(),
+                commands: client.unapplied_commands(),
+                waiting: client.needs_tick(),
+            };
+            let before = std::mem::replace(&mut entry.counted, now);
+            self.count(before, now);
+        }
+        self.dirty = dirty;
+    }
+
+    fn count(&mut self, before: Counted, now: Counted) {
+        self.bytes = self.bytes + now.bytes - before.bytes;
+        self.commands = self.commands + now.commands - before.commands;
+        self.waiting = self.waiting + usize::from(now.waiting) - usize::from(before.waiting);
+    }
+}

@@ -1,0 +1,91 @@
+//! Every client connection of this node, for listings and for the end.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use actix::prelude::*;
+use futures_util::future::join_all;
+use rustc_hash::FxHashMap;
+use warren_proto::record::SessionId;
+
+use super::actor::{ConnectionActor, Describe};
+use super::describe::Description;
+use crate::amqp::ReplyCode;
+use crate::directory::SessionEvent;
+
+/// A connection that does not describe itself within this time is left out.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// See the module. Clones are the same registry.
+#[derive(Clone, Default)]
+pub struct Registry {
+    connections: Arc<Mutex<FxHashMap<u64, Addr<ConnectionActor>>>>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn connections(&self) -> MutexGuard<'_, FxHashMap<u64, Addr<ConnectionActor>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn insert(&self, session: SessionId, connection: Addr<ConnectionActor>) {
+        self.connections().insert(session.id, connection);
+    }
+
+    pub(super) fn remove(&self, session: SessionId) {
+        self.connections().remove(&session.id);
+    }
+
+    /// How many connections there are, those included that are ending.
+    pub fn len(&self) -> usize {
+        self.connections().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.connections().is_empty()
+    }
+
+    /// Every connection with its channels, by session.
+    pub async fn describe(&self) -> Vec<Description> {
+        let connections: Vec<_> = self.connections().values().cloned().collect();
+        let asked = connections
+            .iter()
+            .map(|connection| connection.send(Describe).timeout(DESCRIBE_TIMEOUT));
+        let mut described: Vec<Description> = join_all(asked)
+            .await
+            .into_iter()
+            .filter_map(|described| described.ok().flatten())
+            .collect();
+        described.sort_unstable_by_key(|described| described.connection.session);
+        described
+    }
+
+    /// Closes one connection; gives false if there is none with that number.
+    pub fn close(&self, session: u64, code: ReplyCode, text: &str) -> bool {
+        let Some(connection) = self.connections().get(&session).cloned() else {
+            return false;
+        };
+        connection.do_send(SessionEvent::Close {
+            code,
+            text: text.to_owned(),
+        });
+        true
+    }
+
+    /// Closes all connections.
+    pub fn close_all(&self, code: ReplyCode, text: &str) {
+        let connections: Vec<_> = self.connections().values().cloned().collect();
+        for connection in connections {
+            // One message per connection at the end of its life.
+            connection.do_send(SessionEvent::Close {
+                code,
+                text: text.to_owned(),
+            });
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! What the channels of one connection share: who the client is, its output, its queues, its permissions and routes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use rand::RngCore as _;
+use rand::rngs::StdRng;
+use rustc_hash::FxHashMap;
+use warren_proto::record::{Outcome, SessionId};
+
+use super::Limits;
+use super::queues::Queues;
+use super::routes::Routes;
+use crate::amqp::{Fault, Method, Output, ReplyCode, ShortStr, Table, Value};
+use crate::metadata::{Access, Change, Kind, Permission, Picture, Refusal, View};
+use crate::name::{UserName, VhostName};
+use crate::queue::client::{Accepted, Asked, ChannelId};
+
+/// Access that was granted is remembered for this many names.
+const GRANTED_MAX: usize = 12;
+/// A consumer without a limit of its own reports after this many written deliveries.
+const CREDIT_STEP: u64 = 500;
+
+/// Something that the core asks of its shell.
+#[derive(Debug)]
+pub enum Effect {
+    /// Have the metadata changed; the outcome comes back through `Connection::on_outcome`.
+    Submit(ChannelId, Box<Change>),
+    /// Tell these queues that the session has ended, as its last word to them.
+    EndSession(Vec<u64>),
+    /// Have the session's exclusive queues deleted; `Connection::on_session_ended` comes back.
+    EndExclusive,
+}
+
+/// What the client can do, from its properties.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Capabilities {
+    pub(crate) consumer_cancel_notify: bool,
+    pub(crate) authentication_failure_close: bool,
+}
+
+impl Capabilities {
+    pub(crate) fn of(properties: &Table) -> Self {
+        let has = |name| {
+            let Some(Value::Table(capabilities)) = properties.get("capabilities") else {
+                return false;
+            };
+            matches!(capabilities.get(name), Some(Value::Bool(true)))
+        };
+        Self {
+            consumer_cancel_notify: has("consumer_cancel_notify"),
+            authentication_failure_close: has("authentication_failure_close"),
+        }
+    }
+}
+
+/// One consumer of the connection.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) channel: ChannelId,
+    pub(crate) tag: ShortStr,
+    pub(crate) group: u64,
+    pub(crate) kind: Kind,
+    pub(crate) no_ack: bool,
+    pub(crate) prefetch: u16,
+    /// Deliveries written to the socket, and how many of them the queue was told of.
+    written: u64,
+    credited: u64,
+}
+
+impl Consumer {
+    pub(crate) fn new(
+        channel: ChannelId,
+        tag: ShortStr,
+        queue: &crate::metadata::Queue,
+        no_ack: bool,
+        prefetch: u16,
+    ) -> Self {
+        Self {
+            channel,
+            tag,
+            group: queue.group,
+            kind: queue.kind,
+            no_ack,
+            prefetch,
+            written: 0,
+            credited: 0,
+        }
+    }
+
+    /// Whether the queue must be told how far its deliveries got.
+    pub(crate) fn is_unlimited(&self) -> bool {
+        self.no_ack || self.prefetch == 0
+    }
+}
+
+/// A delivery in the output that matters once it is written.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    /// Where it ends, counted from the connection's first byte.
+    end: u64,
+    consumer: u32,
+    group: u64,
+    /// The message to acknowledge, for a consumer that does not.
+    message: Option<u64>,
+}
+
+/// See the module.
+pub struct Session {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) id: SessionId,
+    pub(crate) now_ms: u64,
+    pub(crate) output: Output,
+    pub(crate) frame_max: u32,
+    pub(crate) user: UserName,
+    pub(crate) vhost: VhostName,
+    pub(crate) client: Capabilities,
+    pub(crate) queues: Queues,
+    pub(crate) consumers: FxHashMap<u32, Consumer>,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) routes: Routes,
+    /// Channels with confirms to send.
+    pub(crate) confirming: Vec<u16>,
+    /// Set when the session declares its first exclusive queue.
+    pub(crate) owns_exclusive: bool,
+    /// Body parts of the message at hand; kept for its room.
+    pub(crate) parts: Vec<Bytes>,
+    view: View,
+    picture: Option<Arc<Picture>>,
+    rng: StdRng,
+    next_consumer: u32,
+    permission: Option<Arc<Permission>>,
+    permission_is_fresh: bool,
+    granted: VecDeque<(Access, String)>,
+    written_bytes: u64,
+    awaiting_write: VecDeque<Written>,
+}
+
+impl Session {
+    pub(crate) fn new(limits: Arc<Limits>, id: SessionId, view: View, rng: StdRng, now_ms: u64) -> Self {
+        Self {
+            frame_max: limits.frame_max,
+            limits,
+            id,
+            now_ms,
+            output: Output::new(),
+            user: UserName::default(),
+            vhost: VhostName::default(),
+            client: Capabilities::default(),
+            queues: Queues::new(id),
+            consumers: FxHashMap::default(),
+            effects: Vec::new(),
+            routes: Routes::default(),
+            confirming: Vec::new(),
+            owns_exclusive: false,
+            parts: Vec::new(),
+            view,
+            picture: None,
+            rng,
+            next_consumer: 1,
+            permission: None,
+            permission_is_fresh: false,
+            granted: VecDeque::new(),
+            written_bytes: 0,
+            awaiting_write: VecDeque::new(),
+        }
+    }
+
+    /// A turn begins: what was read of the metadata may be old.
+    pub(crate) fn begin_turn(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.picture = None;
+        self.permission_is_fresh = false;
+        self.routes.validate(self.view.routing_version());
+    }
+
+    /// Lets go of the metadata's picture, which an idle connection must not keep alive.
+    pub(crate) fn end_turn(&mut self) {
+        self.picture = None;
+    }
+
+    /// The metadata as they are in this turn.
+    pub(crate) fn picture(&mut self) -> Arc<Picture> {
+        let view = &self.view;
+        Arc::clone(self.picture.get_or_insert_with(|| view.picture()))
+    }
+
+    pub(crate) fn reply(&mut self, channel: u16, method: &Method) {
+        self.output.put_method(channel, method);
+    }
+
+    /// 22 random characters that are safe in names.
+    pub(crate) fn random_name(&mut self, prefix: &str) -> String {
+        let mut bytes = [0; 16];
+        self.rng.fill_bytes(&mut bytes);
+        format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// Whether the client's user may do this to the named queue or exchange; 403 if not. `kind` is for the text.
+    pub(crate) fn allow(&mut self, access: Access, kind: &'static str, name: &str) -> Result<(), Fault> {
+        let (kind, name) = if kind == "exchange" && name.is_empty() {
+            (kind, "amq.default")
+        } else {
+            (kind, name)
+        };
+        if self.is_granted(access, name) {
+            return Ok(());
+        }
+        let text = format!(
+            "{access} access to {kind} '{name}' in vhost '{}' refused for user '{}'",
+            self.vhost, self.user
+        );
+        Err(Fault::new(ReplyCode::AccessRefused, text))
+    }
+
+    /// Whether the client's user may do anything at all with the named queue or exchange.
+    pub(crate) fn allow_any(&mut self, kind: &'static str, name: &str) -> Result<(), Fault> {
+        if [Access::Write, Access::Read]
+            .into_iter()
+            .any(|access| self.is_granted(access, name))
+        {
+            return Ok(());
+        }
+        self.allow(Access::Configure, kind, name)
+    }
+
+    fn is_granted(&mut self, access: Access, name: &str) -> bool {
+        if !self.permission_is_fresh {
+            let permission = self.picture().permission(&self.user, &self.vhost).cloned();
+            let is_same = match (&permission, &self.permission) {
+                (Some(new), Some(old)) => Arc::ptr_eq(new, old),
+                _ => false,
+            };
+            if !is_same {
+                self.granted.clear();
+                self.permission = permission;
+            }
+            self.permission_is_fresh = true;
+        }
+        if self.granted.iter().any(|(had, of)| *had == access && of == name) {
+            return true;
+        }
+        let granted = self
+            .permission
+            .as_ref()
+            .is_some_and(|permission| permission.allows(access, name));
+        if granted {
+            if self.granted.len() == GRANTED_MAX {
+                self.granted.pop_front();
+            }
+            self.granted.push_back((access, name.to_owned()));
+        }
+        granted
+    }
+
+    /// A number for a new consumer.
+    pub(crate) fn new_consumer(&mut self) -> u32 {
+        let number = self.next_consumer;
+        self.next_consumer = self.next_consumer.wrapping_add(1).max(1);
+        number
+    }
+
+    /// Notes that the last bytes put out are a delivery to `consumer`.
+    pub(crate) fn note_delivery(&mut self, consumer: u32, group: u64, message: Option<u64>) {
+        let end = self.written_bytes + self.output.len() as u64;
+        self.awaiting_write.push_back(Written {
+            end,
+            consumer,
+            group,
+            message,
+        });
+    }
+
+    /// The socket took `written` more bytes.
+    pub(crate) fn advance(&mut self, written: usize) {
+        self.output.advance(written);
+        self.written_bytes += written as u64;
+        while let Some(delivery) = self.awaiting_write.front().copied()
+            && delivery.end <= self.written_bytes
+        {
+            self.awaiting_write.pop_front();
+            if let Some(message) = delivery.message
+                && let Some(client) = self.queues.known(delivery.group)
+            {
+                client.settle(Outcome::Ack, message, self.now_ms);
+            }
+            let Some(consumer) = self.consumers.get_mut(&delivery.consumer) else {
+                continue;
+            };
+            consumer.written += 1;
+            if consumer.written >= consumer.credited + CREDIT_STEP
+                && let Some(client) = self.queues.known(delivery.group)
+            {
+                consumer.credited = consumer.written;
+                client.credit(delivery.consumer, consumer.written, self.now_ms);
+            }
+        }
+    }
+
+    /// Settles a message with its queue, if the queue is still there.
+    pub(crate) fn settle(&mut self, outcome: Outcome, group: u64, message: u64) {
+        let now_ms = self.now_ms;
+        if let Some(client) = self.queues.known(group) {
+            client.settle(outcome, message, now_ms);
+        }
+    }
+
+    /// Puts a question to a queue.
+    pub(crate) fn ask(
+        &mut self,
+        group: u64,
+        channel: ChannelId,
+        asked: Asked,
+        command: &warren_proto::record::Command<'_>,
+    ) {
+        let now_ms = self.now_ms;
+        self.queues.client(group).ask(channel, asked, command, now_ms);
+    }
+
+    /// Judges one delivery; see [`crate::queue::client::QueueClient::accept`].
+    pub(crate) fn accept(
+        &mut self,
+        events: &warren_proto::record::Events,
+        delivery: &warren_proto::record::Delivery,
+    ) -> Accepted {
+        let now_ms = self.now_ms;
+        match self.queues.known(events.group) {
+            Some(client) => client.accept(events, delivery, now_ms),
+            None => Accepted::Drop,
+        }
+    }
+}
+
+/// A refusal as the client hears it.
+pub(crate) fn refused(refusal: &Refusal) -> Fault {
+    let (code, text) = refusal.fault();
+    Fault::new(code, text)
+}

@@ -1,0 +1,97 @@
+//! What the broker itself reads from and writes into a message's properties.
+
+use bytes::Bytes;
+
+use crate::amqp::content::with_headers;
+use crate::amqp::{Fault, Properties, ReplyCode, Table, Value};
+
+/// The longest expiration: ten years in milliseconds.
+const EXPIRATION_MS_MAX: i128 = 315_360_000_000;
+
+/// Reads the expiration property: milliseconds in decimal.
+pub(crate) fn expiration_ms(text: &str) -> Result<u64, Fault> {
+    let refused = |term: String| {
+        Fault::new(
+            ReplyCode::PreconditionFailed,
+            format!("invalid expiration '{text}': {term}"),
+        )
+    };
+    let sign_len = usize::from(text.starts_with(['-', '+']));
+    let digits_len = text[sign_len..].bytes().take_while(u8::is_ascii_digit).count();
+    if digits_len == 0 {
+        return Err(refused("no_integer".to_owned()));
+    }
+    let (number, rest) = text.split_at(sign_len + digits_len);
+    if !rest.is_empty() {
+        return Err(refused(format!("{{leftover_string,\"{rest}\"}}")));
+    }
+    let Ok(value) = number.parse::<i128>() else {
+        return Err(refused(format!("{{value_too_large,{number}}}")));
+    };
+    match u64::try_from(value) {
+        Err(_) => Err(refused(format!("{{value_negative,{value}}}"))),
+        Ok(_) if value > EXPIRATION_MS_MAX => Err(refused(format!("{{value_too_large,{value}}}"))),
+        Ok(value) => Ok(value),
+    }
+}
+
+/// Further routing keys that a message carries in its headers, and the properties to store.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Copies {
+    /// Of CC and BCC.
+    pub(crate) routing_keys: Vec<String>,
+    /// Without BCC.
+    pub(crate) properties: Bytes,
+}
+
+/// Reads CC and BCC, if there are such headers.
+pub(crate) fn copies(properties: &Bytes, headers: &Bytes) -> Result<Option<Copies>, Fault> {
+    if !headers.windows(2).any(|pair| pair == b"CC") {
+        return Ok(None);
+    }
+    let mut table = Table::decode(headers)?;
+    let mut routing_keys = Vec::new();
+    for name in ["CC", "BCC"] {
+        let Some(value) = table.get(name) else { continue };
+        let unacceptable = |value: &Value| {
+            let text = format!(
+                "invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}",
+                value.type_name()
+            );
+            Fault::new(ReplyCode::PreconditionFailed, text)
+        };
+        for key in value.as_array().ok_or_else(|| unacceptable(value))? {
+            routing_keys.push(key.as_str().ok_or_else(|| unacceptable(key))?.to_owned());
+        }
+    }
+    if routing_keys.is_empty() && !table.contains("BCC") {
+        return Ok(None);
+    }
+    let properties = match table.remove("BCC") {
+        Some(_) => with_headers(properties, Some(&table), true)?,
+        None => properties.clone(),
+    };
+    Ok(Some(Copies {
+        routing_keys,
+        properties,
+    }))
+}
+
+/// The properties of a message that was handed out before, as consumers of a quorum queue get them.
+///
+/// Properties that cannot be read, which no publisher can have stored, stay as they are.
+pub(crate) fn redelivery(properties: &Bytes, acquired: u32, failed: u32) -> Bytes {
+    let Ok(decoded) = Properties::decode(properties) else {
+        return properties.clone();
+    };
+    let mut headers = decoded.headers.unwrap_or_default();
+    headers.remove("x-delivery-count");
+    headers.insert("x-acquired-count", Value::I64(i64::from(acquired)));
+    if failed > 0 {
+        headers.insert("x-delivery-count", Value::I64(i64::from(failed)));
+    }
+    with_headers(properties, Some(&headers), true).unwrap_or_else(|_| properties.clone())
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,9 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::generate::Generate;
+use super::tables::nested;
 use crate::amqp::content::{Error, Glance, Header, Properties, glance, with_headers};
+use crate::amqp::table::DEPTH_MAX;
 use crate::amqp::{ShortStr, Table, Value};
 
 proptest! {
@@ -142,4 +144,20 @@ fn strings_that_the_broker_reads_must_be_text() {
 fn headers_must_be_a_table() {
     let bytes = Bytes::from_static(b"\x20\x00\x00\x00\x00\x03\x01kz");
     assert_eq!(glance(&bytes), Err(Error::UnknownFieldType(b'z')));
+}
+
+#[test]
+fn headers_are_bounded_in_depth_as_tables_are() {
+    for is_array in [false, true] {
+        for (depth, expected) in [(DEPTH_MAX, None), (DEPTH_MAX + 1, Some(Error::TooDeep))] {
+            let headers = Some(nested(depth, is_array));
+            let bytes = Properties {
+                headers,
+                ..Properties::default()
+            }
+            .to_bytes();
+            assert_eq!(glance(&bytes).err(), expected);
+            assert_eq!(Properties::decode(&bytes).err(), expected);
+        }
+    }
 }

@@ -70,7 +70,7 @@ fn any_byte_but_zero_is_true() {
 }
 
 /// A table inside a table and so on, or arrays in the innermost table; `depth` of them in all.
-fn nested(depth: usize, is_array: bool) -> Table {
+pub(super) fn nested(depth: usize, is_array: bool) -> Table {
     let mut value = Value::Void;
     for _ in 1..depth {
         value = if is_array {

@@ -1,0 +1,30 @@
+//! What any AMQP 0-9-1 client sees, down to the reply texts, asked over raw sockets.
+//!
+//! `WARREN_TEST_AMQP` names the brokers (`host:port,host:port,host:port`); cases use the first one and, where it matters,
+//! publish through one node and consume through another.
+//! `WARREN_TEST_CTL` is the operator's command line (`warrenctl --node ...`), needed by the one case that makes users.
+//! With `WARREN_TEST_PEER=rabbitmq` the same cases run against a real RabbitMQ 4.3; where we differ on purpose the case
+//! carries both answers. That RabbitMQ must permit `transient_nonexcl_queues` and `global_qos`.
+
+#[path = "conformance/acknowledgements.rs"]
+mod acknowledgements;
+#[path = "conformance/case.rs"]
+mod case;
+#[path = "conformance/channels.rs"]
+mod channels;
+#[path = "conformance/confirms.rs"]
+mod confirms;
+#[path = "conformance/consumers.rs"]
+mod consumers;
+#[path = "conformance/content.rs"]
+mod content;
+#[path = "conformance/exchanges.rs"]
+mod exchanges;
+#[path = "conformance/framing.rs"]
+mod framing;
+#[path = "conformance/negotiation.rs"]
+mod negotiation;
+#[path = "conformance/queues.rs"]
+mod queues;
+#[path = "conformance/routing.rs"]
+mod routing;

@@ -1,0 +1,269 @@
+//! What every case needs: names of its own, removed afterwards, and short ways to say the usual things.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use warren_tests::amqp::method::*;
+use warren_tests::amqp::wire::{Properties, Table};
+use warren_tests::amqp::{Client, Login};
+
+/// Whether the broker under test is a stock RabbitMQ, for the few answers that differ on purpose.
+pub(crate) fn stock() -> bool {
+    std::env::var("WARREN_TEST_PEER").is_ok_and(|peer| peer == "rabbitmq")
+}
+
+/// `ours` unless the broker under test is a stock RabbitMQ.
+pub(crate) fn ours_or_stock<T>(ours: T, stock_answer: T) -> T {
+    if stock() { stock_answer } else { ours }
+}
+
+/// Names that no other case and no other run uses; what bears them is deleted when the case ends.
+pub(crate) struct Case {
+    prefix: String,
+    queues: RefCell<Vec<String>>,
+    exchanges: RefCell<Vec<String>>,
+}
+
+impl Case {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("the clock is past 1970");
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("conf.{:x}.{count}", now.as_millis());
+        Self {
+            prefix,
+            queues: RefCell::default(),
+            exchanges: RefCell::default(),
+        }
+    }
+
+    /// A name for a queue.
+    pub(crate) fn queue(&self, label: &str) -> String {
+        let name = format!("{}.{label}", self.prefix);
+        self.queues.borrow_mut().push(name.clone());
+        name
+    }
+
+    /// A name for an exchange.
+    pub(crate) fn exchange(&self, label: &str) -> String {
+        let name = format!("{}.{label}", self.prefix);
+        self.exchanges.borrow_mut().push(name.clone());
+        name
+    }
+
+    /// A durable queue, declared.
+    #[track_caller]
+    pub(crate) fn declared(&self, client: &mut Client, channel: u16, label: &str) -> String {
+        let name = self.queue(label);
+        client.call(channel, &durable(&name));
+        name
+    }
+
+    /// A queue bound to an exchange with a key.
+    #[track_caller]
+    pub(crate) fn bound(
+        &self,
+        client: &mut Client,
+        channel: u16,
+        label: &str,
+        exchange: &str,
+        routing_key: &str,
+    ) -> String {
+        let name = self.declared(client, channel, label);
+        client.call(channel, &bind(&name, exchange, routing_key));
+        name
+    }
+
+    /// A durable exchange, declared.
+    #[track_caller]
+    pub(crate) fn declared_exchange(&self, client: &mut Client, channel: u16, label: &str, kind: &str) -> String {
+        let name = self.exchange(label);
+        client.call(channel, &exchange(&name, kind));
+        name
+    }
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        let (queues, exchanges) = (self.queues.take(), self.exchanges.take());
+        // In a thread of its own: the case may be unwinding already.
+        let cleaner = std::thread::spawn(move || {
+            let Ok(mut client) = Login::default().attempt() else {
+                return;
+            };
+            let mut channel = client.channel();
+            for queue in queues {
+                if client
+                    .try_call(
+                        channel,
+                        &QueueDelete {
+                            queue,
+                            ..Default::default()
+                        },
+                    )
+                    .is_err()
+                {
+                    channel = client.channel();
+                }
+            }
+            for exchange in exchanges {
+                if client
+                    .try_call(
+                        channel,
+                        &ExchangeDelete {
+                            exchange,
+                            ..Default::default()
+                        },
+                    )
+                    .is_err()
+                {
+                    channel = client.channel();
+                }
+            }
+        });
+        if cleaner.join().is_err() && !std::thread::panicking() {
+            panic!("the case's queues and exchanges could not be deleted");
+        }
+    }
+}
+
+pub(crate) fn durable(queue: &str) -> QueueDeclare {
+    QueueDeclare {
+        queue: queue.into(),
+        durable: true,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn exclusive(queue: &str) -> QueueDeclare {
+    QueueDeclare {
+        queue: queue.into(),
+        exclusive: true,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn passive(queue: &str) -> QueueDeclare {
+    QueueDeclare {
+        queue: queue.into(),
+        passive: true,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn quorum(queue: &str) -> QueueDeclare {
+    QueueDeclare {
+        arguments: Table::from([("x-queue-type", "quorum")]),
+        ..durable(queue)
+    }
+}
+
+pub(crate) fn exchange(name: &str, kind: &str) -> ExchangeDeclare {
+    ExchangeDeclare {
+        exchange: name.into(),
+        kind: kind.into(),
+        durable: true,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn bind(queue: &str, exchange: &str, routing_key: &str) -> QueueBind {
+    QueueBind {
+        queue: queue.into(),
+        exchange: exchange.into(),
+        routing_key: routing_key.into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn unbind(queue: &str, exchange: &str, routing_key: &str) -> QueueUnbind {
+    QueueUnbind {
+        queue: queue.into(),
+        exchange: exchange.into(),
+        routing_key: routing_key.into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn delete(queue: &str) -> QueueDelete {
+    QueueDelete {
+        queue: queue.into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn consume(queue: &str, tag: &str) -> BasicConsume {
+    BasicConsume {
+        queue: queue.into(),
+        consumer_tag: tag.into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn prefetch(count: u16) -> BasicQos {
+    BasicQos {
+        prefetch_count: count,
+        ..Default::default()
+    }
+}
+
+/// Publishes persistent messages straight to a queue and waits until the broker has them all.
+#[track_caller]
+pub(crate) fn fill(client: &mut Client, queue: &str, bodies: &[&str]) {
+    let channel = client.channel();
+    client.confirm(channel);
+    for body in bodies {
+        client.publish(channel, "", queue, &Properties::persistent(), body.as_bytes());
+    }
+    client.confirmed(channel);
+    client.call(
+        channel,
+        &ChannelClose {
+            code: 200,
+            ..Default::default()
+        },
+    );
+}
+
+/// Ready messages and consumers of a queue.
+#[track_caller]
+pub(crate) fn counts(client: &mut Client, channel: u16, queue: &str) -> (u32, u32) {
+    let answer = client.call(channel, &passive(queue));
+    (answer.messages, answer.consumers)
+}
+
+/// Waits until a queue has so many ready messages.
+#[track_caller]
+pub(crate) fn until_ready(client: &mut Client, channel: u16, queue: &str, messages: u32) {
+    let mut last = 0;
+    client.until(&format!("{messages} ready messages in {queue}"), |client| {
+        last = counts(client, channel, queue).0;
+        (last == messages).then_some(())
+    });
+}
+
+/// Takes every ready message, in order, acknowledging all.
+#[track_caller]
+pub(crate) fn drain(client: &mut Client, channel: u16, queue: &str) -> Vec<String> {
+    std::iter::from_fn(|| client.get(channel, queue, true))
+        .map(|(delivery, _)| delivery.text())
+        .collect()
+}
+
+pub(crate) fn ack(delivery_tag: u64) -> BasicAck {
+    BasicAck {
+        delivery_tag,
+        multiple: false,
+    }
+}
+
+pub(crate) fn in_queue(queue: &str) -> String {
+    format!("queue '{queue}' in vhost '/'")
+}
+
+pub(crate) fn in_exchange(exchange: &str) -> String {
+    format!("exchange '{exchange}' in vhost '/'")
+}

@@ -102,7 +102,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ready: ready_tx,
     };
     let (metadata, client) = MetadataActor::start_here(environment);
-    admin.connect(client.clone());
+    admin.connect(client.clone(), transport.clone());
     inbox.connect(writer.clone(), metadata.clone(), admin.clone());
     for (node, state) in transport.peers() {
         metadata.do_send(PeerChanged { node, state });
@@ -131,9 +131,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         };
         let mut listeners = Vec::new();
         for address in &config.amqp.listen {
-            let at = resolve(address)?;
             let listener = Listener::start(
-                at,
+                resolve(address)?,
                 config.amqp.connections_max,
                 limits.clone(),
                 handles.clone(),
@@ -148,7 +147,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stopped.await?;
         tracing::info!("stops");
         for listener in listeners {
-            listener.stop(SHUTDOWN).await;
+            let left = listener.stop(SHUTDOWN).await;
+            if left > 0 {
+                tracing::warn!(left, "connections did not end in time");
+            }
         }
     }
     // The links first: what arrives after it would find no actor.

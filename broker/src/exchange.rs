@@ -21,6 +21,7 @@ mod direct;
 mod fanout;
 mod headers;
 mod targets;
+pub(crate) mod term;
 mod topic;
 
 /// The type of an exchange.
@@ -133,4 +134,4 @@ pub fn validate_binding(kind: Kind, routing_key: &str, arguments: &Table) -> Res
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

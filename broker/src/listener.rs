@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::ArbiterHandle;
@@ -11,7 +12,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::amqp::{Fault, ReplyCode};
+use crate::connection::Limits;
 use crate::connection::actor::{ConnectionActor, Shared};
+use crate::connection::registry::Registry;
+use crate::directory::Directory;
+use crate::metadata::client::MetadataClient;
 
 /// Connections beyond the limit that are told so; any more are dropped unheard.
 const REFUSED_MAX: usize = 64;
@@ -21,72 +26,56 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// How often a stopping listener looks whether the last connection has gone.
 const STOP_POLL: Duration = Duration::from_millis(20);
 
-/// The open ports of this node's AMQP service.
+/// One open port of this node's AMQP service.
 pub struct Listener {
     shared: Shared,
-    addresses: Vec<SocketAddr>,
+    address: SocketAddr,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Listener {
-    /// Binds every address and starts accepting. Connections run on `arbiters`, in turn. Must be called on a thread
-    /// with a tokio runtime, which does the accepting.
-    pub async fn bind(
-        addresses: &[SocketAddr],
-        shared: Shared,
+    /// Binds the address and starts accepting. Connections run on `arbiters`, in turn; at most `connections_max` of
+    /// them at a time. Must be called in a tokio runtime, which does the accepting.
+    pub fn start(
+        address: SocketAddr,
         connections_max: usize,
+        limits: Limits,
         arbiters: Vec<ArbiterHandle>,
+        directory: Arc<Directory>,
+        metadata: MetadataClient,
     ) -> io::Result<Self> {
         if arbiters.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "connections need a thread to run on",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "connections need a thread to run on"));
         }
-        let mut sockets = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            sockets.push(TcpListener::bind(address).await?);
-        }
-        let addresses = sockets
-            .iter()
-            .map(TcpListener::local_addr)
-            .collect::<io::Result<Vec<_>>>()?;
+        let socket = std::net::TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        let socket = TcpListener::from_std(socket)?;
+        let address = socket.local_addr()?;
+        let shared = Shared { directory, metadata, limits: Arc::new(limits), registry: Registry::new() };
         let (stop, stopped) = watch::channel(false);
-        let tasks = sockets
-            .into_iter()
-            .map(|socket| {
-                let accepting = Accepting {
-                    shared: shared.clone(),
-                    connections_max,
-                    arbiters: arbiters.clone(),
-                    next: 0,
-                };
-                tokio::spawn(accepting.run(socket, stopped.clone()))
-            })
-            .collect();
-        tracing::info!(?addresses, "listening for AMQP clients");
-        Ok(Self {
-            shared,
-            addresses,
-            stop,
-            tasks,
-        })
+        let accepting = Accepting { shared: shared.clone(), connections_max, arbiters, next: 0 };
+        let task = tokio::spawn(accepting.run(socket, stopped));
+        tracing::info!(%address, "listening for AMQP clients");
+        Ok(Self { shared, address, stop, task })
     }
 
-    /// Where it listens; ports that were asked for as 0 are the real ones.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    /// Where it listens; a port that was asked for as 0 is the real one.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The connections that came by this listener.
+    pub fn registry(&self) -> &Registry {
+        &self.shared.registry
     }
 
     /// Stops accepting, asks every client to go, and waits for the last connection to end, at most `within`.
     /// Gives the number of connections that are left.
     pub async fn stop(self, within: Duration) -> usize {
         self.stop.send_replace(true);
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a listener ended abnormally");
-            }
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "a listener ended abnormally");
         }
         let text = "broker forced connection closure with reason 'shutdown'";
         self.shared.registry.close_all(ReplyCode::ConnectionForced, text);

@@ -37,10 +37,12 @@ pub use self::refusal::Refusal;
 pub use self::view::{NoExchange, Picture, View};
 use crate::name::{UserName, VhostName};
 
+pub mod actor;
 pub mod arguments;
 mod apply;
 mod change;
 mod checks;
+pub mod client;
 mod edit;
 mod facts;
 mod permission;

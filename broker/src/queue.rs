@@ -21,7 +21,10 @@ pub mod transient;
 /// What the machine must know of its queue from the first entry on.
 pub(crate) fn config(queue: &Queue) -> machine::Config {
     machine::Config {
-        kind: queue.kind,
+        kind: match queue.kind {
+            crate::metadata::Kind::Classic => machine::Kind::Classic,
+            crate::metadata::Kind::Quorum => machine::Kind::Quorum,
+        },
         delivery_limit: queue.settings.delivery_limit.and_then(|limit| u32::try_from(limit).ok()),
         auto_delete: queue.auto_delete,
     }

@@ -237,7 +237,7 @@ pub enum Command<'a> {
 }
 
 /// Builds one batch of a session's commands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct BatchWriter {
     session: SessionId,
     first_seq: u64,
@@ -251,6 +251,13 @@ impl BatchWriter {
         let mut bytes = BytesMut::with_capacity(512);
         bytes.resize(BATCH_HEADER_LEN, 0);
         Self { session, first_seq, count: 0, bytes }
+    }
+
+    /// The same commands in the name of `session`.
+    #[must_use]
+    pub fn with_session(mut self, session: SessionId) -> Self {
+        self.session = session;
+        self
     }
 
     /// Whether it holds no command.

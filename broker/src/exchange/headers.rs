@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{InvalidBinding, Target, Targets};
+use super::{InvalidBinding, Target, Targets, term};
 use crate::amqp::{Table, Value};
 
 /// Rules, each with the targets of all bindings that have it.
@@ -34,8 +34,9 @@ pub(super) fn validate(arguments: &Table) -> Result<(), InvalidBinding> {
             String::from_utf8_lossy(mode)
         ))),
         Some(other) => Err(InvalidBinding(format!(
-            "Invalid x-match field type {}; expected longstr",
-            other.type_name()
+            "Invalid x-match field type {} (value {}); expected longstr",
+            other.type_name(),
+            term::print(other)
         ))),
     }
 }
@@ -113,8 +114,8 @@ impl Headers {
     }
 }
 
-/// Whether two header values agree. RabbitMQ compares what it decoded, so integers of all widths and timestamps are
-/// one type, and so are strings and byte arrays; inside arrays and tables the types must be the same as well.
+/// Whether two header values agree. RabbitMQ compares what it decoded, so numbers of all widths are one type, and so
+/// are strings and byte arrays; inside arrays and tables the types must be the same as well.
 fn agrees(one: &Value, other: &Value) -> bool {
     match (Number::of(one), Number::of(other)) {
         (Some(one), Some(other)) => return one == other,
@@ -159,7 +160,6 @@ impl Number {
             Value::I32(n) => Self::Integer((*n).into()),
             Value::U32(n) => Self::Integer((*n).into()),
             Value::I64(n) => Self::Integer((*n).into()),
-            Value::Timestamp(n) => Self::Integer((*n).into()),
             Value::F32(n) => Self::float((*n).into()),
             Value::F64(n) => Self::float(*n),
             _ => return None,

@@ -5,7 +5,8 @@
 
 use super::facts::Resource;
 use super::refusal::Refusal;
-use crate::amqp::{ShortStr, Table, Value};
+use crate::amqp::{Table, Value};
+use crate::exchange::term;
 use crate::name::{ExchangeName, RoutingKey};
 
 /// The declared type of a queue. Both are replicated where they are durable and shared; the type selects defaults
@@ -148,41 +149,22 @@ impl Arguments {
 
 /// Checks the arguments of a queue that is to be created, and reads them.
 ///
-/// Arguments that no type of queue knows are accepted and ignored. The first fault in the order of [`RULES`] is
-/// reported, then the first argument that the type does not know.
+/// Arguments that no type of queue knows are accepted and ignored. Faults of arguments that the type knows are
+/// reported first, then arguments that only other types know.
 pub fn validate(kind: Kind, name: &str, vhost: &str, table: &Table) -> Result<Arguments, Refusal> {
     let resource = || Resource::queue(vhost, name);
-    // Checked apart from the others, and with a sentence of its own.
-    for rule in RULES {
+    // Checked before all others, and with a sentence of its own.
+    check_longstr("x-dead-letter-exchange", table, resource)?;
+    for rule in RULES.iter().filter(|rule| rule.known_to(kind)) {
         let Some(value) = table.get(rule.key) else { continue };
-        if let Err(term) = (rule.check)(value, table) {
-            let key = rule.key.to_owned();
-            return Err(match (rule.key, value) {
-                ("x-dead-letter-exchange", value) => Refusal::InvalidArgumentType {
-                    key,
-                    resource: resource(),
-                    type_name: value.type_name(),
-                },
-                _ => Refusal::InvalidArgument {
-                    key,
-                    resource: resource(),
-                    term,
-                },
-            });
-        }
+        (rule.check)(value, table).map_err(|term| Refusal::InvalidArgument {
+            key: rule.key.to_owned(),
+            resource: resource(),
+            term,
+        })?;
     }
-    for rule in RULES {
-        let known = match kind {
-            Kind::Classic => rule.classic,
-            Kind::Quorum => rule.quorum,
-        };
-        if !known && table.contains(rule.key) {
-            return Err(Refusal::UnsupportedArgument {
-                key: rule.key.to_owned(),
-                resource: resource(),
-                kind,
-            });
-        }
+    if let Some(rule) = RULES.iter().find(|rule| !rule.known_to(kind) && table.contains(rule.key)) {
+        return Err(Refusal::UnsupportedArgument { key: rule.key.to_owned(), resource: resource(), kind });
     }
     Ok(Arguments::read(kind, table))
 }
@@ -194,6 +176,15 @@ struct Rule {
     check: Check,
     classic: bool,
     quorum: bool,
+}
+
+impl Rule {
+    fn known_to(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Classic => self.classic,
+            Kind::Quorum => self.quorum,
+        }
+    }
 }
 
 const fn rule(key: &'static str, check: Check, classic: bool, quorum: bool) -> Rule {
@@ -225,7 +216,6 @@ const RULES: &[Rule] = &[
     rule("x-single-active-consumer", boolean, true, true),
     rule("x-queue-type", queue_type, true, true),
     rule("x-quorum-initial-group-size", positive, false, true),
-    rule("x-quorum-target-group-size", positive, false, true),
     rule("x-delivery-limit", anything, false, true),
     rule("x-consumer-timeout", natural, false, true),
     rule("x-consumer-disconnected-timeout", natural, false, true),
@@ -306,7 +296,7 @@ fn queue_version(value: &Value, table: &Table) -> Result<(), String> {
     natural(value, table)?;
     match expect_integer(value)? {
         2 => Ok(()),
-        n => Err(format!("{{unsupported_queue_version,{n}}}")),
+        n => Err(format!("\"unsupported queue version '{n}'\"")),
     }
 }
 
@@ -381,11 +371,15 @@ pub(super) fn alternate_exchange(table: &Table) -> Option<ExchangeName> {
 
 /// Checks the arguments of an exchange that is to be created.
 pub fn validate_exchange(name: &str, vhost: &str, table: &Table) -> Result<(), Refusal> {
-    match table.get("alternate-exchange") {
+    check_longstr("alternate-exchange", table, || Resource::exchange(vhost, name))
+}
+
+fn check_longstr(key: &str, table: &Table, resource: impl Fn() -> Resource) -> Result<(), Refusal> {
+    match table.get(key) {
         None | Some(Value::LongStr(_)) => Ok(()),
         Some(other) => Err(Refusal::InvalidArgumentType {
-            key: "alternate-exchange".to_owned(),
-            resource: Resource::exchange(vhost, name),
+            key: key.to_owned(),
+            resource: resource(),
             type_name: other.type_name(),
         }),
     }
@@ -416,14 +410,8 @@ pub(super) fn check_queue_arguments(
     received: &Table,
     resource: impl Fn() -> Resource,
 ) -> Result<(), Refusal> {
-    for rule in RULES {
-        let compared = match kind {
-            Kind::Classic => rule.classic,
-            Kind::Quorum => rule.quorum,
-        };
-        if compared {
-            check_argument(rule.key, current, received, &resource)?;
-        }
+    for rule in RULES.iter().filter(|rule| rule.known_to(kind)) {
+        check_argument(rule.key, current, received, &resource)?;
     }
     Ok(())
 }
@@ -452,7 +440,7 @@ fn check_argument(
     let (received, current) = match (received, current) {
         (None, None) => return Ok(()),
         (Some(received), Some(current)) if equivalent(&received, &current) => return Ok(()),
-        (Some(received), Some(current)) => (format!("'{}'", print(&received)), format!("'{}'", print(&current))),
+        (Some(received), Some(current)) => (format!("'{}'", term::text(&received)), format!("'{}'", term::text(&current))),
         (received, current) => (print_typed(received.as_ref()), print_typed(current.as_ref())),
     };
     Err(Refusal::Inequivalent {
@@ -483,43 +471,7 @@ fn float(value: &Value) -> Option<f64> {
 fn print_typed(value: Option<&Value>) -> String {
     match value {
         None => "none".to_owned(),
-        Some(value) => format!("the value '{}' of type '{}'", print(value), value.type_name()),
-    }
-}
-
-/// A value as RabbitMQ's error texts print it.
-fn print(value: &Value) -> String {
-    match value {
-        Value::LongStr(text) | Value::ByteArray(text) => String::from_utf8_lossy(text).into_owned(),
-        other => term(other),
-    }
-}
-
-fn term(value: &Value) -> String {
-    match value {
-        Value::Bool(yes) => yes.to_string(),
-        Value::F32(n) => format!("{n:?}"),
-        Value::F64(n) => format!("{n:?}"),
-        Value::Decimal { scale, value } => format!("{{{scale},{value}}}"),
-        Value::LongStr(text) | Value::ByteArray(text) => format!("<<\"{}\">>", String::from_utf8_lossy(text)),
-        Value::Timestamp(seconds) => seconds.to_string(),
-        Value::Void => "undefined".to_owned(),
-        Value::Array(values) => {
-            let terms: Vec<_> = values
-                .iter()
-                .map(|value| format!("{{{},{}}}", value.type_name(), term(value)))
-                .collect();
-            format!("[{}]", terms.join(","))
-        }
-        Value::Table(table) => {
-            let field =
-                |(name, value): &(ShortStr, Value)| format!("{{<<\"{name}\">>,{},{}}}", value.type_name(), term(value));
-            let terms: Vec<_> = table.iter().map(field).collect();
-            format!("[{}]", terms.join(","))
-        }
-        Value::I8(_) | Value::U8(_) | Value::I16(_) | Value::U16(_) | Value::I32(_) | Value::U32(_) | Value::I64(_) => {
-            integer(value).map_or_else(String::new, |n| n.to_string())
-        }
+        Some(value) => format!("the value '{}' of type '{}'", term::text(value), value.type_name()),
     }
 }
 

@@ -157,35 +157,30 @@ impl Picture {
         let Some(source) = space.exchanges.get(&*bind.source) else {
             return Err(Refusal::NoExchange(Resource::exchange(&bind.vhost, &bind.source)));
         };
-        match &bind.destination {
-            Destination::Queue(name) => match space.queues.get(&**name) {
-                Some(queue) => queue.check_access(bind.session)?,
-                None => return Err(Refusal::no_destination(&bind.vhost, &bind.destination)),
-            },
-            Destination::Exchange(name) => {
-                if !space.exchanges.contains_key(&**name) {
-                    return Err(Refusal::no_destination(&bind.vhost, &bind.destination));
-                }
-            }
-        }
-        if let Some(existing) = space.bindings.get(&bind_key(bind)) {
-            return Ok(Some(existing.clone()));
-        }
+        let queue = match &bind.destination {
+            Destination::Queue(name) => space.queues.get(&**name).map(Some),
+            Destination::Exchange(name) => space.exchanges.get(&**name).map(|_| None),
+        };
+        let Some(queue) = queue else { return Err(Refusal::no_destination(&bind.vhost, &bind.destination)) };
         exchange::validate_binding(source.kind, &bind.routing_key, &bind.arguments)
             .map_err(|error| Refusal::InvalidBinding(error.0))?;
-        Ok(None)
+        if let Some(queue) = queue {
+            queue.check_access(bind.session)?;
+        }
+        Ok(space.bindings.get(&bind_key(bind)).cloned())
     }
 
     /// The binding that would be removed; `None` if there is none, be it for want of an end.
     pub fn check_unbind(&self, bind: &Bind) -> Result<Option<Arc<Binding>>, Refusal> {
         let space = self.space(&bind.vhost)?;
         check_ends(bind)?;
+        let Some(binding) = space.bindings.get(&bind_key(bind)) else { return Ok(None) };
         if let Destination::Queue(name) = &bind.destination
             && let Some(queue) = space.queues.get(&**name)
         {
             queue.check_access(bind.session)?;
         }
-        Ok(space.bindings.get(&bind_key(bind)).cloned())
+        Ok(Some(binding.clone()))
     }
 }
 

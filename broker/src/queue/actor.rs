@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use actix::prelude::*;
 use bytes::Bytes;
 use warren_cluster::group::shell::{GroupShell, Io, Output};
+use warren_cluster::transport::PeerState;
 use warren_cluster::group::{Event, Options, ProposeError, Role};
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{LeaderIs, SessionCheck, node_message::Kind};
@@ -19,7 +20,7 @@ use super::machine::{Effect, QueueMachine};
 use super::outbox::Outbox;
 use crate::directory::{Description, Directory, Inbound};
 use crate::fatal;
-use crate::metadata::Queue;
+use crate::metadata::{Placement, Queue};
 use crate::metadata::client::MetadataClient;
 
 /// Messages that may wait in the mailbox.
@@ -76,7 +77,7 @@ impl QueueActor {
                 Ok(shell) => shell,
                 Err(error) => fatal::stop(&error),
             };
-            let preferred = new && queue.preferred_leader() == Some(io.node);
+            let preferred = new && prefers(&queue, io.node);
             let outbox = Outbox::new(group, directory.clone());
             Self {
                 queue,
@@ -330,8 +331,17 @@ impl QueueActor {
     }
 }
 
+/// Whether `node` should lead the queue's group when it begins.
+fn prefers(queue: &Queue, node: NodeId) -> bool {
+    match &queue.placement {
+        Placement::Replicated { replicas, leader: 0 } => replicas.first() == Some(&node),
+        Placement::Replicated { leader, .. } => *leader == node,
+        Placement::Transient { .. } => false,
+    }
+}
+
 /// The wall clock, in milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
@@ -341,6 +351,11 @@ impl Actor for QueueActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.directory.register(self.group(), ctx.address().recipient());
+        for (node, state) in self.io.transport.peers() {
+            if !matches!(state, PeerState::Up { .. }) {
+                self.shell.handle(Event::PeerDown(node));
+            }
+        }
         if self.preferred || self.queue.replicas().len() == 1 {
             self.shell.handle(Event::Campaign);
         }

@@ -1,0 +1,298 @@
+//! The node's answers to its operator's tool. The documents are [`protocol`]'s.
+//!
+//! What only one node knows (a queue's leader, a connection) every node is asked for, in one round; a node that does
+//! not answer in time is left out of listings.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use warren_cluster::NodeId;
+use warren_cluster::transport::{AdminAnswer, AdminHandler, PeerState, Transport};
+use warren_proto::node::{AdminForward, AdminRows, node_message::Kind};
+
+use crate::config::Config;
+use crate::connection::registry::Registry;
+use crate::directory::Directory;
+use crate::listener;
+use crate::metadata::View;
+use crate::metadata::client::MetadataClient;
+use protocol::{Listener, Request, status};
+
+mod changes;
+mod listings;
+mod local;
+mod one_shot;
+pub mod protocol;
+
+/// How long the other nodes are waited for.
+const NODES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What other nodes' questions and answers are handed to.
+pub trait Forwarded: Send + Sync {
+    /// A node asks for what only this one knows.
+    fn asked(&self, from: NodeId, forward: AdminForward);
+    /// A node answers what this one asked.
+    fn answered(&self, from: NodeId, rows: AdminRows);
+}
+
+/// Why a call ends without having done what it asked for.
+#[derive(Debug)]
+struct Failure {
+    status: u8,
+    text: String,
+}
+
+impl Failure {
+    fn new(status: u8, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    fn unavailable() -> Self {
+        Self::new(status::UNAVAILABLE, "no majority of the cluster answered in time")
+    }
+}
+
+type Rows = Result<Vec<String>, Failure>;
+
+/// The parts that are made after the links.
+#[derive(Clone)]
+struct Parts {
+    metadata: MetadataClient,
+    transport: Arc<dyn Transport>,
+    /// Where calls are worked on.
+    arbiter: ArbiterHandle,
+}
+
+/// What this node says of itself.
+struct Facts {
+    name: String,
+    cluster: String,
+    data_dir: String,
+    /// All configured nodes by id, this one included.
+    names: BTreeMap<NodeId, String>,
+    started: Instant,
+}
+
+/// See the module. Clones are the same.
+#[derive(Clone)]
+pub struct Admin {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    directory: Arc<Directory>,
+    view: View,
+    facts: Facts,
+    cluster_listen: String,
+    parts: OnceLock<Parts>,
+    /// Where clients come in, each with its connections; set once they may.
+    listeners: OnceLock<Vec<(SocketAddr, Registry)>>,
+    next: AtomicU64,
+    /// Rounds of questions under way.
+    rounds: Mutex<BTreeMap<u64, mpsc::UnboundedSender<(NodeId, Vec<String>)>>>,
+}
+
+impl Admin {
+    /// An admin that can only say that the node is starting.
+    pub fn new(config: &Config, directory: Arc<Directory>, view: View) -> Self {
+        let mut names: BTreeMap<NodeId, String> = config
+            .cluster
+            .seeds
+            .iter()
+            .map(|member| (crate::boot::node_id(&member.name), member.name.clone()))
+            .collect();
+        names.insert(directory.node(), config.node.name.clone());
+        let facts = Facts {
+            name: config.node.name.clone(),
+            cluster: config.cluster.name.clone(),
+            data_dir: config.node.data_dir.display().to_string(),
+            names,
+            started: Instant::now(),
+        };
+        let cluster_listen = config.cluster.listen.to_string();
+        Self {
+            inner: Arc::new(Inner {
+                directory,
+                view,
+                facts,
+                cluster_listen,
+                parts: OnceLock::new(),
+                listeners: OnceLock::new(),
+                next: AtomicU64::new(1),
+                rounds: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Connects the parts that are made later; once, at boot, on the arbiter that is to work on calls.
+    pub fn connect(&self, metadata: MetadataClient, transport: Arc<dyn Transport>) {
+        let parts = Parts { metadata, transport, arbiter: Arbiter::current() };
+        assert!(self.inner.parts.set(parts).is_ok(), "the admin is connected once");
+    }
+
+    /// Clients are served from now on.
+    pub fn serves_clients(&self, listeners: &[listener::Listener]) {
+        let open = listeners.iter().map(|listener| (listener.address(), listener.registry().clone())).collect();
+        assert!(self.inner.listeners.set(open).is_ok(), "clients are served from one moment on");
+    }
+}
+
+impl Inner {
+    fn rounds(&self) -> MutexGuard<'_, BTreeMap<u64, mpsc::UnboundedSender<(NodeId, Vec<String>)>>> {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn parts(&self) -> Result<&Parts, Failure> {
+        self.parts.get().ok_or_else(|| Failure::new(status::TEMPORARY, "the node is starting"))
+    }
+
+    fn name_of(&self, node: NodeId) -> String {
+        self.facts.names.get(&node).cloned().unwrap_or_else(|| node.to_string())
+    }
+
+    /// The nodes that are heard, this one included.
+    fn running(&self) -> Vec<NodeId> {
+        let mut running = vec![self.directory.node()];
+        if let Some(parts) = self.parts.get() {
+            let peers = parts.transport.peers();
+            running.extend(peers.iter().filter(|(_, state)| matches!(state, PeerState::Up { .. })).map(|(node, _)| *node));
+        }
+        running.sort_by_key(|node| self.name_of(*node));
+        running
+    }
+
+    fn listeners(&self) -> Vec<Listener> {
+        let row = |protocol: &str, interface: String, port: u16, purpose: &str| Listener {
+            node: self.facts.name.clone(),
+            protocol: protocol.into(),
+            interface,
+            port,
+            purpose: purpose.into(),
+        };
+        let mut rows = Vec::new();
+        if let Some((host, port)) = self.cluster_listen.rsplit_once(':') {
+            rows.push(row("clustering", host.into(), port.parse().unwrap_or(0), "inter-node and CLI tool communication"));
+        }
+        for (address, _) in self.listeners.get().into_iter().flatten() {
+            rows.push(row("amqp", address.ip().to_string(), address.port(), "AMQP 0-9-1"));
+        }
+        rows
+    }
+
+    /// The same question to every node that is heard, this one included; the rows of those that answer in time.
+    async fn ask_all(&self, question: local::Question) -> Vec<(NodeId, Vec<String>)> {
+        let own = self.directory.node();
+        let others: Vec<NodeId> = self.running().into_iter().filter(|node| *node != own).collect();
+        let request = self.next.fetch_add(1, Ordering::Relaxed);
+        let (answers_tx, mut answers) = mpsc::unbounded_channel();
+        self.rounds().insert(request, answers_tx);
+        let call = json(&question);
+        for node in &others {
+            self.directory.tell(*node, Kind::AdminForward(AdminForward { request, call: call.clone() }));
+        }
+        let mut gathered = vec![(own, self.answer_locally(&question).await)];
+        let deadline = tokio::time::Instant::now() + NODES_TIMEOUT;
+        while gathered.len() <= others.len() {
+            match tokio::time::timeout_at(deadline, answers.recv()).await {
+                Ok(Some(answer)) => gathered.push(answer),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.rounds().remove(&request);
+        gathered
+    }
+
+    async fn perform(&self, request: Request) -> Rows {
+        match request {
+            Request::Ping => Ok(Vec::new()),
+            Request::Status => self.status(),
+            Request::AwaitStartup => match self.listeners.get() {
+                Some(_) => Ok(Vec::new()),
+                None => Err(Failure::new(status::TEMPORARY, "the node is waiting for its cluster")),
+            },
+            Request::ClusterStatus => self.cluster_status(),
+            Request::QuorumStatus { vhost, queue } => self.quorum_status(&vhost, &queue).await,
+            Request::ListQueues { vhost, columns } => self.list_queues(&vhost, &columns).await,
+            Request::ListExchanges { vhost } => Ok(self.list_exchanges(&vhost)),
+            Request::ListBindings { vhost } => Ok(self.list_bindings(&vhost)),
+            Request::ListConsumers { vhost } => self.list_consumers(&vhost).await,
+            Request::ListConnections => Ok(self.rows_of_all(local::Question::Connections).await),
+            Request::ListChannels => Ok(self.rows_of_all(local::Question::Channels).await),
+            Request::ListUsers => Ok(self.list_users()),
+            Request::ListVhosts => Ok(self.list_vhosts()),
+            Request::ListPermissions { vhost } => Ok(self.list_permissions(|_, of| of == vhost)),
+            Request::ListUserPermissions { user } => Ok(self.list_permissions(|of, _| of == user)),
+            change => self.change(change).await,
+        }
+    }
+
+    async fn rows_of_all(&self, question: local::Question) -> Vec<String> {
+        self.ask_all(question).await.into_iter().flat_map(|(_, rows)| rows).collect()
+    }
+}
+
+impl AdminHandler for Admin {
+    fn call(&self, call: String, answer: AdminAnswer) {
+        let request: Request = match serde_json::from_str(&call) {
+            Ok(request) => request,
+            Err(error) => {
+                answer.fail(u32::from(status::USAGE), format!("the node does not understand the call: {error}"));
+                return;
+            }
+        };
+        let arbiter = match self.inner.parts() {
+            Ok(parts) => parts.arbiter.clone(),
+            Err(failure) => {
+                answer.fail(u32::from(failure.status), failure.text);
+                return;
+            }
+        };
+        let inner = self.inner.clone();
+        arbiter.spawn(async move {
+            match inner.perform(request).await {
+                Ok(rows) => {
+                    for row in rows {
+                        if answer.row(row).await.is_err() {
+                            return;
+                        }
+                    }
+                    answer.finish();
+                }
+                Err(failure) => answer.fail(u32::from(failure.status), failure.text),
+            }
+        });
+    }
+}
+
+impl Forwarded for Admin {
+    fn asked(&self, from: NodeId, forward: AdminForward) {
+        let Ok(question) = serde_json::from_str::<local::Question>(&forward.call) else {
+            tracing::warn!(from, "a node asked what this one does not understand");
+            return;
+        };
+        let Ok(parts) = self.inner.parts() else { return };
+        let inner = self.inner.clone();
+        parts.arbiter.spawn(async move {
+            let rows = inner.answer_locally(&question).await;
+            inner.directory.tell(from, Kind::AdminRows(AdminRows { request: forward.request, rows }));
+        });
+    }
+
+    fn answered(&self, from: NodeId, rows: AdminRows) {
+        if let Some(round) = self.inner.rounds().get(&rows.request) {
+            // Whoever asked may have stopped waiting.
+            let _ = round.send((from, rows.rows));
+        }
+    }
+}
+
+/// A row or question as it is sent.
+fn json(row: &impl Serialize) -> String {
+    serde_json::to_string(row).expect("rows are structs of text and numbers")
+}

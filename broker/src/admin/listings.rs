@@ -1,0 +1,268 @@
+//! Rows that are made of the metadata and of what the nodes say of their replicas.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::local::{Question, Replica, session_pid};
+use super::protocol::{
+    Arguments, BindingRow, ClusterStatusRow, ConsumerRow, ExchangeRow, PermissionRow, QueueRow, ReplicaRow, StatusRow,
+    Totals, UserRow, Version, VhostRow, status,
+};
+use super::{Failure, Inner, Rows, json};
+use crate::amqp::Table;
+use crate::metadata::{Access, Queue};
+
+/// The name of the program, for rows that say so.
+const PRODUCT: &str = "Warren";
+
+impl Inner {
+    pub(super) fn queue(&self, vhost: &str, name: &str, code: u8) -> Result<Arc<Queue>, Failure> {
+        let missing = || Failure::new(code, format!("queue '{name}' in vhost '{vhost}' does not exist"));
+        self.view.queue(vhost, name).ok_or_else(missing)
+    }
+
+    /// Every replica of these queues that a node answers for, by group.
+    async fn replicas_of(&self, groups: Vec<u64>) -> BTreeMap<u64, Vec<Replica>> {
+        let mut found: BTreeMap<u64, Vec<Replica>> = BTreeMap::new();
+        for row in self.rows_of_all(Question::Replicas { groups }).await {
+            if let Ok(replica) = serde_json::from_str::<Replica>(&row) {
+                found.entry(replica.group).or_default().push(replica);
+            }
+        }
+        found
+    }
+
+    pub(super) async fn list_queues(&self, vhost: &str, columns: &[String]) -> Rows {
+        let picture = self.view.picture();
+        let queues: Vec<_> = picture.queues(vhost).cloned().collect();
+        let leaders = ["leader", "state", "online", "pid"];
+        let ask = QueueRow::asks_leaders(columns) || columns.iter().any(|column| leaders.contains(&column.as_str()));
+        let replicas = if ask { self.replicas_of(Vec::new()).await } else { BTreeMap::new() };
+        let rows = queues.iter().map(|queue| {
+            let found = replicas.get(&queue.group).map_or(&[][..], Vec::as_slice);
+            json(&self.queue_row(queue, found))
+        });
+        Ok(rows.collect())
+    }
+
+    fn queue_row(&self, queue: &Queue, replicas: &[Replica]) -> QueueRow {
+        let leader = replicas.iter().filter(|replica| replica.role == "leader").max_by_key(|replica| replica.term);
+        let nodes: Vec<u64> = match queue.home() {
+            Some(run) => vec![run.node],
+            None => queue.replicas().to_vec(),
+        };
+        let names = |nodes: &mut dyn Iterator<Item = u64>| -> Vec<String> {
+            let mut names: Vec<String> = nodes.map(|node| self.name_of(node)).collect();
+            names.sort();
+            names
+        };
+        let state = match leader {
+            Some(_) => "running",
+            None if 2 * replicas.len() <= nodes.len() && !replicas.is_empty() => "minority",
+            None => "down",
+        };
+        let leader_name = leader.map(|leader| self.name_of(leader.node)).unwrap_or_default();
+        QueueRow {
+            name: queue.name.to_string(),
+            durable: queue.durable,
+            auto_delete: queue.auto_delete,
+            exclusive: queue.exclusive_owner.is_some(),
+            arguments: Arguments::from(&queue.arguments),
+            r#type: queue.kind.name().to_owned(),
+            pid: session_pid(&leader_name, queue.group),
+            owner_pid: queue
+                .exclusive_owner
+                .map(|owner| session_pid(&self.name_of(owner.node), owner.id))
+                .unwrap_or_default(),
+            messages_ready: leader.map_or(0, |leader| leader.ready),
+            messages_unacknowledged: leader.map_or(0, |leader| leader.unacked),
+            messages: leader.map_or(0, |leader| leader.ready + leader.unacked),
+            message_bytes: leader.map_or(0, |leader| leader.bytes),
+            consumers: leader.map_or(0, |leader| leader.consumer_count),
+            state: state.to_owned(),
+            leader: leader_name,
+            members: names(&mut nodes.iter().copied()),
+            online: names(&mut replicas.iter().map(|replica| replica.node)),
+            ..QueueRow::default()
+        }
+    }
+
+    pub(super) async fn quorum_status(&self, vhost: &str, name: &str) -> Rows {
+        let queue = self.queue(vhost, name, status::DATA)?;
+        let replicas = self.replicas_of(vec![queue.group]).await.remove(&queue.group).unwrap_or_default();
+        let nodes: Vec<u64> = match queue.home() {
+            Some(run) => vec![run.node],
+            None => queue.replicas().to_vec(),
+        };
+        let rows = nodes.into_iter().map(|node| {
+            let found = replicas.iter().find(|replica| replica.node == node);
+            let of = |read: fn(&Replica) -> Option<u64>| found.and_then(read);
+            ReplicaRow {
+                node: self.name_of(node),
+                state: found.map_or("noproc", |replica| replica.role.as_str()).to_owned(),
+                membership: "voter".to_owned(),
+                last_log: of(|replica| replica.last_index),
+                last_written: of(|replica| replica.last_index),
+                last_applied: of(|replica| replica.applied),
+                commit: of(|replica| replica.commit),
+                snapshot: of(|replica| replica.snapshot_index).map(|index| match index {
+                    0 => -1,
+                    index => i64::try_from(index).unwrap_or(i64::MAX),
+                }),
+                term: of(|replica| replica.term),
+                version: found.map(|_| u64::from(warren_cluster::group::MACHINE_VERSION)),
+            }
+        });
+        Ok(rows.map(|row| json(&row)).collect())
+    }
+
+    pub(super) async fn list_consumers(&self, vhost: &str) -> Rows {
+        let picture = self.view.picture();
+        let replicas = self.replicas_of(Vec::new()).await;
+        let mut rows = Vec::new();
+        for queue in picture.queues(vhost) {
+            let found = replicas.get(&queue.group).into_iter().flatten();
+            let Some(leader) = found.filter(|replica| replica.role == "leader").max_by_key(|replica| replica.term)
+            else {
+                continue;
+            };
+            for consumer in &leader.consumers {
+                let arguments = Table::decode(&Bytes::from(consumer.arguments.clone())).unwrap_or_default();
+                let (node, _, id) = consumer.session;
+                rows.push(json(&ConsumerRow {
+                    queue_name: queue.name.to_string(),
+                    channel_pid: format!("<{}.{id}.{}>", self.name_of(node), consumer.channel),
+                    consumer_tag: consumer.tag.clone(),
+                    ack_required: !consumer.no_ack,
+                    prefetch_count: u64::from(consumer.prefetch),
+                    active: true,
+                    activity_status: "up".to_owned(),
+                    arguments: Arguments::from(&arguments),
+                }));
+            }
+        }
+        Ok(rows)
+    }
+
+    pub(super) fn list_exchanges(&self, vhost: &str) -> Vec<String> {
+        let picture = self.view.picture();
+        let rows = picture.exchanges(vhost).map(|exchange| ExchangeRow {
+            name: exchange.name.to_string(),
+            r#type: exchange.kind.name().to_owned(),
+            durable: exchange.durable,
+            auto_delete: exchange.auto_delete,
+            internal: exchange.internal,
+            arguments: Arguments::from(&exchange.arguments),
+            ..ExchangeRow::default()
+        });
+        rows.map(|row| json(&row)).collect()
+    }
+
+    pub(super) fn list_bindings(&self, vhost: &str) -> Vec<String> {
+        let picture = self.view.picture();
+        let implied = picture.queues(vhost).map(|queue| BindingRow {
+            source_kind: "exchange".to_owned(),
+            destination_name: queue.name.to_string(),
+            destination_kind: "queue".to_owned(),
+            routing_key: queue.name.to_string(),
+            ..BindingRow::default()
+        });
+        let declared = picture.bindings(vhost).map(|binding| BindingRow {
+            source_name: binding.source.to_string(),
+            source_kind: "exchange".to_owned(),
+            destination_name: binding.destination.name().to_owned(),
+            destination_kind: binding.destination.kind().to_owned(),
+            routing_key: binding.routing_key.to_string(),
+            arguments: Arguments::from(&binding.arguments),
+        });
+        implied.chain(declared).map(|row| json(&row)).collect()
+    }
+
+    pub(super) fn list_users(&self) -> Vec<String> {
+        let picture = self.view.picture();
+        picture.users().map(|user| json(&UserRow { user: user.name.to_string(), tags: user.tags.clone() })).collect()
+    }
+
+    pub(super) fn list_vhosts(&self) -> Vec<String> {
+        let picture = self.view.picture();
+        let rows = picture.vhosts().map(|vhost| VhostRow {
+            name: vhost.name.to_string(),
+            description: vhost.description.clone(),
+            tags: vhost.tags.clone(),
+            default_queue_type: vhost.default_queue_type.clone(),
+        });
+        rows.map(|row| json(&row)).collect()
+    }
+
+    /// Rows whose user and vhost `wanted` accepts.
+    pub(super) fn list_permissions(&self, wanted: impl Fn(&str, &str) -> bool) -> Vec<String> {
+        let picture = self.view.picture();
+        let rows = picture.permissions().filter(|(user, vhost, _)| wanted(user, vhost));
+        let rows = rows.map(|(user, vhost, permission)| PermissionRow {
+            user: user.to_string(),
+            vhost: vhost.to_string(),
+            configure: permission.text(Access::Configure).to_owned(),
+            write: permission.text(Access::Write).to_owned(),
+            read: permission.text(Access::Read).to_owned(),
+        });
+        rows.map(|row| json(&row)).collect()
+    }
+
+    pub(super) fn status(&self) -> Rows {
+        let picture = self.view.picture();
+        Ok(vec![json(&StatusRow {
+            node: self.facts.name.clone(),
+            product_name: PRODUCT.to_owned(),
+            product_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: u64::from(std::process::id()),
+            os: std::env::consts::OS.to_owned(),
+            uptime: self.facts.started.elapsed().as_secs(),
+            data_directory: self.facts.data_dir.clone(),
+            listeners: self.listeners(),
+            memory_used: resident_bytes().unwrap_or(0),
+            totals: Totals {
+                connection_count: self
+                    .listeners
+                    .get()
+                    .into_iter()
+                    .flatten()
+                    .map(|(_, registry)| registry.len() as u64)
+                    .sum(),
+                queue_count: picture.all_queues().count() as u64,
+                virtual_host_count: picture.vhosts().count() as u64,
+            },
+            ..StatusRow::default()
+        })])
+    }
+
+    pub(super) fn cluster_status(&self) -> Rows {
+        let running: Vec<String> = self.running().into_iter().map(|node| self.name_of(node)).collect();
+        let mut members: Vec<String> = self.facts.names.values().cloned().collect();
+        members.sort();
+        let unheard: Vec<String> = members.iter().filter(|name| !running.contains(name)).cloned().collect();
+        let name = self.facts.name.clone();
+        let version =
+            Version { product_name: PRODUCT.to_owned(), product_version: env!("CARGO_PKG_VERSION").to_owned() };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(vec![json(&ClusterStatusRow {
+            node: name.clone(),
+            cluster_name: self.facts.cluster.clone(),
+            disk_nodes: members,
+            running_nodes: running,
+            partitions: if unheard.is_empty() { BTreeMap::new() } else { BTreeMap::from([(name.clone(), unheard)]) },
+            listeners: BTreeMap::from([(name.clone(), self.listeners())]),
+            versions: BTreeMap::from([(name.clone(), version)]),
+            cpu_cores: BTreeMap::from([(name, cores as u64)]),
+            ..ClusterStatusRow::default()
+        })])
+    }
+}
+
+/// Resident memory of this process, in bytes, as the kernel counts it.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
+}

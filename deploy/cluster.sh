@@ -8,6 +8,7 @@
 #   cluster.sh logs N [-f] the end of node N's log (-f: and what follows)
 #   cluster.sh ctl ARGS... warrenctl, on a node that runs
 # WARREN_CLUSTER_DIR (.cluster): data, logs, the cluster's secret. Delete it to begin anew.
+# WARREN_BIN: a directory with warren and warrenctl to run, instead of building them.
 # WARREN_AMQP_BASE (5672), WARREN_CLUSTER_BASE (7101): the first of three ports each, on 127.0.0.1.
 set -euo pipefail
 
@@ -19,7 +20,7 @@ DIR=$(realpath -m "${WARREN_CLUSTER_DIR:-$TOP/.cluster}")
 AMQP_BASE=${WARREN_AMQP_BASE:-5672}
 CLUSTER_BASE=${WARREN_CLUSTER_BASE:-7101}
 NODES=(1 2 3)
-BIN=${CARGO_TARGET_DIR:-$HOME/.cache/warren-target}/release
+BIN=${WARREN_BIN:-${CARGO_TARGET_DIR:-$HOME/.cache/warren-target}/release}
 READY_S=120
 STOP_S=30
 
@@ -123,10 +124,11 @@ ends() {
 number() { [[ ${1:-} =~ ^[1-3]$ ]] || die "Which node? 1, 2 or 3"; echo "$1"; }
 
 up() {
-  prepare_build
-  say "Building ..."
-  (cd "$TOP" && cargo build --release -p warren-broker --bins)
-  BIN=$CARGO_TARGET_DIR/release
+  if [ -z "${WARREN_BIN:-}" ]; then
+    prepare_build
+    say "Building ..."
+    (cd "$TOP" && cargo build --release -p warren-broker --bins)
+  fi
   write_files
   local n
   for n in "${NODES[@]}"; do pid_of "$n" >/dev/null || check_ports "$n"; done

@@ -28,8 +28,9 @@ pub(crate) fn print(value: &Value) -> String {
             format!("[{}]", terms.join(","))
         }
         Value::Table(table) => {
-            let field =
-                |(name, value): &(ShortStr, Value)| format!("{{<<\"{name}\">>,{},{}}}", value.type_name(), print(value));
+            let field = |(name, value): &(ShortStr, Value)| {
+                format!("{{<<\"{name}\">>,{},{}}}", value.type_name(), print(value))
+            };
             let terms: Vec<_> = table.iter().map(field).collect();
             format!("[{}]", terms.join(","))
         }

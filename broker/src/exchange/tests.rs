@@ -83,7 +83,11 @@ fn headers_compare_by_value() {
         let mut matcher = Matcher::new(Kind::Headers);
         matcher.bind("", &Table(vec![("a".into(), wanted.clone())]), &queue(1));
         let headers = Table(vec![("a".into(), value.clone())]);
-        assert_eq!(!routed(&matcher, "", Some(&headers)).is_empty(), agrees, "{wanted:?} and {value:?}");
+        assert_eq!(
+            !routed(&matcher, "", Some(&headers)).is_empty(),
+            agrees,
+            "{wanted:?} and {value:?}"
+        );
     };
     check(Value::I32(1), Value::I64(1), true);
     check(Value::I8(-1), Value::I16(-1), true);
@@ -100,7 +104,11 @@ fn headers_compare_by_value() {
     check(nested(Value::I32(1)), nested(Value::I32(1)), true);
     check(nested(Value::I32(1)), nested(Value::I64(1)), false);
     check(Value::Array(vec![text("x")]), Value::Array(vec![text("x")]), true);
-    check(Value::Array(vec![text("x")]), Value::Array(vec![text("x"), text("x")]), false);
+    check(
+        Value::Array(vec![text("x")]),
+        Value::Array(vec![text("x"), text("x")]),
+        false,
+    );
 }
 
 #[test]
@@ -139,7 +147,11 @@ fn topic_matches(pattern: &[&str], key: &[&str]) -> bool {
 }
 
 fn split(key: &str) -> Vec<&str> {
-    if key.is_empty() { Vec::new() } else { key.split('.').collect() }
+    if key.is_empty() {
+        Vec::new()
+    } else {
+        key.split('.').collect()
+    }
 }
 
 /// The definition of a headers binding, for values that are equal only if they are identical.
@@ -155,11 +167,18 @@ fn headers_match(arguments: &Table, headers: &Table) -> bool {
             continue;
         }
         considered += 1;
-        if headers.get(name).is_some_and(|value| *wanted == Value::Void || value == wanted) {
+        if headers
+            .get(name)
+            .is_some_and(|value| *wanted == Value::Void || value == wanted)
+        {
             agreed += 1;
         }
     }
-    if mode.starts_with("any") { agreed > 0 } else { agreed == considered }
+    if mode.starts_with("any") {
+        agreed > 0
+    } else {
+        agreed == considered
+    }
 }
 
 fn words(alphabet: &'static [&'static str]) -> impl Strategy<Value = String> {
@@ -168,8 +187,16 @@ fn words(alphabet: &'static [&'static str]) -> impl Strategy<Value = String> {
 
 fn fields(names: &'static [&'static str]) -> impl Strategy<Value = Table> {
     let value = prop_oneof![Just("1"), Just("2"), Just("x"), Just("?"), Just("true")];
-    prop::collection::btree_map(prop::sample::select(names), value, 0..4)
-        .prop_map(|fields| table(fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().iter().map(String::as_str)))
+    prop::collection::btree_map(prop::sample::select(names), value, 0..4).prop_map(|fields| {
+        table(
+            fields
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>()
+                .iter()
+                .map(String::as_str),
+        )
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -185,7 +212,12 @@ fn rule() -> impl Strategy<Value = Rule> {
         (0..6u64).prop_map(Target::Queue),
         prop::sample::select(vec!["x", "y"]).prop_map(|name| Target::Exchange(name.into()))
     ];
-    (words(&["a", "b", "", "*", "#"]), fields(&["a", "b", "x-c"]), prop::sample::select(modes.to_vec()), target)
+    (
+        words(&["a", "b", "", "*", "#"]),
+        fields(&["a", "b", "x-c"]),
+        prop::sample::select(modes.to_vec()),
+        target,
+    )
         .prop_filter("as many # as are allowed", |(key, ..)| topic::validate(key).is_ok())
         .prop_map(|(key, mut arguments, mode, target)| {
             if let Some(mode) = mode {

@@ -163,8 +163,15 @@ pub fn validate(kind: Kind, name: &str, vhost: &str, table: &Table) -> Result<Ar
             term,
         })?;
     }
-    if let Some(rule) = RULES.iter().find(|rule| !rule.known_to(kind) && table.contains(rule.key)) {
-        return Err(Refusal::UnsupportedArgument { key: rule.key.to_owned(), resource: resource(), kind });
+    if let Some(rule) = RULES
+        .iter()
+        .find(|rule| !rule.known_to(kind) && table.contains(rule.key))
+    {
+        return Err(Refusal::UnsupportedArgument {
+            key: rule.key.to_owned(),
+            resource: resource(),
+            kind,
+        });
     }
     Ok(Arguments::read(kind, table))
 }
@@ -440,7 +447,10 @@ fn check_argument(
     let (received, current) = match (received, current) {
         (None, None) => return Ok(()),
         (Some(received), Some(current)) if equivalent(&received, &current) => return Ok(()),
-        (Some(received), Some(current)) => (format!("'{}'", term::text(&received)), format!("'{}'", term::text(&current))),
+        (Some(received), Some(current)) => (
+            format!("'{}'", term::text(&received)),
+            format!("'{}'", term::text(&current)),
+        ),
         (received, current) => (print_typed(received.as_ref()), print_typed(current.as_ref())),
     };
     Err(Refusal::Inequivalent {

@@ -161,7 +161,9 @@ impl Picture {
             Destination::Queue(name) => space.queues.get(&**name).map(Some),
             Destination::Exchange(name) => space.exchanges.get(&**name).map(|_| None),
         };
-        let Some(queue) = queue else { return Err(Refusal::no_destination(&bind.vhost, &bind.destination)) };
+        let Some(queue) = queue else {
+            return Err(Refusal::no_destination(&bind.vhost, &bind.destination));
+        };
         exchange::validate_binding(source.kind, &bind.routing_key, &bind.arguments)
             .map_err(|error| Refusal::InvalidBinding(error.0))?;
         if let Some(queue) = queue {
@@ -174,7 +176,9 @@ impl Picture {
     pub fn check_unbind(&self, bind: &Bind) -> Result<Option<Arc<Binding>>, Refusal> {
         let space = self.space(&bind.vhost)?;
         check_ends(bind)?;
-        let Some(binding) = space.bindings.get(&bind_key(bind)) else { return Ok(None) };
+        let Some(binding) = space.bindings.get(&bind_key(bind)) else {
+            return Ok(None);
+        };
         if let Destination::Queue(name) = &bind.destination
             && let Some(queue) = space.queues.get(&**name)
         {

@@ -40,5 +40,9 @@ pub(crate) fn check(file: &str, mut run: impl FnMut(&str) -> String) {
     for (actual, expected) in actual.lines().zip(text.lines()) {
         assert_eq!(actual, expected, "in {file}");
     }
-    panic!("{file} has {} lines and should have {}", text.lines().count(), actual.lines().count());
+    panic!(
+        "{file} has {} lines and should have {}",
+        text.lines().count(),
+        actual.lines().count()
+    );
 }

@@ -1,6 +1,7 @@
 //! Random sessions against the model: duplicates, gaps, deaths, late and shuffled settlements, snapshots.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -50,6 +51,11 @@ enum Step {
     Send {
         repeat: u8,
     },
+    /// Sends a few commands again that were sent before.
+    SendOld {
+        from: u8,
+        len: u8,
+    },
     /// Sends what was not sent without its first command, which stays unsent.
     SendGap,
     SessionDown,
@@ -82,6 +88,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(|if_empty| Step::Delete { if_unused: true, if_empty }),
         2 => (0..5u32, 0..40u64).prop_map(|(number, written)| Step::Credit { number, written }),
         24 => (0..4u8).prop_map(|repeat| Step::Send { repeat }),
+        2 => (any::<u8>(), 1..4u8).prop_map(|(from, len)| Step::SendOld { from, len }),
         1 => Just(Step::SendGap),
         1 => Just(Step::SessionDown),
         1 => (0..3u64).prop_map(|incarnation| Step::NodeDown { incarnation }),
@@ -219,9 +226,18 @@ impl World {
                 };
                 let from = sent.saturating_sub(usize::from(*repeat));
                 *sent = commands.len();
-                self.send(session, from);
+                let sent = *sent;
+                self.send(session, from..sent);
                 // Every other entry holds one batch, the rest two or more.
                 if self.index.is_multiple_of(2) || self.entry.len() > 200 {
+                    self.apply();
+                }
+            }
+            &Step::SendOld { from, len } => {
+                let sent = self.sessions.get(&session).map_or(0, |(_, sent)| *sent);
+                if sent > 0 {
+                    let from = usize::from(from) % sent;
+                    self.send(session, from..sent.min(from + usize::from(len)));
                     self.apply();
                 }
             }
@@ -229,8 +245,9 @@ impl World {
                 let Some((commands, sent)) = self.sessions.get(&session) else {
                     return;
                 };
-                if commands.len() > sent + 1 {
-                    self.send(session, sent + 1);
+                let beyond = sent + 1..commands.len();
+                if !beyond.is_empty() {
+                    self.send(session, beyond);
                 }
             }
             Step::SessionDown => {
@@ -239,7 +256,8 @@ impl World {
                 self.entry.extend_from_slice(&system(&Command::SessionDown(session)));
                 self.apply();
                 // What it had sent arrives once more, too late.
-                self.send(session, 0);
+                let sent = self.sessions.get(&session).map_or(0, |(_, sent)| *sent);
+                self.send(session, 0..sent);
                 self.apply();
                 self.replace(session);
             }
@@ -305,17 +323,17 @@ impl World {
         }
     }
 
-    /// Adds a batch of the session's commands from `from` on to the entry.
-    fn send(&mut self, session: SessionId, from: usize) {
-        let Some((commands, sent)) = self.sessions.get(&session) else {
+    /// Adds a batch of some of the session's commands to the entry.
+    fn send(&mut self, session: SessionId, range: Range<usize>) {
+        let Some((commands, _)) = self.sessions.get(&session) else {
             return;
         };
-        let commands = commands[from..(*sent).max(from + 1).min(commands.len())].to_vec();
-        if commands.is_empty() {
+        if range.is_empty() {
             return;
         }
+        let first_seq = range.start as u64 + 1;
+        let commands = commands[range].to_vec();
         self.start_entry();
-        let first_seq = from as u64 + 1;
         let mut batch = BatchWriter::new(session, first_seq);
         let mut expected = Vec::new();
         for command in commands {
@@ -466,9 +484,9 @@ proptest! {
         world.queue(session, Sent::Other(Command::Settle { outcome: Outcome::Reject, runs: vec![Run { first: 1, len: 9 }] }));
         world.queue(session, Sent::Other(Command::Get(queue::Get { no_ack: false })));
         world.queue(session, Sent::Publish(1));
-        let sent = world.sessions[&session].1;
-        world.sessions.entry(session).or_default().1 = usize::MAX;
-        world.send(session, sent);
+        let (commands, sent) = &world.sessions[&session];
+        let unsent = *sent..commands.len();
+        world.send(session, unsent);
         let mut entry = world.entry.clone();
         for (at, with) in flips {
             let at = at % entry.len();

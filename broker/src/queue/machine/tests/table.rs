@@ -9,7 +9,7 @@
 //!                                      cancel C [requeue] · credit C N
 //!                                      ack|discard|reject|release RUN[,RUN]...
 //!                                      garbage · skip (one number)
-//! A again FROM                       sends the commands from number FROM on again
+//! A again FROM [TO]                  sends the commands from number FROM on (to TO) again
 //! down A · node-down NODE INCARNATION
 //! resync A [C=NEXT]...
 //! snapshot                           goes on from a restored snapshot
@@ -173,9 +173,10 @@ impl World {
                 assert_eq!(self.machine.snapshot(), chunks);
             }
             ["leader"] => self.machine.entered_leader(&mut self.effects),
-            [who, "again", from] => {
+            [who, "again", from, ref to @ ..] => {
                 let (id, from): (_, usize) = (session(who), number(from));
-                let commands = self.sent[&id][from - 1..].to_vec();
+                let to = to.first().map_or(self.sent[&id].len(), |to| number(to));
+                let commands = self.sent[&id][from - 1..to].to_vec();
                 self.send(id, from as u64, &commands);
             }
             [who, ..] => {

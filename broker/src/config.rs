@@ -184,7 +184,11 @@ impl Cluster {
     /// What links and the operator's tool prove to know. A cluster of one that was given none still needs some bytes;
     /// only this machine reaches it then.
     pub fn link_secret(&self) -> &str {
-        if self.secret.is_empty() { "alone" } else { self.secret.reveal() }
+        if self.secret.is_empty() {
+            "alone"
+        } else {
+            self.secret.reveal()
+        }
     }
 
     /// Where other nodes reach the node called `name`.

@@ -175,7 +175,7 @@ impl World {
             ["leader"] => self.machine.entered_leader(&mut self.effects),
             [who, "again", from, ref to @ ..] => {
                 let (id, from): (_, usize) = (session(who), number(from));
-                let to = to.first().map_or(self.sent[&id].len(), |to| number(to));
+                let to = to.first().map_or_else(|| self.sent[&id].len(), |to| number(to));
                 let commands = self.sent[&id][from - 1..to].to_vec();
                 self.send(id, from as u64, &commands);
             }

@@ -254,7 +254,7 @@ pub enum SnapshotError {
 pub struct Options {
     /// Without a byte from it for so long, a peer is silent.
     pub silence_ms: u64,
-    /// An idle link says so often that its sender lives.
+    /// An idle link says so often that its sender lives: well below the silence of all its peers.
     pub ping_ms: u64,
     /// Bytes that may wait for one link.
     pub queue_bytes_max: usize,

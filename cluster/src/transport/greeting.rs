@@ -122,8 +122,8 @@ pub(super) async fn receive<Q: Asking, A: Answering>(
             Some(proven)
         }
         Ok(Some(Err(refusal))) => {
-            shared.complain(format!("node {:?} refuses {refusal}", shared.identity.name));
-            let text = format!("node {:?} refuses {refusal}", shared.identity.name);
+            let text = format!("node {:?} refuses a peer: {refusal}", shared.identity.name);
+            shared.complain(text.clone());
             // Whoever has gone needs no answer.
             let _gone = responses.send(Err(Status::permission_denied(text))).await;
             None

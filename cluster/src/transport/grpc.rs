@@ -381,13 +381,10 @@ impl Failure {
         self.code == Some(tonic::Code::PermissionDenied)
     }
 
-    /// The other end's host closed the connection.
+    /// The other end's host closed the connection. A broken pipe is no proof of that: it is also what a stream
+    /// sees when this end gave the connection up.
     pub(super) fn closed_by_peer(&self) -> bool {
-        use std::io::ErrorKind as Kind;
-        matches!(
-            self.io,
-            Some(Kind::ConnectionReset | Kind::BrokenPipe | Kind::UnexpectedEof)
-        )
+        self.io == Some(std::io::ErrorKind::ConnectionReset)
     }
 }
 
@@ -451,11 +448,9 @@ fn check(identity: &Identity, peers: &[Peer]) -> Result<(), Error> {
     }
     let mut nodes = vec![(identity.node, identity.name.as_str())];
     for peer in peers {
-        let port = peer
-            .address
-            .rsplit_once(':')
-            .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-        if !port.is_some_and(|(host, _)| !host.is_empty()) || endpoint(&peer.address).is_err() {
+        let parts = peer.address.rsplit_once(':');
+        let fits = parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !fits || endpoint(&peer.address).is_err() {
             return Err(Error::Address(peer.name.clone(), peer.address.clone()));
         }
         nodes.push((peer.node, peer.name.as_str()));

@@ -69,7 +69,7 @@ pub(super) enum Refusal {
     Duplicate(String, NodeId, String),
     #[error("{0:?} answered with the name {1:?} and the id {2}")]
     Other(String, String, NodeId),
-    #[error("{0:?} does not know the cluster secret")]
+    #[error("{0:?} has another cluster secret")]
     Secret(String),
     #[error("{0:?}: {1}")]
     Stale(String, Stale),

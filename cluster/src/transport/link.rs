@@ -36,7 +36,7 @@ pub(super) async fn keep(shared: Arc<Shared>, node: NodeId) {
                 }
             }
             Err(Unopened::Refused(refusal)) => {
-                shared.complain(format!("node {:?} refuses {refusal}", shared.identity.name));
+                shared.complain(format!("node {:?} refuses a peer: {refusal}", shared.identity.name));
             }
             Err(Unopened::Failed(failure)) if failure.is_refusal() => {
                 let (name, text) = (&link.peer.name, failure.text);

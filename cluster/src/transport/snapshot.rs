@@ -22,10 +22,11 @@ use super::queue::{BATCH_LEN, whole};
 use super::{BoxError, Inbox, OutgoingSnapshot, PAYLOAD_LEN_MAX, SnapshotError, SnapshotOffer, SnapshotPart};
 use crate::NodeId;
 
+type Tell = Box<dyn FnOnce(Result<(), SnapshotError>) + Send>;
 type Chunks = Box<dyn Iterator<Item = Result<SnapshotPart, BoxError>> + Send>;
 
 /// Tells the outcome once, whatever becomes of the task that holds it.
-struct Done(Option<Box<dyn FnOnce(Result<(), SnapshotError>) + Send>>);
+struct Done(Option<Tell>);
 
 impl Done {
     fn tell(mut self, outcome: Result<(), SnapshotError>) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
+mod breaks;
 mod edges;
 mod snapshots;
 
@@ -425,11 +426,15 @@ fn a_frozen_process_is_silent_until_it_goes_on() {
     let process = Process::start(at2, at1);
     r1.wait_for(&Seen::Writable(2));
     process.signal("-STOP");
-    r1.wait_for(&silent(2, 1));
+    let seen = r1.wait_for(&silent(2, 1));
+    let frozen_at = seen.len();
+    // It does not answer on the link either, which is given up.
+    r1.wait("both streams to break", |seen| {
+        seen[frozen_at..].iter().filter(|seen| **seen == Seen::Reset(2)).count() == 2
+    });
     process.signal("-CONT");
     r1.wait("the peer to be up again", |seen| {
-        let silent_at = seen.iter().position(|seen| *seen == silent(2, 1)).unwrap_or(seen.len());
-        seen[silent_at..].contains(&up(2, 1))
+        seen[frozen_at..].contains(&up(2, 1)) && seen[frozen_at..].contains(&Seen::Writable(2))
     });
     assert!(!r1.seen.lock().expect("no panic").contains(&dead(2, 1)));
 }

@@ -55,7 +55,7 @@ fn refusals_name_the_other_end() {
         let refusal = both(&caller, &n2).expect_err(text);
         assert_eq!(refusal.to_string(), text);
     };
-    check(identity("n1", 1, "other"), "\"n2\" does not know the cluster secret");
+    check(identity("n1", 1, "other"), "\"n2\" has another cluster secret");
     check(identity("n9", 9, "s"), "\"n9\" (id 9) is not a configured peer");
     check(
         identity("n9", 1, "s"),
@@ -112,7 +112,7 @@ fn a_callee_in_the_middle_is_refused() {
     let from = Caller::node(&n1, Purpose::Link, "n2", 2);
     let (_, welcome) = Callee::new(&n3, Purpose::Link, from.hello(), &Three).expect("a good hello");
     assert_eq!(
-        from.welcome(welcome.clone()),
+        from.welcome(welcome),
         Err(Refusal::Other("n2".to_owned(), "n3".to_owned(), 3))
     );
     // The same, with the name changed on the way.

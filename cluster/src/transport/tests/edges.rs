@@ -44,8 +44,8 @@ fn a_wrong_secret_is_refused_at_both_ends() {
         (peer(2, at2), peer(1, at1)),
         (at1, at2),
         [
-            "node \"n1\" refuses \"n2\" does not know",
-            "node \"n2\" refuses \"n1\" does not know",
+            "node \"n1\" refuses a peer: \"n2\" has another",
+            "node \"n2\" refuses a peer: \"n1\" has another",
         ],
     );
     let (at1, at2) = (free(), free());
@@ -247,7 +247,7 @@ fn an_operators_call_is_answered() {
     assert_eq!(call("s", "drop"), Err(gave_up));
     let denied = AdminError {
         status: 77,
-        text: "\"n1\" does not know the cluster secret".to_owned(),
+        text: "\"n1\" has another cluster secret".to_owned(),
     };
     assert_eq!(call("other", "count"), Err(denied));
     h1.shutdown();

@@ -46,18 +46,36 @@ impl Listener {
         metadata: MetadataClient,
     ) -> io::Result<Self> {
         if arbiters.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "connections need a thread to run on"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "connections need a thread to run on",
+            ));
         }
         let socket = std::net::TcpListener::bind(address)?;
         socket.set_nonblocking(true)?;
         let socket = TcpListener::from_std(socket)?;
         let address = socket.local_addr()?;
-        let shared = Shared { directory, metadata, limits: Arc::new(limits), registry: Registry::new() };
+        let shared = Shared {
+            directory,
+            metadata,
+            limits: Arc::new(limits),
+            registry: Registry::new(),
+        };
         let (stop, stopped) = watch::channel(false);
-        let accepting = Accepting { shared: shared.clone(), connections_max, arbiters, next: 0 };
+        let accepting = Accepting {
+            shared: shared.clone(),
+            connections_max,
+            arbiters,
+            next: 0,
+        };
         let task = tokio::spawn(accepting.run(socket, stopped));
         tracing::info!(%address, "listening for AMQP clients");
-        Ok(Self { shared, address, stop, task })
+        Ok(Self {
+            shared,
+            address,
+            stop,
+            task,
+        })
     }
 
     /// Where it listens; a port that was asked for as 0 is the real one.

@@ -1,1 +1,3 @@
-
+mod flow;
+mod harness;
+mod lifecycle;

@@ -103,6 +103,9 @@ pub enum Write {
     },
 }
 
+/// A wider range is removed as one record, a narrower one entry by entry.
+const REMOVED_SINGLY_MAX: u64 = 1 << 16;
+
 impl Write {
     /// About how many bytes it brings to the disk.
     pub fn len(&self) -> usize {
@@ -110,7 +113,10 @@ impl Write {
         match self {
             Self::Append { entries, .. } => entries.iter().map(|entry| RECORD + entry.data.len()).sum(),
             Self::State { state, .. } => RECORD + 8 * (state.voters.len() + state.learners.len()),
-            Self::Remove { ranges, .. } => RECORD * ranges.len(),
+            Self::Remove { ranges, .. } => {
+                let entries = |range: &Range<u64>| range.end.saturating_sub(range.start).min(REMOVED_SINGLY_MAX);
+                ranges.iter().map(|range| RECORD * entries(range) as usize).sum()
+            }
             Self::SnapshotChunk { data, .. } => RECORD + data.len(),
             Self::RemoveSnapshot { .. } | Self::DropGeneration { .. } | Self::DropGroup { .. } => RECORD,
         }

@@ -1,10 +1,13 @@
 //! The contract on RocksDB: the only file that names it.
 //!
-//! Entries are written once and removed once, mostly soon after. So they stand in a column family of their own, whose
-//! removals annihilate with what they remove at the first flush or compaction where the two meet.
+//! Entries are written once and removed once, mostly soon after. So they stand in a column family of their own:
+//! a removal annihilates with what it removes at the first flush or compaction where the two meet, and larger entries
+//! go to files of their own at the flush, which no compaction rewrites. Such a file is deleted when nothing in it is
+//! left; where single entries stay for long, `upkeep` moves them together.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Buf, BufMut, Bytes};
@@ -14,31 +17,36 @@ use rocksdb::{
     DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use super::{Error, Identity, LogEntry, LogStore, ReplicaState, Write, keys};
+use self::upkeep::Upkeep;
+use super::{Error, Identity, LogEntry, LogStore, REMOVED_SINGLY_MAX, ReplicaState, Write, keys};
 use crate::GroupId;
+
+mod upkeep;
 
 /// Grows when an older build could no longer read what this one writes.
 pub const FORMAT_VERSION: u32 = 1;
 
 const MIB: usize = 1 << 20;
-/// Memtables of the entries: 48 MiB at most.
-const ENTRIES_BUFFER: usize = 16 * MIB;
-const ENTRIES_BUFFERS: i32 = 3;
+/// Memtables of the entries: 48 MiB at most. Two are flushed together: what is removed meanwhile never gets there.
+const ENTRIES_BUFFER: usize = 12 * MIB;
+const ENTRIES_BUFFERS: i32 = 4;
 const REPLICAS_BUFFER: usize = 4 * MIB;
 const BLOCK_CACHE: usize = 16 * MIB;
 const BLOCK: usize = 16 << 10;
+/// Values of this size and more are flushed to blob files.
+const BLOB_MIN: u64 = 512;
+const BLOB_FILE: u64 = 64 * MIB as u64;
 const WAL_BYTES_MAX: u64 = 64 * MIB as u64;
 const OPEN_FILES_MAX: i32 = 512;
-/// From this many indexes on, a removal is one range tombstone instead of one tombstone per entry. Few and wide, range
-/// tombstones cost nothing; many of them make every read slow.
-const RANGE_TOMBSTONE_MIN: u64 = 1024;
 
 /// A store in a directory of its own.
 pub struct RocksStore {
     path: PathBuf,
-    db: DB,
+    db: Arc<DB>,
     /// Set by a failed write: what the log holds is unknown from then on.
     failed: AtomicBool,
+    /// Ends before the database is closed: it has a reference.
+    upkeep: Upkeep,
 }
 
 impl RocksStore {
@@ -60,12 +68,16 @@ impl RocksStore {
         ];
         let db =
             DB::open_cf_descriptors(&database_options(), &path, families).map_err(|error| open_error(&path, &error))?;
-        let store = Self {
+        let db = Arc::new(db);
+        let upkeep = Upkeep::new(db.clone());
+        let mut store = Self {
             path,
             db,
             failed: AtomicBool::new(false),
+            upkeep,
         };
         store.claim(identity)?;
+        store.upkeep.start()?;
         Ok(store)
     }
 
@@ -236,13 +248,13 @@ impl RocksStore {
                 Write::DropGeneration { group, generation } => {
                     let entries = keys::generation_entries(*group, *generation);
                     let chunks = keys::generation_chunks(*group, *generation);
-                    batch.delete_range_cf(entries_family, entries.start, entries.end);
+                    self.remove_all(&mut batch, entries);
                     batch.delete_range_cf(replicas_family, chunks.start, chunks.end);
                 }
                 Write::DropGroup { group } => {
                     let entries = keys::group_entries(*group);
                     let chunks = keys::group_chunks(*group);
-                    batch.delete_range_cf(entries_family, entries.start, entries.end);
+                    self.remove_all(&mut batch, entries);
                     batch.delete_range_cf(replicas_family, chunks.start, chunks.end);
                     batch.delete_cf(replicas_family, keys::state(*group));
                 }
@@ -255,15 +267,22 @@ impl RocksStore {
         if range.is_empty() {
             return;
         }
-        let family = self.entries();
-        if range.end - range.start >= RANGE_TOMBSTONE_MIN {
-            let end = keys::entry(group, generation, range.end);
-            batch.delete_range_cf(family, keys::entry(group, generation, range.start), end);
+        let key = |index| keys::entry(group, generation, index);
+        if range.end - range.start > REMOVED_SINGLY_MAX {
+            self.remove_all(batch, key(range.start).to_vec()..key(range.end).to_vec());
         } else {
             for index in range {
-                batch.single_delete_cf(family, keys::entry(group, generation, index));
+                batch.single_delete_cf(self.entries(), key(index));
             }
+            self.upkeep.removed();
         }
+    }
+
+    /// Removes entries with one record. Only for wide ranges: each such record makes every read slower until upkeep
+    /// has compacted it away, and by itself it gives no disk back.
+    fn remove_all(&self, batch: &mut WriteBatch, bounds: Range<Vec<u8>>) {
+        batch.delete_range_cf(self.entries(), &bounds.start, &bounds.end);
+        self.upkeep.removed_all(bounds);
     }
 }
 
@@ -377,6 +396,16 @@ impl LogStore for RocksStore {
         }
         Ok(bytes)
     }
+}
+
+fn entries(db: &DB) -> &ColumnFamily {
+    db.cf_handle(keys::ENTRIES)
+        .expect("the store is opened with this family")
+}
+
+fn replicas(db: &DB) -> &ColumnFamily {
+    db.cf_handle(keys::REPLICAS)
+        .expect("the store is opened with this family")
 }
 
 fn decode(group: GroupId, index: u64, key: &[u8], value: &[u8]) -> Result<LogEntry, Error> {
@@ -528,10 +557,17 @@ fn entries_options(cache: &Cache) -> Options {
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(ENTRIES_BUFFER);
     options.set_max_write_buffer_number(ENTRIES_BUFFERS);
+    options.set_min_write_buffer_number_to_merge(2);
+    options.set_enable_blob_files(true);
+    options.set_min_blob_size(BLOB_MIN);
+    options.set_blob_file_size(BLOB_FILE);
+    // Upkeep switches it on while it is worth the rewriting; then it takes every file.
+    options.set_enable_blob_gc(false);
+    options.set_blob_gc_age_cutoff(1.0);
     options.set_max_bytes_for_level_base(64 * MIB as u64);
     options.set_target_file_size_base(32 * MIB as u64);
-    // Files full of removals are compacted, so that what they removed gives its disk back.
-    options.add_compact_on_deletion_collector_factory(1024, 512, 0.5);
+    // Files with many removals are compacted at once, so that what they removed gives its disk back.
+    options.add_compact_on_deletion_collector_factory(1024, 256, 0.25);
     options
 }
 

@@ -5,10 +5,10 @@ use super::super::suite::{self, append, entries, entry, remove, state};
 use super::*;
 
 /// A directory that goes with the test.
-struct Directory(PathBuf);
+pub(super) struct Directory(PathBuf);
 
 impl Directory {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("warren-log-{}-{number}", std::process::id()));
@@ -16,7 +16,7 @@ impl Directory {
         Self(path)
     }
 
-    fn open(&self) -> Result<RocksStore, Error> {
+    pub(super) fn open(&self) -> Result<RocksStore, Error> {
         RocksStore::open(&self.0, &identity("rabbits", "a"))
     }
 

@@ -29,6 +29,7 @@ use crate::connection::Limits;
 use crate::directory::Directory;
 use crate::fatal;
 use crate::listener::Listener;
+use crate::mailbox;
 use crate::metadata::actor::{Environment, MetadataActor, PeerChanged};
 use crate::metadata::{AddUser, Bootstrap, Run, View};
 use crate::node::NodeInbox;
@@ -67,13 +68,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut members: Vec<NodeId> = peers.iter().map(|peer| peer.node).collect();
     members.push(node);
     members.sort_unstable();
-    let secret = if config.cluster.secret.is_empty() { "alone" } else { config.cluster.secret.reveal() };
     let introduction = transport::Identity {
         cluster: config.cluster.name.clone(),
         name: name.clone(),
         node,
         incarnation,
-        secret: transport::Secret::new(secret.as_bytes().to_vec()),
+        secret: transport::Secret::new(config.cluster.link_secret().as_bytes().to_vec()),
     };
     let options = transport::Options { silence_ms: config.cluster.silence_ms, ..transport::Options::default() };
     let listen = resolve(&config.cluster.listen)?;
@@ -98,14 +98,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         arbiters: handles.clone(),
         bootstrap: bootstrap(&config),
         announce: (Run { node, incarnation }, name.clone(), own),
-        queue_cache_bytes_max: QUEUE_CACHE_BYTES_MAX,
+        queue_cache_bytes_max: usize::try_from(config.limits.queue_cached_bytes_max).unwrap_or(usize::MAX),
         ready: ready_tx,
     };
     let (metadata, client) = MetadataActor::start_here(environment);
     admin.connect(client.clone(), transport.clone());
     inbox.connect(writer.clone(), metadata.clone(), admin.clone());
     for (node, state) in transport.peers() {
-        metadata.do_send(PeerChanged { node, state });
+        mailbox::always_to(&metadata, PeerChanged { node, state });
     }
     tracing::info!(node = name, incarnation, cluster = %config.cluster.listen, "waits for its cluster");
 
@@ -124,6 +124,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             handshake_timeout_ms: config.amqp.handshake_timeout_ms,
             publish_timeout_ms: config.amqp.publish_timeout_ms,
             unapplied_bytes_max: usize::try_from(config.limits.unapplied_bytes_max).unwrap_or(usize::MAX),
+            group_size: config.cluster.group_size,
             loopback_users: config.users.loopback_users.clone(),
             cluster_name: config.cluster.name.clone(),
             node_name: name.clone(),
@@ -161,9 +162,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     .await?;
     Ok(())
 }
-
-/// Recent log entries that one queue keeps in memory.
-const QUEUE_CACHE_BYTES_MAX: usize = 2 << 20;
 
 fn bootstrap(config: &Config) -> Bootstrap {
     let password = PasswordHash::new(

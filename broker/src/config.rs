@@ -18,7 +18,7 @@ mod sources;
 mod tests;
 mod values;
 
-pub use values::{Address, LogFormat, Member, Secret, Watermark};
+pub use values::{Address, LogFormat, Member, Secret};
 
 /// The exit status of a node whose configuration is wrong (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
@@ -88,14 +88,10 @@ pub struct Users {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Resident memory above which publishers are blocked.
-    pub memory_high: Watermark,
-    /// Free bytes in `node.data_dir`'s file system below which publishers are blocked.
-    pub disk_free_min: u64,
     /// Bytes one connection may have sent towards queues without an answer; then its socket is not read.
     pub unapplied_bytes_max: u64,
-    /// Bytes of recent log entries kept in memory, for all groups together.
-    pub cached_bytes_max: u64,
+    /// Bytes of recent log entries that one queue keeps in memory.
+    pub queue_cached_bytes_max: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,10 +159,8 @@ impl Default for Users {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            memory_high: Watermark::Percent(60),
-            disk_free_min: 256 << 20,
             unapplied_bytes_max: 32 << 20,
-            cached_bytes_max: 128 << 20,
+            queue_cached_bytes_max: 2 << 20,
         }
     }
 }

@@ -260,9 +260,7 @@ impl Connection {
                 }
                 Phase::Refused { .. } | Phase::Answering | Phase::Closed { .. } | Phase::Lost => return input.clear(),
                 Phase::Start | Phase::Tune | Phase::Open | Phase::Running | Phase::Closing { .. } => {
-                    // RabbitMQ allows for the frame's overhead beyond the limit, and some clients need it.
-                    let frame_max = self.session.frame_max.saturating_add(FRAME_OVERHEAD as u32);
-                    match frame::decode(input, frame_max) {
+                    match frame::decode(input, self.session.frame_max) {
                         Ok(Some(frame)) => self.on_frame(frame),
                         Ok(None) => return,
                         Err(error) => {
@@ -489,7 +487,7 @@ impl Connection {
                 channel.abandon(&mut self.session);
                 // What came after the close is for the channel's next opening.
                 for frame in channel.into_held() {
-                    self.held_bytes -= held_len(&frame);
+                    self.held_bytes = self.held_bytes.saturating_sub(held_len(&frame));
                     self.on_channel_frame(frame);
                 }
             }
@@ -764,7 +762,7 @@ impl Connection {
             while let Some(channel) = self.channels.get_mut(&number)
                 && let Some(frame) = channel.take_held()
             {
-                self.held_bytes -= held_len(&frame);
+                self.held_bytes = self.held_bytes.saturating_sub(held_len(&frame));
                 self.run_channel(number, frame);
             }
         }

@@ -22,6 +22,7 @@ use warren_proto::queue;
 use warren_proto::record::{Command, Events, SessionId, system};
 
 use crate::amqp::ReplyCode;
+use crate::mailbox;
 use crate::metadata::View;
 
 /// What a queue's or the metadata's actor takes in.
@@ -354,7 +355,7 @@ impl Directory {
     /// Hands something to the group's actor that must not be lost and is bounded by what the actor began itself.
     pub fn deliver_always(&self, group: GroupId, message: Inbound) {
         if let Some(mailbox) = self.mailbox(group) {
-            mailbox.do_send(message);
+            mailbox::always(&mailbox, message);
         }
     }
 
@@ -397,12 +398,12 @@ impl Directory {
     pub fn queue_gone(&self, group: GroupId) {
         let Some(entry) = self.groups().remove(&group) else { return };
         if let Some(mailbox) = entry.mailbox {
-            mailbox.do_send(Inbound::Stop { delete: true });
+            mailbox::always(&mailbox, Inbound::Stop { delete: true });
         }
         let sessions = self.sessions();
         for watcher in &entry.watchers {
             if let Some(mailbox) = sessions.get(&watcher.id) {
-                mailbox.do_send(SessionEvent::QueueGone { group });
+                mailbox::always(&mailbox, SessionEvent::QueueGone { group });
             }
         }
     }
@@ -413,7 +414,7 @@ impl Directory {
         let sessions = self.sessions();
         for watcher in &entry.watchers {
             if let Some(mailbox) = sessions.get(&watcher.id) {
-                mailbox.do_send(SessionEvent::Leader { group, leader: leader.clone() });
+                mailbox::always(&mailbox, SessionEvent::Leader { group, leader: leader.clone() });
             }
         }
     }
@@ -424,7 +425,7 @@ impl Directory {
         match mailbox {
             // Bounded: deliveries by the consumers' credit, the rest by the session's unapplied window.
             Some(mailbox) => {
-                mailbox.do_send(SessionEvent::Events(events));
+                mailbox::always(&mailbox, SessionEvent::Events(events));
                 true
             }
             None => false,

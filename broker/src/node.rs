@@ -24,6 +24,7 @@ use warren_proto::{queue, record, transport};
 
 use crate::admin::Forwarded;
 use crate::directory::{Directory, Inbound};
+use crate::mailbox;
 use crate::metadata::actor::{BarrierMessage, GROUP, MetadataActor, PeerChanged};
 
 /// See the module.
@@ -100,7 +101,7 @@ impl NodeInbox {
     fn barrier(&self, message: BarrierMessage) {
         if let Some(metadata) = self.metadata.get() {
             // Bounded by the changes that clients wait for.
-            metadata.do_send(message);
+            mailbox::always_to(metadata, message);
         }
     }
 
@@ -154,21 +155,21 @@ impl Inbox for NodeInbox {
         for mailbox in self.directory.mailboxes() {
             let event = if up { Event::PeerUp(node) } else { Event::PeerDown(node) };
             // One message for each group and change of state: bounded by the number of groups.
-            mailbox.do_send(Inbound::Group(event));
+            mailbox::always(&mailbox, Inbound::Group(event));
             if let PeerState::Dead { incarnation } = state {
-                mailbox.do_send(Inbound::RunEnded { node, incarnation });
+                mailbox::always(&mailbox, Inbound::RunEnded { node, incarnation });
             }
         }
         if let Some(metadata) = self.metadata.get() {
-            metadata.do_send(PeerChanged { node, state });
+            mailbox::always_to(metadata, PeerChanged { node, state });
         }
     }
 
     fn link_reset(&self, node: NodeId) {
         for mailbox in self.directory.mailboxes() {
             // One message for each group and reset.
-            mailbox.do_send(Inbound::Group(Event::PeerUp(node)));
-            mailbox.do_send(Inbound::LinkReset(node));
+            mailbox::always(&mailbox, Inbound::Group(Event::PeerUp(node)));
+            mailbox::always(&mailbox, Inbound::LinkReset(node));
         }
         self.directory.link_reset(node);
     }
@@ -176,7 +177,7 @@ impl Inbox for NodeInbox {
     fn link_writable(&self, node: NodeId) {
         for mailbox in self.directory.mailboxes() {
             // At most one for each refused send that a mailbox began.
-            mailbox.do_send(Inbound::LinkWritable(node));
+            mailbox::always(&mailbox, Inbound::LinkWritable(node));
         }
     }
 

@@ -9,6 +9,7 @@ use super::protocol::{Arguments, ChannelRow, ConnectionRow};
 use super::{Inner, NODES_TIMEOUT, json};
 use crate::connection::Description as Connection;
 use crate::directory::{Description, Inbound};
+use crate::mailbox;
 use crate::metadata::actor::GROUP;
 
 /// A question from one node to another.
@@ -114,7 +115,7 @@ impl Inner {
         for mailbox in mailboxes {
             let (answer_tx, answer) = oneshot::channel();
             // One message for each group and operator's call, of which few are under way at once.
-            mailbox.do_send(Inbound::Describe(answer_tx));
+            mailbox::always(&mailbox, Inbound::Describe(answer_tx));
             waiting.push(answer);
         }
         let deadline = tokio::time::Instant::now() + NODES_TIMEOUT / 2;

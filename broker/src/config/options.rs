@@ -212,20 +212,6 @@ pub(super) static OPTIONS: &[Opt] = &[
     ),
     option(
         "limits",
-        "memory_high",
-        "SIZE|N%",
-        "Resident memory at which publishers are blocked",
-        |c, v| put(&mut c.limits.memory_high, v.loose_text().and_then(|text| text.parse())),
-    ),
-    option(
-        "limits",
-        "disk_free_min",
-        "SIZE",
-        "Free disk below which publishers are blocked",
-        |c, v| put(&mut c.limits.disk_free_min, bytes(v, 0..=1 << 50)),
-    ),
-    option(
-        "limits",
         "unapplied_bytes_max",
         "SIZE",
         "Unanswered bytes at which a connection's socket is not read",
@@ -233,10 +219,10 @@ pub(super) static OPTIONS: &[Opt] = &[
     ),
     option(
         "limits",
-        "cached_bytes_max",
+        "queue_cached_bytes_max",
         "SIZE",
-        "Recent log entries kept in memory, all queues together",
-        |c, v| put(&mut c.limits.cached_bytes_max, bytes(v, 1 << 20..=1 << 40)),
+        "Recent log entries that one queue keeps in memory",
+        |c, v| put(&mut c.limits.queue_cached_bytes_max, bytes(v, 64 << 10..=1 << 30)),
     ),
     option(
         "log",

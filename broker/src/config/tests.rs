@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, Error, LogFormat, Secret, Watermark, options::OPTIONS, sources, values::size};
+use super::{Config, Error, LogFormat, Secret, options::OPTIONS, sources, values::size};
 
 const LONG: &str = "0123456789abcdef";
 
@@ -61,7 +61,7 @@ fn the_example_file_documents_every_option_at_its_default() {
 }
 
 /// One legal value per option that is not its default, as a variable or a flag gives it.
-const OTHERS: [(&str, &str); 28] = [
+const OTHERS: [(&str, &str); 26] = [
     ("node.name", "rabbit@a.b"),
     ("node.data_dir", "d"),
     ("cluster.name", "other"),
@@ -83,10 +83,8 @@ const OTHERS: [(&str, &str); 28] = [
     ("users.default_pass", "p"),
     ("users.default_vhost", "v"),
     ("users.loopback_users", "x,y"),
-    ("limits.memory_high", "4GB"),
-    ("limits.disk_free_min", "0"),
     ("limits.unapplied_bytes_max", "1MiB"),
-    ("limits.cached_bytes_max", "1MiB"),
+    ("limits.queue_cached_bytes_max", "1MiB"),
     ("log.filter", "warn,warren_cluster=debug"),
     ("log.format", "json"),
     ("runtime.workers", "3"),
@@ -147,10 +145,8 @@ fn values_are_read_as_they_are_meant() {
     );
     assert_eq!(config.amqp.frame_max, 4096);
     assert_eq!(config.users.loopback_users, ["x", "y"]);
-    assert_eq!(config.limits.memory_high, Watermark::Bytes(4_000_000_000));
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.node.data_dir, PathBuf::from("d"));
-    assert_eq!(Watermark::Percent(60).bytes_of(1_000), 600);
     for (text, bytes) in [
         ("0", 0),
         ("1kB", 1_000),
@@ -248,10 +244,6 @@ fn faults_name_the_place_the_key_and_the_value() {
         (
             "[log]\nformat = \"xml\"",
             "file.toml:2: log.format = \"xml\": must be text or json",
-        ),
-        (
-            "[limits]\nmemory_high = \"0%\"",
-            "file.toml:2: limits.memory_high = \"0%\": must be 1% to 100%",
         ),
         (
             "[limits]\nunapplied_bytes_max = \"64KiB\"",

@@ -133,38 +133,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A share of the machine's memory, or a number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Watermark {
-    /// 1 to 100.
-    Percent(u8),
-    Bytes(u64),
-}
-
-impl Watermark {
-    /// In bytes, on a machine with `total` bytes.
-    pub fn bytes_of(self, total: u64) -> u64 {
-        match self {
-            Self::Percent(percent) => total / 100 * u64::from(percent),
-            Self::Bytes(bytes) => bytes,
-        }
-    }
-}
-
-impl FromStr for Watermark {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let Some(percent) = text.strip_suffix('%') else {
-            return size(text).map(Self::Bytes);
-        };
-        match percent.parse() {
-            Ok(percent @ 1..=100) => Ok(Self::Percent(percent)),
-            _ => Err("must be 1% to 100%, or a size".into()),
-        }
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Text,

@@ -24,7 +24,7 @@ use super::registry::Registry;
 use super::socket::{Gate, Readiness};
 use super::{Carrier, Connection, Description, Effect, Ends, Limits};
 use crate::amqp::Fault;
-use crate::directory::{Directory, Leader, SessionEvent};
+use crate::directory::{Directory, Leader, NotSent, SessionEvent};
 use crate::metadata::Change;
 use crate::metadata::client::MetadataClient;
 
@@ -33,6 +33,8 @@ const SLICES: usize = 64;
 /// Read buffers grow and shrink between these.
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
+/// How often a queue without a leader is asked after.
+const ASK_MS: u64 = 250;
 /// A timer this much too late is not armed anew.
 const TIMER_SLACK_MS: u64 = 2;
 
@@ -72,39 +74,48 @@ pub struct ConnectionActor {
     timer: Option<(SpawnHandle, u64)>,
     awaits_writable: bool,
     turn_ends: bool,
-    /// Queues without a leader are asked after once per tick, not once per turn.
+    /// Queues without a leader are asked after now and then, not in every turn.
     may_ask: bool,
+    asked_ms: u64,
+    gone: Vec<u64>,
 }
 
 /// The way of batches to the queues' leaders.
 struct Way<'a> {
-    directory: &'a Directory,
+    shared: &'a Shared,
     leaders: &'a mut FxHashMap<u64, Leader>,
+    /// Queues that were deleted before anybody watched them: no word of it will come.
+    gone: &'a mut Vec<u64>,
     session: SessionId,
     may_ask: bool,
 }
 
 impl Way<'_> {
     fn leader(&mut self, group: u64) -> &Leader {
-        let (directory, session) = (self.directory, self.session);
-        self.leaders
-            .entry(group)
-            .or_insert_with(|| directory.watch(group, session))
+        let Self { shared, gone, session, .. } = self;
+        self.leaders.entry(group).or_insert_with(|| {
+            let leader = shared.directory.watch(group, *session);
+            if shared.metadata.view().queue_by_group(group).is_none() {
+                gone.push(group);
+            }
+            leader
+        })
     }
 }
 
 impl Carrier for Way<'_> {
-    fn send(&mut self, group: u64, batch: Bytes) -> bool {
-        let (directory, may_ask) = (self.directory, self.may_ask);
+    fn send(&mut self, group: u64, batch: Bytes) -> Result<(), NotSent> {
+        let may_ask = self.may_ask;
+        let directory = Arc::clone(&self.shared.directory);
         let leader = self.leader(group);
         if matches!(leader, Leader::Unknown) && !may_ask {
-            return false;
+            return Err(NotSent::NoLeader);
         }
-        directory.send(group, leader, batch).is_ok()
+        directory.send(group, leader, batch)
     }
 
     fn resync(&mut self, group: u64, request: Resync) {
-        let directory = self.directory;
+        let directory = Arc::clone(&self.shared.directory);
         directory.resync(group, self.leader(group), request);
     }
 }
@@ -161,6 +172,8 @@ impl ConnectionActor {
             awaits_writable: false,
             turn_ends: false,
             may_ask: false,
+            asked_ms: 0,
+            gone: Vec::new(),
         }
     }
 
@@ -189,6 +202,11 @@ impl ConnectionActor {
         self.with_way(|core, way| core.flush(way));
         self.perform(context);
         self.may_ask = false;
+        for group in std::mem::take(&mut self.gone) {
+            self.leaders.remove(&group);
+            self.shared.directory.unwatch(group, self.core.id());
+            self.begin(context).on_queue_gone(group);
+        }
         if self.core.is_over() {
             self.hang_up();
             context.stop();
@@ -205,8 +223,9 @@ impl ConnectionActor {
 
     fn with_way(&mut self, turn: impl FnOnce(&mut Connection, &mut Way<'_>)) {
         let mut way = Way {
-            directory: &self.shared.directory,
+            shared: &self.shared,
             leaders: &mut self.leaders,
+            gone: &mut self.gone,
             session: self.core.id(),
             may_ask: self.may_ask,
         };
@@ -333,7 +352,11 @@ impl ConnectionActor {
         let delay = Duration::from_millis(due_ms.saturating_sub(self.now_ms()).max(1));
         let handle = context.run_later(delay, |actor, context| {
             actor.timer = None;
-            actor.may_ask = true;
+            let now_ms = actor.now_ms();
+            if now_ms >= actor.asked_ms + ASK_MS {
+                actor.may_ask = true;
+                actor.asked_ms = now_ms;
+            }
             if actor.input.is_empty() {
                 actor.input = BytesMut::new();
             }

@@ -4,12 +4,14 @@ use rustc_hash::FxHashMap;
 use warren_proto::queue::Resync;
 use warren_proto::record::SessionId;
 
+use crate::directory::NotSent;
 use crate::queue::client::{Notice, QueueClient};
 
 /// Takes a session's batches to the queues' leaders.
 pub trait Carrier {
-    /// Gives false when the batch did not leave; it is offered again later.
-    fn send(&mut self, group: u64, batch: bytes::Bytes) -> bool;
+    /// What does not leave is offered again: soon after [`NotSent::Full`], else when a leader is known or a tick
+    /// has passed.
+    fn send(&mut self, group: u64, batch: bytes::Bytes) -> Result<(), NotSent>;
 
     /// May be lost; repeated when still needed.
     fn resync(&mut self, group: u64, request: Resync);
@@ -99,7 +101,7 @@ impl Queues {
         self.commands
     }
 
-    /// Whether some batch could not leave when it was offered.
+    /// Whether some batch found the way to its queue full when it was offered.
     pub(crate) fn has_unsent(&self) -> bool {
         self.unsent
     }
@@ -138,9 +140,9 @@ impl Queues {
             let client = &mut entry.client;
             client.seal(now_ms);
             while let Some(batch) = client.next_send() {
-                if !carrier.send(group, batch) {
+                if let Err(error) = carrier.send(group, batch) {
                     client.not_sent();
-                    self.unsent = true;
+                    self.unsent |= error == NotSent::Full;
                     break;
                 }
             }

@@ -12,6 +12,7 @@ use super::actor::{ConnectionActor, Describe};
 use super::describe::Description;
 use crate::amqp::ReplyCode;
 use crate::directory::SessionEvent;
+use crate::mailbox;
 
 /// A connection that does not describe itself within this time is left out.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,7 +71,7 @@ impl Registry {
         let Some(connection) = self.connections().get(&session).cloned() else {
             return false;
         };
-        connection.do_send(SessionEvent::Close {
+        mailbox::always_to(&connection, SessionEvent::Close {
             code,
             text: text.to_owned(),
         });
@@ -82,7 +83,7 @@ impl Registry {
         let connections: Vec<_> = self.connections().values().cloned().collect();
         for connection in connections {
             // One message per connection at the end of its life.
-            connection.do_send(SessionEvent::Close {
+            mailbox::always_to(&connection, SessionEvent::Close {
                 code,
                 text: text.to_owned(),
             });

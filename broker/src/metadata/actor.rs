@@ -25,9 +25,10 @@ use warren_proto::node::{Barrier, BarrierPassed, node_message::Kind};
 
 use super::client::{MetadataClient, Submit};
 use super::{Bootstrap, Change, Effect, Exchange, MetadataMachine, Outcome, Placement, Queue, Request, Run, View};
+use crate::amqp::ReplyCode;
 use crate::directory::{Directory, Inbound, SessionEvent};
 use crate::exchange::actor::{ExchangeActor, Update};
-use crate::fatal;
+use crate::{fatal, mailbox};
 use crate::queue::actor::{QueueActor, now_ms};
 use crate::queue::transient::TransientActor;
 
@@ -273,10 +274,8 @@ impl MetadataActor {
         tracing::warn!("the cluster counted this node as down; its clients' sessions have ended");
         for session in self.env.directory.session_mailboxes() {
             // One message for each connection, which ends with it.
-            session.do_send(SessionEvent::Close {
-                code: crate::amqp::ReplyCode::ConnectionForced,
-                text: "the node was cut off from its cluster".into(),
-            });
+            let text = "the node was cut off from its cluster".into();
+            mailbox::always(&session, SessionEvent::Close { code: ReplyCode::ConnectionForced, text });
         }
         self.announce();
     }
@@ -288,7 +287,7 @@ impl MetadataActor {
 
     fn run_ended(&self, run: Run) {
         for mailbox in self.env.directory.mailboxes() {
-            mailbox.do_send(Inbound::RunEnded { node: run.node, incarnation: run.incarnation });
+            mailbox::always(&mailbox, Inbound::RunEnded { node: run.node, incarnation: run.incarnation });
         }
     }
 

@@ -10,6 +10,7 @@ use warren_cluster::GroupId;
 
 use super::{Change, Outcome, Request, View};
 use crate::directory::Directory;
+use crate::mailbox;
 
 /// The change may or may not take effect: no majority answered in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +72,7 @@ impl MetadataClient {
         let request = self.request();
         let command = change.encode(request);
         // Bounded by what happens to nodes and queues, not by what clients send.
-        self.actor.do_send(Submit { request, command, answer: None });
+        mailbox::always(&self.actor, Submit { request, command, answer: None });
     }
 
     /// The queue has ended: takes it out of the metadata.

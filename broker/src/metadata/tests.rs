@@ -472,7 +472,7 @@ fn snapshots_are_cut_into_chunks_and_missing_ones_noticed() {
         some.remove(missing);
         assert!(MetadataMachine::new().restore(&some).is_err());
     }
-    let mut swapped = chunks.clone();
+    let mut swapped = chunks;
     swapped.swap(0, 1);
     assert!(MetadataMachine::new().restore(&swapped).is_err());
     assert!(

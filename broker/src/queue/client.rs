@@ -305,7 +305,7 @@ impl QueueClient {
         self.sent = 0;
         self.sent_bytes = 0;
         self.rewound_ms = now_ms;
-        self.resync = true;
+        self.resync = !self.consumers.is_empty() || !self.ended.is_empty();
     }
 
     /// The resync to send, if one is due: which delivery of each consumer comes next here.

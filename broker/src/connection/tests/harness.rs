@@ -17,6 +17,7 @@ use crate::amqp::frame::{self, Kind};
 use crate::amqp::{Method, Properties, ShortStr, Table, put_content, put_method};
 use crate::auth::{Algorithm, PasswordHash};
 use crate::connection::{Carrier, Connection, Effect, Ends, Limits};
+use crate::directory::NotSent;
 use crate::metadata::{self, AddUser, Bootstrap, Change, MetadataMachine, Outcome, Request, Run, SetPermissions, View};
 use crate::queue::machine::{self, Config, QueueMachine};
 
@@ -53,11 +54,12 @@ pub(super) struct Wire {
 }
 
 impl Carrier for Wire {
-    fn send(&mut self, group: u64, batch: Bytes) -> bool {
-        if !self.is_full {
-            self.batches.push((group, batch));
+    fn send(&mut self, group: u64, batch: Bytes) -> Result<(), NotSent> {
+        if self.is_full {
+            return Err(NotSent::Full);
         }
-        !self.is_full
+        self.batches.push((group, batch));
+        Ok(())
     }
 
     fn resync(&mut self, group: u64, request: Resync) {

@@ -78,7 +78,7 @@ fn run_command(node: &mut Node, command: &str) -> String {
             let by = flags.iter().find_map(|flag| flag.strip_prefix("by:"));
             let bind = Bind {
                 arguments: arguments(flags),
-                session: by.map_or(session(1), parse_session),
+                session: by.map_or_else(|| session(1), parse_session),
                 ..bind(&key(source), destination, &key(word))
             };
             if verb == "bind" {
@@ -131,7 +131,7 @@ fn parse_queue(name: &str, flags: &[&str]) -> DeclareQueue {
     if queue.is_transient() {
         let home = flags.iter().find_map(|flag| flag.strip_prefix("home:"));
         queue.placement = Placement::Transient {
-            home: home.map_or(run(1, 1), parse_run),
+            home: home.map_or_else(|| run(1, 1), parse_run),
         };
     }
     queue

@@ -1,0 +1,227 @@
+import com.rabbitmq.client.AMQP;
+import com.rabbitmq.client.AlreadyClosedException;
+import com.rabbitmq.client.BuiltinExchangeType;
+import com.rabbitmq.client.Channel;
+import com.rabbitmq.client.Connection;
+import com.rabbitmq.client.ConnectionFactory;
+import com.rabbitmq.client.Delivery;
+import com.rabbitmq.client.GetResponse;
+import com.rabbitmq.client.Method;
+import com.rabbitmq.client.RpcClient;
+import com.rabbitmq.client.RpcClientParams;
+import com.rabbitmq.client.ShutdownSignalException;
+import java.io.IOException;
+import java.math.BigDecimal;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Date;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.TimeUnit;
+
+/** The Java client: declare, publish with confirms, consume with acknowledgements, route, ask and answer, err, close. */
+public class Client {
+    private static final String[] URLS = System.getenv("AMQP_URLS").split(",");
+
+    private static Connection connect(int node) throws Exception {
+        ConnectionFactory factory = new ConnectionFactory();
+        factory.setUri(URLS[node % URLS.length]);
+        factory.setRequestedHeartbeat(10);
+        return factory.newConnection("interop");
+    }
+
+    private static String name(String label) {
+        return "interop." + System.getenv("RUN_ID") + "." + label;
+    }
+
+    private static byte[] bytes(String text) {
+        return text.getBytes(StandardCharsets.UTF_8);
+    }
+
+    private static String text(byte[] bytes) {
+        return new String(bytes, StandardCharsets.UTF_8);
+    }
+
+    private static void equal(Object actual, Object expected, String what) {
+        if (!String.valueOf(actual).equals(String.valueOf(expected))) {
+            throw new AssertionError(what + ": expected " + expected + ", got " + actual);
+        }
+    }
+
+    private static Delivery next(BlockingQueue<Delivery> deliveries) throws InterruptedException {
+        Delivery delivery = deliveries.poll(20, TimeUnit.SECONDS);
+        if (delivery == null) {
+            throw new AssertionError("no delivery within 20 s");
+        }
+        return delivery;
+    }
+
+    private static BlockingQueue<Delivery> consume(Channel channel, String queue, boolean noAck) throws IOException {
+        BlockingQueue<Delivery> deliveries = new LinkedBlockingQueue<>();
+        channel.basicConsume(queue, noAck, (tag, delivery) -> deliveries.add(delivery), tag -> { });
+        return deliveries;
+    }
+
+    private static AMQP.BasicProperties properties(int number) {
+        Map<String, Object> headers = new LinkedHashMap<>();
+        headers.put("big", 1L << 40);
+        headers.put("decimal", new BigDecimal("3.14"));
+        headers.put("float", 1.5);
+        headers.put("int", 7);
+        headers.put("list", List.of(1, "two", true));
+        headers.put("none", null);
+        headers.put("table", Map.of("inner", Map.of("deep", "value")));
+        headers.put("text", "value");
+        headers.put("when", new Date(1_700_000_000_000L));
+        headers.put("yes", true);
+        return new AMQP.BasicProperties.Builder()
+            .contentType("application/json").contentEncoding("utf-8").headers(headers).deliveryMode(2).priority(5)
+            .correlationId("correlation").replyTo("somewhere").expiration("600000").messageId("message-" + number)
+            .timestamp(new Date(1_700_000_000_000L)).type("kind").userId("guest").appId("interop").build();
+    }
+
+    private static void work(Connection publisher, Connection consumer) throws Exception {
+        Channel sending = publisher.createChannel();
+        Channel receiving = consumer.createChannel();
+        String queue = name("java.work");
+        AMQP.Queue.DeclareOk declared = sending.queueDeclare(queue, true, false, false, null);
+        equal(declared.getMessageCount() + " " + declared.getConsumerCount(), "0 0", "declare-ok");
+        sending.confirmSelect();
+        receiving.basicQos(3);
+        BlockingQueue<Delivery> deliveries = consume(receiving, queue, false);
+        for (int number = 0; number < 20; number++) {
+            sending.basicPublish("", queue, properties(number), bytes("body " + number));
+        }
+        sending.waitForConfirmsOrDie(20_000);
+        for (int number = 0; number < 20; number++) {
+            Delivery got = next(deliveries);
+            equal(text(got.getBody()), "body " + number, "body");
+            equal(got.getProperties(), properties(number), "properties");
+            equal(got.getEnvelope().isRedeliver(), false, "redelivered");
+            receiving.basicAck(got.getEnvelope().getDeliveryTag(), false);
+        }
+        sending.basicPublish("", queue, null, new byte[1 << 20]);
+        Delivery big = next(deliveries);
+        equal(big.getBody().length, 1 << 20, "size of a big body");
+        receiving.basicReject(big.getEnvelope().getDeliveryTag(), true);
+        Delivery again = next(deliveries);
+        equal(again.getEnvelope().isRedeliver(), true, "redelivered");
+        receiving.basicAck(again.getEnvelope().getDeliveryTag(), false);
+
+        BlockingQueue<String> returned = new LinkedBlockingQueue<>();
+        sending.addReturnListener(message -> returned.add(message.getReplyText()));
+        sending.basicPublish("", name("nowhere"), true, null, bytes("unroutable"));
+        sending.waitForConfirmsOrDie(20_000);
+        equal(returned.poll(), "NO_ROUTE", "returned before the confirm");
+        equal(sending.queueDelete(queue).getMessageCount(), 0, "messages left");
+
+        // Transactions.
+        Channel transactional = publisher.createChannel();
+        String other = transactional.queueDeclare(name("java.tx"), true, false, false, null).getQueue();
+        transactional.txSelect();
+        transactional.basicPublish("", other, null, bytes("one"));
+        transactional.txRollback();
+        transactional.basicPublish("", other, null, bytes("two"));
+        transactional.txCommit();
+        GetResponse response = receiving.basicGet(other, true);
+        equal(text(response.getBody()) + " " + response.getMessageCount(), "two 0", "after the commit");
+        receiving.queueDelete(other);
+    }
+
+    private static void routing(Connection publisher, Connection consumer) throws Exception {
+        Channel sending = publisher.createChannel();
+        Channel receiving = consumer.createChannel();
+        String topic = name("java.topic");
+        String fanout = name("java.fanout");
+        receiving.exchangeDeclare(topic, BuiltinExchangeType.TOPIC, true);
+        receiving.exchangeDeclare(fanout, BuiltinExchangeType.FANOUT, false, true, null);
+        receiving.exchangeBind(fanout, topic, "#");
+        String narrow = receiving.queueDeclare().getQueue();
+        String wide = receiving.queueDeclare().getQueue();
+        receiving.queueBind(narrow, topic, "*.orange.*");
+        receiving.queueBind(wide, fanout, "");
+        BlockingQueue<Delivery> few = consume(receiving, narrow, true);
+        BlockingQueue<Delivery> all = consume(receiving, wide, true);
+        for (String key : List.of("lazy.pink.rabbit", "quick.orange.rabbit")) {
+            sending.basicPublish(topic, key, null, bytes(key));
+        }
+        List<String> keys = new ArrayList<>();
+        keys.add(next(all).getEnvelope().getRoutingKey());
+        keys.add(next(all).getEnvelope().getRoutingKey());
+        equal(keys, List.of("lazy.pink.rabbit", "quick.orange.rabbit"), "everything");
+        equal(next(few).getEnvelope().getRoutingKey(), "quick.orange.rabbit", "orange only");
+        receiving.exchangeDelete(topic);
+    }
+
+    private static void rpc(Connection publisher, Connection consumer) throws Exception {
+        Channel server = publisher.createChannel();
+        String queue = server.queueDeclare(name("java.rpc"), false, false, true, null).getQueue();
+        server.basicConsume(queue, false, (tag, request) -> {
+            int number = Integer.parseInt(text(request.getBody()));
+            AMQP.BasicProperties reply = new AMQP.BasicProperties.Builder()
+                .correlationId(request.getProperties().getCorrelationId()).build();
+            server.basicPublish("", request.getProperties().getReplyTo(), reply, bytes(String.valueOf(2 * number)));
+            server.basicAck(request.getEnvelope().getDeliveryTag(), false);
+        }, tag -> { });
+        // The library's own client answers over direct reply-to.
+        Channel channel = consumer.createChannel();
+        RpcClient client = new RpcClient(new RpcClientParams().channel(channel).exchange("").routingKey(queue).timeout(20_000));
+        for (int number = 0; number < 10; number++) {
+            equal(client.stringCall(String.valueOf(number)), 2 * number, "answer");
+        }
+        client.close();
+    }
+
+    private interface Attempt {
+        void on(Channel channel) throws IOException;
+    }
+
+    private static void refused(Connection connection, int code, Attempt attempt) throws Exception {
+        Channel channel = connection.createChannel();
+        try {
+            attempt.on(channel);
+            throw new AssertionError("expected a refusal with " + code);
+        } catch (IOException error) {
+            Method reason = ((ShutdownSignalException) error.getCause()).getReason();
+            equal(((AMQP.Channel.Close) reason).getReplyCode(), code, "reply code");
+        }
+    }
+
+    private static void cancelled(Connection publisher, Connection consumer) throws Exception {
+        Channel receiving = consumer.createChannel();
+        String queue = receiving.queueDeclare(name("java.cancel"), true, false, false, null).getQueue();
+        BlockingQueue<String> cancels = new LinkedBlockingQueue<>();
+        String tag = receiving.basicConsume(queue, true, (t, delivery) -> { }, cancels::add);
+        publisher.createChannel().queueDelete(queue);
+        equal(cancels.poll(20, TimeUnit.SECONDS), tag, "the consumer is told of its queue's end");
+    }
+
+    private static void unknownTag(Connection connection) throws Exception {
+        Channel channel = connection.createChannel();
+        BlockingQueue<Integer> codes = new LinkedBlockingQueue<>();
+        channel.addShutdownListener(cause -> codes.add(((AMQP.Channel.Close) cause.getReason()).getReplyCode()));
+        try {
+            channel.basicAck(99, false);
+        } catch (AlreadyClosedException closed) {
+            // It was quick.
+        }
+        equal(codes.poll(20, TimeUnit.SECONDS), 406, "reply code for an unknown delivery tag");
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        try (Connection publisher = connect(0); Connection consumer = connect(1)) {
+            work(publisher, consumer);
+            routing(publisher, consumer);
+            rpc(publisher, consumer);
+            refused(publisher, 404, channel -> channel.queueDeclarePassive(name("java.missing")));
+            refused(publisher, 406, channel -> channel.exchangeDeclare("amq.fanout", "direct", true));
+            refused(publisher, 403, channel -> channel.queueDeclare("amq.reserved", true, false, false, null));
+            cancelled(publisher, consumer);
+            unknownTag(publisher);
+            equal(publisher.isOpen(), true, "the connection outlives its channels' errors");
+        }
+    }
+}

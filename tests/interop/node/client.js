@@ -1,0 +1,148 @@
+// amqplib: declare, publish with confirms, consume with acknowledgements, route, ask and answer, err, close.
+'use strict';
+
+const assert = require('node:assert/strict');
+const { randomUUID } = require('node:crypto');
+const amqp = require('amqplib');
+
+const urls = process.env.AMQP_URLS.split(',');
+const url = (node) => urls[node % urls.length];
+const name = (label) => `interop.${process.env.RUN_ID}.${label}`;
+const PROPERTIES = {
+  contentType: 'application/json',
+  contentEncoding: 'utf-8',
+  headers: { text: 'value', int: 7, big: 2 ** 40, float: 1.5, yes: true, none: null, table: { inner: [1, 'two', { three: 3 }] } },
+  deliveryMode: 2,
+  priority: 5,
+  correlationId: 'correlation',
+  replyTo: 'somewhere',
+  expiration: '600000',
+  messageId: 'message-1',
+  timestamp: 1700000000,
+  type: 'kind',
+  userId: 'guest',
+  appId: 'interop',
+};
+
+// Collects deliveries and hands them out one by one.
+async function consumer(channel, queue, options) {
+  const waiting = [];
+  const arrived = [];
+  const { consumerTag } = await channel.consume(queue, (message) => {
+    if (waiting.length) waiting.shift()(message);
+    else arrived.push(message);
+  }, options);
+  const next = () => (arrived.length ? Promise.resolve(arrived.shift()) : new Promise((resolve) => waiting.push(resolve)));
+  return { next, consumerTag };
+}
+
+async function work(publisher, receiver) {
+  const sending = await publisher.createConfirmChannel();
+  const receiving = await receiver.createChannel();
+  const queue = name('node.work');
+  assert.deepEqual(await sending.assertQueue(queue, { durable: true }), { queue, messageCount: 0, consumerCount: 0 });
+  await receiving.prefetch(2);
+  const { next, consumerTag } = await consumer(receiving, queue);
+  for (let number = 0; number < 20; number += 1) sending.sendToQueue(queue, Buffer.from(`body ${number}`), PROPERTIES);
+  await sending.waitForConfirms();
+  for (let number = 0; number < 20; number += 1) {
+    const message = await next();
+    assert.equal(message.content.toString(), `body ${number}`);
+    for (const [key, value] of Object.entries(PROPERTIES)) assert.deepEqual(message.properties[key], value, key);
+    assert.equal(message.fields.redelivered, false);
+    receiving.ack(message);
+  }
+  const big = Buffer.alloc(1 << 20, 'x');
+  sending.sendToQueue(queue, big);
+  const message = await next();
+  assert.ok(message.content.equals(big));
+  receiving.nack(message);
+  const again = await next();
+  assert.equal(again.fields.redelivered, true);
+  receiving.ack(again);
+  await receiving.cancel(consumerTag);
+
+  const returned = new Promise((resolve) => sending.once('return', resolve));
+  sending.publish('', name('nowhere'), Buffer.from('unroutable'), { mandatory: true });
+  await sending.waitForConfirms();
+  assert.equal((await returned).fields.replyText, 'NO_ROUTE');
+
+  sending.sendToQueue(queue, Buffer.from('got'));
+  await sending.waitForConfirms();
+  const got = await receiving.get(queue, { noAck: true });
+  assert.equal(got.content.toString(), 'got');
+  assert.equal(await receiving.get(queue), false);
+  assert.deepEqual(await receiving.deleteQueue(queue), { messageCount: 0 });
+}
+
+async function routing(publisher, receiver) {
+  const sending = await publisher.createConfirmChannel();
+  const receiving = await receiver.createChannel();
+  const [topic, fanout] = [name('node.topic'), name('node.fanout')];
+  await receiving.assertExchange(topic, 'topic');
+  await receiving.assertExchange(fanout, 'fanout', { autoDelete: true });
+  await receiving.bindExchange(fanout, topic, '#');
+  const narrow = (await receiving.assertQueue('', { exclusive: true })).queue;
+  const wide = (await receiving.assertQueue('', { exclusive: true })).queue;
+  await receiving.bindQueue(narrow, topic, '*.orange.*');
+  await receiving.bindQueue(wide, fanout, '');
+  for (const key of ['quick.orange.rabbit', 'lazy.pink.rabbit']) sending.publish(topic, key, Buffer.from(key));
+  await sending.waitForConfirms();
+  const [few, all] = [await consumer(receiving, narrow, { noAck: true }), await consumer(receiving, wide, { noAck: true })];
+  assert.equal((await all.next()).fields.routingKey, 'quick.orange.rabbit');
+  assert.equal((await all.next()).fields.routingKey, 'lazy.pink.rabbit');
+  assert.equal((await few.next()).fields.routingKey, 'quick.orange.rabbit');
+  assert.equal((await receiving.checkQueue(narrow)).messageCount, 0);
+  await receiving.deleteExchange(topic);
+}
+
+async function rpc(publisher, receiver) {
+  const server = await publisher.createChannel();
+  const client = await receiver.createChannel();
+  const { queue } = await server.assertQueue(name('node.rpc'), { durable: false, autoDelete: true });
+  await server.consume(queue, (request) => {
+    const answer = Buffer.from(String(2 * Number(request.content)));
+    server.sendToQueue(request.properties.replyTo, answer, { correlationId: request.properties.correlationId });
+    server.ack(request);
+  });
+  // By a queue of one's own, and by direct reply-to.
+  const own = (await client.assertQueue('', { exclusive: true })).queue;
+  for (const replyTo of [own, 'amq.rabbitmq.reply-to']) {
+    const { next } = await consumer(client, replyTo, { noAck: true });
+    const correlationId = randomUUID();
+    client.sendToQueue(queue, Buffer.from('21'), { correlationId, replyTo });
+    const answer = await next();
+    assert.equal(answer.content.toString(), '42');
+    assert.equal(answer.properties.correlationId, correlationId);
+  }
+}
+
+async function errors(publisher) {
+  const attempts = [
+    [404, (channel) => channel.checkQueue(name('node.missing'))],
+    [406, (channel) => channel.assertExchange('amq.fanout', 'direct')],
+    [403, (channel) => channel.assertQueue('amq.reserved')],
+  ];
+  for (const [code, attempt] of attempts) {
+    const channel = await publisher.createChannel();
+    channel.on('error', () => {});
+    await assert.rejects(attempt(channel), (error) => error.code === code);
+  }
+  await assert.rejects(amqp.connect(url(0).replace(/:[^:@/]*@/, ':wrong@')), /ACCESS_REFUSED/);
+}
+
+async function main() {
+  const publisher = await amqp.connect(url(0));
+  const receiver = await amqp.connect(url(1), { clientProperties: { connection_name: 'interop' } });
+  await work(publisher, receiver);
+  await routing(publisher, receiver);
+  await rpc(publisher, receiver);
+  await errors(publisher);
+  await publisher.close();
+  await receiver.close();
+}
+
+main().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 /// A confirm frame to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Confirm {
+pub(super) enum Confirm {
     /// basic.ack
     Ack {
         /// The confirm number.
@@ -35,7 +35,7 @@ enum Slot {
 
 /// The confirm numbers of one channel in confirm mode.
 #[derive(Debug)]
-pub struct Confirms {
+pub(super) struct Confirms {
     /// The number of `slots[0]`.
     lowest: u64,
     slots: VecDeque<Slot>,
@@ -58,7 +58,7 @@ impl Default for Confirms {
 
 impl Confirms {
     /// The number of the next publish. It waits for `queues` answers; with none it is acknowledged at once.
-    pub fn publish(&mut self, queues: u32) -> u64 {
+    pub(super) fn publish(&mut self, queues: u32) -> u64 {
         let tag = self.lowest + self.slots.len() as u64;
         if queues == 0 {
             self.slots.push_back(Slot::Acked);
@@ -70,12 +70,12 @@ impl Confirms {
     }
 
     /// Publishes that wait for an answer or whose answer was not drained.
-    pub fn open(&self) -> usize {
+    pub(super) fn open(&self) -> usize {
         self.slots.len()
     }
 
     /// One queue has the publish.
-    pub fn taken(&mut self, tag: u64) {
+    pub(super) fn taken(&mut self, tag: u64) {
         if let Some(slot) = Self::slot(&mut self.slots, self.lowest, tag)
             && let Slot::Waiting(queues) = slot
         {
@@ -88,7 +88,7 @@ impl Confirms {
     }
 
     /// One queue does not take the publish. What the others say no longer matters.
-    pub fn refused(&mut self, tag: u64) {
+    pub(super) fn refused(&mut self, tag: u64) {
         if let Some(slot) = Self::slot(&mut self.slots, self.lowest, tag)
             && matches!(slot, Slot::Waiting(_))
         {
@@ -98,13 +98,13 @@ impl Confirms {
     }
 
     /// Whether [`Confirms::drain`] has something to say.
-    pub fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         !self.acked.is_empty() || !self.refused.is_empty()
     }
 
     /// The frames for everything answered since the last call. Refusals come first, so that an acknowledgement
     /// with `multiple` can pass over them.
-    pub fn drain(&mut self, out: &mut Vec<Confirm>) {
+    pub(super) fn drain(&mut self, out: &mut Vec<Confirm>) {
         self.refused.sort_unstable();
         out.extend(self.refused.drain(..).map(|tag| Confirm::Nack { tag }));
         let mut covered = None;

@@ -10,36 +10,36 @@ const HOLES_MIN: usize = 64;
 
 /// A message that a client holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub(super) struct Held {
     /// The queue's group.
-    pub group: u64,
+    pub(super) group: u64,
     /// The message's number in its queue.
-    pub message: u64,
+    pub(super) message: u64,
     /// The session's consumer; 0 after basic.get.
-    pub consumer: u32,
+    pub(super) consumer: u32,
 }
 
 /// A channel's unsettled deliveries. See the module's text.
 #[derive(Debug, Default)]
-pub struct Unacked {
+pub(super) struct Unacked {
     entries: VecDeque<(u64, Option<Held>)>,
     holes: usize,
 }
 
 impl Unacked {
     /// How many are held.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len() - self.holes
     }
 
     /// Adds a delivery; `tag` is higher than all before.
-    pub fn push(&mut self, tag: u64, held: Held) {
+    pub(super) fn push(&mut self, tag: u64, held: Held) {
         debug_assert!(self.entries.back().is_none_or(|(last, _)| *last < tag));
         self.entries.push_back((tag, Some(held)));
     }
 
     /// Takes one.
-    pub fn take(&mut self, tag: u64) -> Option<Held> {
+    pub(super) fn take(&mut self, tag: u64) -> Option<Held> {
         let at = match self.entries.front() {
             Some((first, _)) if *first == tag => 0,
             _ => self.entries.binary_search_by_key(&tag, |(tag, _)| *tag).ok()?,
@@ -51,7 +51,7 @@ impl Unacked {
     }
 
     /// Takes all up to and including `tag`, oldest first. Gives false, and takes nothing, when `tag` is not held.
-    pub fn take_through(&mut self, tag: u64, mut each: impl FnMut(Held)) -> bool {
+    pub(super) fn take_through(&mut self, tag: u64, mut each: impl FnMut(Held)) -> bool {
         let Ok(at) = self.entries.binary_search_by_key(&tag, |(tag, _)| *tag) else {
             return false;
         };
@@ -69,7 +69,7 @@ impl Unacked {
     }
 
     /// Takes all, oldest first.
-    pub fn take_all(&mut self, mut each: impl FnMut(Held)) {
+    pub(super) fn take_all(&mut self, mut each: impl FnMut(Held)) {
         for (_, held) in self.entries.drain(..) {
             if let Some(held) = held {
                 each(held);

@@ -723,11 +723,11 @@ impl Connection {
         self.dispatch(&mut notices);
         self.notices = notices;
         match self.phase {
-            Phase::Header | Phase::Start | Phase::Tune | Phase::Open => {
-                if now_ms >= self.accepted_ms + self.session.limits.handshake_timeout_ms {
-                    tracing::warn!(peer = %self.ends.peer, state = self.phase.name(), "handshake timed out");
-                    self.on_lost();
-                }
+            Phase::Header | Phase::Start | Phase::Tune | Phase::Open
+                if now_ms >= self.accepted_ms + self.session.limits.handshake_timeout_ms =>
+            {
+                tracing::warn!(peer = %self.ends.peer, state = self.phase.name(), "handshake timed out");
+                self.on_lost();
             }
             Phase::Running if self.heartbeat_ms > 0 => {
                 // While the socket is deliberately not read, silence says nothing.

@@ -53,16 +53,15 @@ pub(crate) fn copies(properties: &Bytes, headers: &Bytes) -> Result<Option<Copie
     let mut routing_keys = Vec::new();
     for name in ["CC", "BCC"] {
         let Some(value) = table.get(name) else { continue };
-        let unacceptable = |value: &Value| {
+        let Some(keys) = value.as_array() else {
             let text = format!(
                 "invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}",
                 value.type_name()
             );
-            Fault::new(ReplyCode::PreconditionFailed, text)
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
         };
-        for key in value.as_array().ok_or_else(|| unacceptable(value))? {
-            routing_keys.push(key.as_str().ok_or_else(|| unacceptable(key))?.to_owned());
-        }
+        // What is no string among them is passed over.
+        routing_keys.extend(keys.iter().filter_map(Value::as_str).map(str::to_owned));
     }
     if routing_keys.is_empty() && !table.contains("BCC") {
         return Ok(None);

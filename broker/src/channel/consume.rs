@@ -38,7 +38,7 @@ impl Channel {
             None => 0,
             Some(value) => value.as_i64().ok_or_else(|| {
                 let text = format!(
-                    "invalid arg 'x-priority' for {}: {{unacceptable_type,{}}}",
+                    "invalid arg 'x-priority' for {}: \"expected integer, got {}\"",
                     queue.resource(),
                     value.type_name()
                 );
@@ -59,7 +59,7 @@ impl Channel {
             exclusive: consume.exclusive,
             prefetch: u32::from(self.prefetch),
             priority,
-            arguments: consume.arguments.to_bytes().into(),
+            arguments: consume.arguments.to_bytes(),
         };
         let consumer = Consumer::new(self.id, tag.clone(), &queue, consume.no_ack, self.prefetch);
         session.consumers.insert(id, consumer);

@@ -62,7 +62,7 @@ fn other_headers_are_left_alone() {
 }
 
 #[test]
-fn cc_must_be_an_array_of_strings() {
+fn cc_must_be_an_array() {
     let mut headers = Table::new();
     headers.insert("CC", Value::I32(1));
     let (whole, table) = properties(headers);

@@ -574,7 +574,7 @@ impl QueueClient {
             }
             (Asked::Get | Asked::Purge | Asked::Stat | Asked::Delete, _) => {}
         }
-        out.push(Notice::Answer(question.channel, question.asked, kind.clone()));
+        out.push(Notice::Answer(question.channel, question.asked, *kind));
     }
 
     /// Lets go of batches that are applied and hold no open question.

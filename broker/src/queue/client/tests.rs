@@ -224,7 +224,7 @@ fn a_lost_answer_keeps_its_batch() {
     assert_eq!(numbers(&sent(&mut client)), [(1, 1)]);
     let stats = Reply::Stats(queue::Stats { ready: 3, consumers: 0 });
     let answered = Events {
-        replies: vec![(1, reply(stats.clone()))],
+        replies: vec![(1, reply(stats))],
         ..applied(1)
     };
     assert_eq!(

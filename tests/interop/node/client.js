@@ -96,7 +96,8 @@ async function routing(publisher, receiver) {
   await receiving.deleteExchange(topic);
 }
 
-async function rpc(publisher, receiver) {
+// By a queue of one's own, or by direct reply-to.
+async function rpc(publisher, receiver, direct) {
   const server = await publisher.createChannel();
   const client = await receiver.createChannel();
   const { queue } = await server.assertQueue(name('node.rpc'), { durable: false, autoDelete: true });
@@ -105,14 +106,13 @@ async function rpc(publisher, receiver) {
     server.sendToQueue(request.properties.replyTo, answer, { correlationId: request.properties.correlationId });
     server.ack(request);
   });
-  // By a queue of one's own, and by direct reply-to.
-  const own = (await client.assertQueue('', { exclusive: true })).queue;
-  for (const replyTo of [own, 'amq.rabbitmq.reply-to']) {
-    const { next } = await consumer(client, replyTo, { noAck: true });
+  const replyTo = direct ? 'amq.rabbitmq.reply-to' : (await client.assertQueue('', { exclusive: true })).queue;
+  const { next } = await consumer(client, replyTo, { noAck: true });
+  for (let number = 0; number < 10; number += 1) {
     const correlationId = randomUUID();
-    client.sendToQueue(queue, Buffer.from('21'), { correlationId, replyTo });
+    client.sendToQueue(queue, Buffer.from(String(number)), { correlationId, replyTo });
     const answer = await next();
-    assert.equal(answer.content.toString(), '42');
+    assert.equal(answer.content.toString(), String(2 * number));
     assert.equal(answer.properties.correlationId, correlationId);
   }
 }
@@ -134,10 +134,14 @@ async function errors(publisher) {
 async function main() {
   const publisher = await amqp.connect(url(0));
   const receiver = await amqp.connect(url(1), { clientProperties: { connection_name: 'interop' } });
-  await work(publisher, receiver);
-  await routing(publisher, receiver);
-  await rpc(publisher, receiver);
-  await errors(publisher);
+  if (process.argv[2] === 'direct-reply-to') {
+    await rpc(publisher, receiver, true);
+  } else {
+    await work(publisher, receiver);
+    await routing(publisher, receiver);
+    await rpc(publisher, receiver, false);
+    await errors(publisher);
+  }
   await publisher.close();
   await receiver.close();
 }

@@ -321,6 +321,7 @@ fn an_exclusive_consumer_is_the_only_one() {
             .channel_error::<BasicConsume>(403, &text);
         other.call(ordinary, &cancel("ordinary"));
         client.call(channel, &only("again"));
+        client.call(channel, &cancel("again"));
     }
     client.close();
     other.close();

@@ -5,7 +5,6 @@ import com.rabbitmq.client.Channel;
 import com.rabbitmq.client.Connection;
 import com.rabbitmq.client.ConnectionFactory;
 import com.rabbitmq.client.Delivery;
-import com.rabbitmq.client.GetResponse;
 import com.rabbitmq.client.Method;
 import com.rabbitmq.client.RpcClient;
 import com.rabbitmq.client.RpcClientParams;
@@ -117,18 +116,6 @@ public class Client {
         sending.waitForConfirmsOrDie(20_000);
         equal(returned.poll(), "NO_ROUTE", "returned before the confirm");
         equal(sending.queueDelete(queue).getMessageCount(), 0, "messages left");
-
-        // Transactions.
-        Channel transactional = publisher.createChannel();
-        String other = transactional.queueDeclare(name("java.tx"), true, false, false, null).getQueue();
-        transactional.txSelect();
-        transactional.basicPublish("", other, null, bytes("one"));
-        transactional.txRollback();
-        transactional.basicPublish("", other, null, bytes("two"));
-        transactional.txCommit();
-        GetResponse response = receiving.basicGet(other, true);
-        equal(text(response.getBody()) + " " + response.getMessageCount(), "two 0", "after the commit");
-        receiving.queueDelete(other);
     }
 
     private static void routing(Connection publisher, Connection consumer) throws Exception {
@@ -156,7 +143,8 @@ public class Client {
         receiving.exchangeDelete(topic);
     }
 
-    private static void rpc(Connection publisher, Connection consumer) throws Exception {
+    /** By a queue of the client's own, or by direct reply-to, the library's default. */
+    private static void rpc(Connection publisher, Connection consumer, boolean direct) throws Exception {
         Channel server = publisher.createChannel();
         String queue = server.queueDeclare(name("java.rpc"), false, false, true, null).getQueue();
         server.basicConsume(queue, false, (tag, request) -> {
@@ -166,9 +154,12 @@ public class Client {
             server.basicPublish("", request.getProperties().getReplyTo(), reply, bytes(String.valueOf(2 * number)));
             server.basicAck(request.getEnvelope().getDeliveryTag(), false);
         }, tag -> { });
-        // The library's own client answers over direct reply-to.
         Channel channel = consumer.createChannel();
-        RpcClient client = new RpcClient(new RpcClientParams().channel(channel).exchange("").routingKey(queue).timeout(20_000));
+        RpcClientParams parameters = new RpcClientParams().channel(channel).exchange("").routingKey(queue).timeout(20_000);
+        if (!direct) {
+            parameters.replyTo(channel.queueDeclare().getQueue());
+        }
+        RpcClient client = new RpcClient(parameters);
         for (int number = 0; number < 10; number++) {
             equal(client.stringCall(String.valueOf(number)), 2 * number, "answer");
         }
@@ -213,9 +204,13 @@ public class Client {
 
     public static void main(String[] arguments) throws Exception {
         try (Connection publisher = connect(0); Connection consumer = connect(1)) {
+            if (arguments.length == 1 && arguments[0].equals("direct-reply-to")) {
+                rpc(publisher, consumer, true);
+                return;
+            }
             work(publisher, consumer);
             routing(publisher, consumer);
-            rpc(publisher, consumer);
+            rpc(publisher, consumer, false);
             refused(publisher, 404, channel -> channel.queueDeclarePassive(name("java.missing")));
             refused(publisher, 406, channel -> channel.exchangeDeclare("amq.fanout", "direct", true));
             refused(publisher, 403, channel -> channel.queueDeclare("amq.reserved", true, false, false, null));

@@ -27,12 +27,14 @@ use crate::metadata::{Outcome, View};
 use crate::queue::client::{Accepted, ChannelId, Notice};
 
 pub use self::describe::{ChannelInfo, ConnectionInfo, Description};
+pub use self::limits::Limits;
 pub use self::queues::Carrier;
 pub use self::session::{Effect, Session};
 
 pub mod actor;
 mod describe;
 mod handshake;
+mod limits;
 mod queues;
 pub mod registry;
 mod routes;
@@ -51,60 +53,6 @@ const RETRY_MS: u64 = 10;
 const TICK_MS: u64 = 300;
 /// Largest frame before tuning: a start-ok with many client properties fits.
 const FRAME_MAX_UNTUNED: u32 = 64 << 10;
-
-/// What connections may do and are offered.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Most channels of one connection.
-    pub channel_max: u16,
-    /// Largest frame, with its overhead.
-    pub frame_max: u32,
-    /// Proposed heartbeat in seconds.
-    pub heartbeat_s: u16,
-    /// Largest message body.
-    pub message_size_max: u64,
-    /// From accept to connection.open-ok.
-    pub handshake_timeout_ms: u64,
-    /// When a publish that no majority takes is refused, and a question that no leader answers given up.
-    pub publish_timeout_ms: u64,
-    /// Bytes that queues have not applied; above it the socket is not read.
-    pub unapplied_bytes_max: usize,
-    /// Commands that queues have not applied; above it the socket is not read.
-    pub unapplied_commands_max: u64,
-    /// Bytes that the client does not take; above it the socket is not read.
-    pub output_bytes_max: usize,
-    /// Bytes of frames held by channels that wait; above it the socket is not read.
-    pub held_bytes_max: usize,
-    /// Replicas of a new replicated queue that does not say.
-    pub group_size: usize,
-    /// Users who may only connect from this machine.
-    pub loopback_users: Vec<String>,
-    /// For server-properties.
-    pub cluster_name: String,
-    /// For listings.
-    pub node_name: String,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            channel_max: 2_047,
-            frame_max: 131_072,
-            heartbeat_s: 60,
-            message_size_max: 16 << 20,
-            handshake_timeout_ms: 10_000,
-            publish_timeout_ms: 30_000,
-            unapplied_bytes_max: 8 << 20,
-            unapplied_commands_max: 8_192,
-            output_bytes_max: 4 << 20,
-            held_bytes_max: 4 << 20,
-            group_size: 3,
-            loopback_users: vec!["guest".to_owned()],
-            cluster_name: "warren".to_owned(),
-            node_name: "warren".to_owned(),
-        }
-    }
-}
 
 /// The two ends of the socket.
 #[derive(Clone, Copy, Debug)]

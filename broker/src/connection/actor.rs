@@ -92,7 +92,9 @@ struct Way<'a> {
 
 impl Way<'_> {
     fn leader(&mut self, group: u64) -> &Leader {
-        let Self { shared, gone, session, .. } = self;
+        let Self {
+            shared, gone, session, ..
+        } = self;
         self.leaders.entry(group).or_insert_with(|| {
             let leader = shared.directory.watch(group, *session);
             if shared.metadata.view().queue_by_group(group).is_none() {

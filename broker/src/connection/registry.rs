@@ -71,10 +71,13 @@ impl Registry {
         let Some(connection) = self.connections().get(&session).cloned() else {
             return false;
         };
-        mailbox::always_to(&connection, SessionEvent::Close {
-            code,
-            text: text.to_owned(),
-        });
+        mailbox::always_to(
+            &connection,
+            SessionEvent::Close {
+                code,
+                text: text.to_owned(),
+            },
+        );
         true
     }
 
@@ -83,10 +86,13 @@ impl Registry {
         let connections: Vec<_> = self.connections().values().cloned().collect();
         for connection in connections {
             // One message per connection at the end of its life.
-            mailbox::always_to(&connection, SessionEvent::Close {
-                code,
-                text: text.to_owned(),
-            });
+            mailbox::always_to(
+                &connection,
+                SessionEvent::Close {
+                    code,
+                    text: text.to_owned(),
+                },
+            );
         }
     }
 }

@@ -34,7 +34,7 @@ pub use self::facts::{Binding, Destination, Exchange, Node, Placement, Queue, Re
 pub use self::permission::{Access, Permission};
 pub use self::placement::place;
 pub use self::refusal::Refusal;
-pub use self::view::{NoExchange, Picture, View};
+pub use self::view::{Load, NoExchange, Picture, View};
 use crate::name::{UserName, VhostName};
 
 pub mod actor;

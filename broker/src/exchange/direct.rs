@@ -1,14 +1,15 @@
 //! Direct: the routing key equals the binding's.
 
-use imbl::OrdMap;
+use imbl::HashMap;
 
 use super::{Target, Targets};
 use crate::name::RoutingKey;
 
-/// Targets by routing key. Ordered rather than hashed: clients choose the keys, and no choice makes a tree slow.
+/// Targets by routing key. Hashed with a key of this process, so that no choice of routing keys makes it slow, and
+/// never walked, so that the order does not matter.
 #[derive(Clone, Debug, Default)]
 pub struct Direct {
-    keys: OrdMap<RoutingKey, Targets>,
+    keys: HashMap<RoutingKey, Targets>,
 }
 
 impl Direct {

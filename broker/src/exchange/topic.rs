@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::HashMap;
 
 use super::{InvalidBinding, Target, Targets};
 use crate::name::RoutingKey;
@@ -29,8 +29,9 @@ pub struct Topic {
 
 #[derive(Clone, Debug, Default)]
 struct Node {
-    /// By word; a literal word only.
-    words: OrdMap<RoutingKey, Arc<Node>>,
+    /// By word; a literal word only. Hashed with a key of this process, so that no choice of words makes it slow, and
+    /// never walked, so that the order does not matter.
+    words: HashMap<RoutingKey, Arc<Node>>,
     star: Option<Arc<Node>>,
     hash: Option<Arc<Node>>,
     /// Of the patterns that end here.

@@ -10,7 +10,7 @@ use super::arguments::{Arguments, Kind};
 use super::change::{Bind, DeclareExchange, DeclareQueue};
 use super::facts::{Binding, Destination, Exchange, Placement, Queue, Run, User, Vhost};
 use super::permission::Permission;
-use super::view::{BindingKey, Picture, Space};
+use super::view::{BindingKey, Load, Picture, Space};
 use crate::exchange::{self, Target};
 use crate::name::{ExchangeName, QueueName, UserName, VhostName};
 
@@ -171,6 +171,7 @@ impl Edit<'_> {
         let space = self.picture.vhosts.get_mut(&*queue.vhost)?;
         space.queues.insert(queue.name.clone(), queue.clone());
         self.picture.groups.insert(queue.group, queue.clone());
+        self.picture.count_in(&queue);
         if let Some(owner) = queue.exclusive_owner {
             self.picture.exclusive.insert((owner, queue.group));
         }
@@ -183,18 +184,20 @@ impl Edit<'_> {
     }
 
     pub(super) fn place_queue(&mut self, group: GroupId, placement: Placement) {
-        let Some(queue) = self.picture.groups.get(&group) else {
+        let Some(known) = self.picture.groups.get(&group).cloned() else {
             return;
         };
         let queue = Arc::new(Queue {
             placement,
-            ..Queue::clone(queue)
+            ..Queue::clone(&known)
         });
         let Some(space) = self.picture.vhosts.get_mut(&*queue.vhost) else {
             return;
         };
         space.queues.insert(queue.name.clone(), queue.clone());
         self.picture.groups.insert(group, queue.clone());
+        self.picture.count_out(&known);
+        self.picture.count_in(&queue);
         self.out.push(Effect::QueuePlaced(queue));
         // Cached routes hold the old placement.
         self.routes_changed();
@@ -218,6 +221,7 @@ impl Edit<'_> {
     /// Removes a queue from every index but its vhost's.
     fn forget_queue(&mut self, queue: &Arc<Queue>) {
         self.picture.groups.remove(&queue.group);
+        self.picture.count_out(queue);
         if let Some(owner) = queue.exclusive_owner {
             self.picture.exclusive.remove(&(owner, queue.group));
         }
@@ -377,6 +381,31 @@ impl Edit<'_> {
         let gone: Vec<_> = exchanges.filter(orphaned).collect();
         for exchange in gone {
             self.remove_exchange(&exchange);
+        }
+    }
+}
+
+impl Picture {
+    fn count_in(&mut self, queue: &Queue) {
+        if let Placement::Replicated { replicas, leader } = &queue.placement {
+            for node in replicas {
+                self.load.entry(*node).or_default().replicas += 1;
+            }
+            self.load.entry(*leader).or_default().leaders += 1;
+        }
+    }
+
+    fn count_out(&mut self, queue: &Queue) {
+        if let Placement::Replicated { replicas, leader } = &queue.placement {
+            for node in replicas {
+                self.load.entry(*node).or_default().replicas -= 1;
+            }
+            self.load.entry(*leader).or_default().leaders -= 1;
+            for node in replicas.iter().chain([leader]) {
+                if self.load(*node) == Load::default() {
+                    self.load.remove(node);
+                }
+            }
         }
     }
 }

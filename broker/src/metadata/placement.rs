@@ -1,6 +1,6 @@
 //! Where a new queue's replicas go.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use warren_cluster::NodeId;
 
@@ -12,19 +12,17 @@ use super::view::Picture;
 /// At least one, at most `group_size`, and no more than there are nodes: a queue declared while a node is away still
 /// gets its full set of replicas, which the absent one fills when it returns.
 pub fn place(picture: &Picture, local: NodeId, live: &[NodeId], group_size: usize) -> Vec<NodeId> {
-    let mut load: BTreeMap<NodeId, usize> = picture.nodes().map(|(node, _)| (node, 0)).collect();
-    for node in live.iter().chain([&local]) {
-        load.entry(*node).or_default();
-    }
-    for queue in picture.all_queues() {
-        for replica in queue.replicas() {
-            if let Some(count) = load.get_mut(replica) {
-                *count += 1;
-            }
-        }
-    }
-    let mut nodes: Vec<NodeId> = load.keys().copied().collect();
-    nodes.sort_by_key(|node| (*node != local, !live.contains(node), load[node], *node));
+    let known = picture.nodes().map(|(node, _)| node);
+    let nodes: BTreeSet<NodeId> = known.chain(live.iter().copied()).chain([local]).collect();
+    let mut nodes: Vec<NodeId> = nodes.into_iter().collect();
+    nodes.sort_by_key(|node| {
+        (
+            *node != local,
+            !live.contains(node),
+            picture.load(*node).replicas,
+            *node,
+        )
+    });
     nodes.truncate(group_size.max(1));
     nodes
 }

@@ -707,3 +707,48 @@ fn several_keys_name_a_queue_once() {
     assert_eq!(route("", &["b", "a", "b", "zzz"]), "a b");
     assert_eq!(route("", &[]), "");
 }
+
+#[actix::test]
+async fn exchange_actors_publish_what_they_are_told() {
+    use crate::exchange::actor::{Describe, ExchangeActor, Update};
+
+    let mut node = Node::bootstrapped();
+    node.apply(&Change::DeclareQueue(declare("q")));
+    let mut machine = node.machine.clone();
+    let exchange = machine
+        .picture()
+        .exchange("/", "amq.topic")
+        .expect("predeclared")
+        .clone();
+    let actor = ExchangeActor::start(&actix::Arbiter::current(), exchange.clone());
+    let mut updates = |change: Change| {
+        node.index += 1;
+        let meta = Meta {
+            index: node.index,
+            ..Meta::default()
+        };
+        let mut effects = Vec::new();
+        machine.apply(&meta, &change.encode(Request::default()), &mut effects);
+        let updates: Vec<_> = effects
+            .into_iter()
+            .filter_map(|effect| match effect {
+                Effect::Bound { binding, .. } => Some(Update::Bound(binding)),
+                Effect::Unbound { binding, .. } => Some(Update::Unbound(binding)),
+                _ => None,
+            })
+            .collect();
+        (updates, machine.picture().clone())
+    };
+    let binding = bind("amq.topic", to_queue("q"), "a.#");
+    for (change, bindings) in [(Change::Bind(binding.clone()), 1), (Change::Unbind(binding), 0)] {
+        let (updates, picture) = updates(change);
+        for update in updates {
+            actor.send(update).await.expect("the actor runs");
+        }
+        let routed = picture.route("/", "amq.topic", &["a.b"], None).expect("an exchange");
+        assert_eq!(routed.len(), bindings);
+        let description = actor.send(Describe).await.expect("the actor runs");
+        assert_eq!(description.bindings, bindings);
+        assert_eq!(description.exchange.id, exchange.id);
+    }
+}

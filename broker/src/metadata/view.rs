@@ -110,8 +110,18 @@ pub struct Picture {
     pub(super) exclusive: OrdSet<(SessionId, GroupId)>,
     /// Transient queues by home.
     pub(super) transient: OrdSet<(Run, GroupId)>,
+    /// What replicated queues ask of each node. A node that none asks anything of is not there.
+    pub(super) load: OrdMap<NodeId, Load>,
     /// Exchanges that do not outlive the cluster: vhost, name.
     pub(super) transient_exchanges: OrdSet<(VhostName, ExchangeName)>,
+}
+
+/// What a node has of the replicated queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    pub replicas: usize,
+    /// Queues that should be led from there.
+    pub leaders: usize,
 }
 
 /// What one vhost holds.
@@ -360,6 +370,11 @@ impl Picture {
 
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Arc<Node>)> {
         self.nodes.iter().map(|(id, node)| (*id, node))
+    }
+
+    /// How many replicas and leaders of queues have been given to a node.
+    pub fn load(&self, node: NodeId) -> Load {
+        self.load.get(&node).copied().unwrap_or_default()
     }
 
     /// Every exchange of a vhost by name, the default exchange included; none if there is no such vhost.

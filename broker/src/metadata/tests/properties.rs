@@ -228,6 +228,16 @@ fn check_invariants(node: &Node) {
         assert_eq!(all.len(), space.bindings.len());
     }
     assert_eq!(picture.groups.len(), queues);
+    let mut load = BTreeMap::<u64, view::Load>::new();
+    for queue in picture.all_queues() {
+        if let Placement::Replicated { replicas, leader } = &queue.placement {
+            replicas
+                .iter()
+                .for_each(|node| load.entry(*node).or_default().replicas += 1);
+            load.entry(*leader).or_default().leaders += 1;
+        }
+    }
+    assert!(picture.load.iter().eq(load.iter()));
     let homes = picture.all_queues().filter(|queue| queue.is_transient()).count();
     assert_eq!(picture.transient.len(), homes);
     let owned = picture

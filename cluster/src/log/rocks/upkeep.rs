@@ -9,19 +9,21 @@
 //! - the replicas' family, whose snapshots come and go, is compacted when it has doubled.
 //!
 //! Each costs in proportion to what was written or removed since, so that the store stays within about twice what it
-//! holds plus a constant.
+//! holds plus a constant. A round that took long is followed by a longer pause.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rocksdb::{BottommostLevelCompaction, ColumnFamily, CompactOptions, DB};
 
 use super::{Error, entries, replicas};
 
 const PERIOD_MS: u64 = 10_000;
+/// A pause is at least this many times as long as the round before it.
+const PAUSE_FACTOR: u32 = 10;
 const MIB: u64 = 1 << 20;
 /// Below this, nothing is worth giving back.
 const WORTHWHILE: u64 = 64 * MIB;
@@ -121,18 +123,20 @@ impl Drop for Upkeep {
 
 fn run(shared: &Shared) {
     let mut tasks = shared.lock();
+    let mut period = Duration::from_millis(PERIOD_MS);
     loop {
-        let period = Duration::from_millis(PERIOD_MS);
         let waited = shared.wake.wait_timeout_while(tasks, period, |tasks| !tasks.stop);
         tasks = waited.unwrap_or_else(PoisonError::into_inner).0;
         if tasks.stop {
             return;
         }
         drop(tasks);
+        let start = Instant::now();
         if let Err(error) = shared.round() {
             // What is wrong with the disk shows at the next write, which is fatal; here only disk is not given back.
             tracing::warn!(%error, "the log's upkeep failed");
         }
+        period = (start.elapsed() * PAUSE_FACTOR).max(Duration::from_millis(PERIOD_MS));
         tasks = shared.lock();
     }
 }

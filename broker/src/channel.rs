@@ -171,11 +171,15 @@ impl Channel {
                 .map_err(|fault| fault.of(self.method)),
             (Some(Assembly::Header(_)), _) => {
                 unexpected("expected content header for class 60, got non content header frame instead")
+                    .map_err(|fault| fault.of(self.method))
             }
             (Some(Assembly::Body { message, missing }), Kind::Body) => self
                 .on_body(session, message, missing, frame.payload)
                 .map_err(|fault| fault.of(self.method)),
-            (Some(Assembly::Body { .. }), _) => unexpected("expected content body, got non content body frame instead"),
+            (Some(Assembly::Body { .. }), _) => {
+                unexpected("expected content body, got non content body frame instead")
+                    .map_err(|fault| fault.of(self.method))
+            }
         }
     }
 

@@ -19,4 +19,5 @@ pub mod message;
 pub mod metadata;
 pub mod name;
 pub mod node;
+pub mod perf;
 pub mod queue;

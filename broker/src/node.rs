@@ -25,7 +25,7 @@ use warren_proto::{queue, record, transport};
 use crate::admin::Forwarded;
 use crate::directory::{Directory, Inbound};
 use crate::mailbox;
-use crate::metadata::actor::{BarrierMessage, GROUP, MetadataActor, PeerChanged};
+use crate::metadata::actor::{BarrierMessage, MetadataActor, PeerChanged};
 
 /// See the module.
 pub struct NodeInbox {

@@ -105,6 +105,8 @@ pub struct MetadataActor {
     queues: BTreeSet<GroupId>,
     /// Queues to start once the view shows them.
     declared: Vec<Arc<Queue>>,
+    /// Queues whose sessions are to be told, once the view no longer shows them.
+    gone: Vec<GroupId>,
     peers: BTreeMap<NodeId, (PeerState, u32)>,
     next_arbiter: usize,
 }
@@ -159,6 +161,7 @@ impl MetadataActor {
                 exchanges: FxHashMap::default(),
                 queues: BTreeSet::new(),
                 declared: Vec::new(),
+                gone: Vec::new(),
                 peers: BTreeMap::new(),
                 next_arbiter: 0,
             }
@@ -218,7 +221,7 @@ impl MetadataActor {
             actor.env.view.publish(picture);
             actor.published = index;
             actor.answer_barriers();
-            actor.start_queues();
+            actor.start_and_end_queues();
             actor.wait_for_peers(index, answers);
             actor.drive(ctx);
         }));
@@ -251,7 +254,7 @@ impl MetadataActor {
             Effect::QueueDeclared(queue) | Effect::QueuePlaced(queue) => self.declared.push(queue),
             Effect::QueueDeleted(queue) => {
                 self.queues.remove(&queue.group);
-                self.env.directory.queue_gone(queue.group);
+                self.gone.push(queue.group);
             }
             Effect::NodeUp(run) => {
                 if run == self.env.announce.0 {
@@ -304,15 +307,16 @@ impl MetadataActor {
             }
         }
         let kept: BTreeSet<GroupId> = picture.all_queues().map(|queue| queue.group).collect();
-        for gone in self.queues.difference(&kept) {
-            self.env.directory.queue_gone(*gone);
-        }
+        self.gone.extend(self.queues.difference(&kept));
         self.queues.retain(|group| kept.contains(group));
         self.declared = picture.all_queues().cloned().collect();
     }
 
-    /// Starts the actors of this node's queues that do not run yet.
-    fn start_queues(&mut self) {
+    /// Starts the actors of this node's queues that do not run yet, and ends those of queues that are no more.
+    fn start_and_end_queues(&mut self) {
+        for group in std::mem::take(&mut self.gone) {
+            self.env.directory.queue_gone(group);
+        }
         let node = self.env.directory.node();
         let run = self.env.announce.0;
         for queue in std::mem::take(&mut self.declared) {
@@ -515,7 +519,7 @@ impl Actor for MetadataActor {
         ctx.wait(join_all(updates).into_actor(self).map(move |_, actor, ctx| {
             actor.env.view.publish(picture);
             actor.published = index;
-            actor.start_queues();
+            actor.start_and_end_queues();
             actor.drive(ctx);
         }));
     }

@@ -129,9 +129,4 @@ impl Outbox {
     pub(super) fn reset(&mut self, node: NodeId) {
         self.stalled.remove(&node);
     }
-
-    /// Whether nothing waits for a link.
-    pub(super) fn is_idle(&self) -> bool {
-        self.stalled.values().all(Vec::is_empty)
-    }
 }

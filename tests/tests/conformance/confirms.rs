@@ -163,39 +163,6 @@ fn a_message_to_several_queues_is_confirmed_once_all_have_it() {
 }
 
 #[test]
-fn a_full_queue_that_rejects_nacks() {
-    let case = Case::new();
-    let mut client = Client::connect(0);
-    let channel = client.channel();
-    let (full, roomy) = (case.queue("full"), case.declared(&mut client, channel, "roomy"));
-    let mut arguments = Table::from([("x-overflow", "reject-publish")]);
-    arguments.0.extend(Table::from([("x-max-length", 2)]).0);
-    client.call(
-        channel,
-        &QueueDeclare {
-            arguments,
-            ..durable(&full)
-        },
-    );
-    client.call(channel, &ConfirmSelect::default());
-    let fanout = case.declared_exchange(&mut client, channel, "fanout", "fanout");
-    for queue in [&full, &roomy] {
-        client.call(channel, &bind(queue, &fanout, ""));
-    }
-    for number in 1..=2 {
-        client.publish(channel, &fanout, "", &Properties::persistent(), b"fits");
-        assert_eq!(client.expect::<BasicAck>(channel).delivery_tag, number);
-    }
-    // One refusal is enough, and there is exactly one answer.
-    client.publish(channel, &fanout, "", &Properties::persistent(), b"does not fit");
-    assert_eq!(client.expect::<BasicNack>(channel).delivery_tag, 3);
-    client.publish(channel, "", &roomy, &Properties::persistent(), b"fits");
-    assert_eq!(client.expect::<BasicAck>(channel).delivery_tag, 4);
-    assert_eq!(counts(&mut client, channel, &full).0, 2);
-    client.close();
-}
-
-#[test]
 fn publishes_to_a_queue_being_deleted_are_acknowledged() {
     let case = Case::new();
     let (mut client, mut deleter) = (Client::connect(0), Client::connect(1));

@@ -195,38 +195,6 @@ fn prefetch_is_each_consumers_own_and_fixed_when_it_starts() {
 }
 
 #[test]
-fn global_prefetch_bounds_the_channel() {
-    let case = Case::new();
-    let mut client = Client::connect(0);
-    let (channel, counting) = (client.channel(), client.channel());
-    let queues = ["first", "second"].map(|label| case.declared(&mut client, channel, label));
-    client.call(
-        channel,
-        &BasicQos {
-            prefetch_count: 3,
-            global: true,
-            ..Default::default()
-        },
-    );
-    for queue in &queues {
-        fill_numbered(&mut client, queue, 5);
-        client.call(channel, &consume(queue, queue));
-    }
-    let mut deliveries: Vec<_> = (0..3).map(|_| client.delivery(channel)).collect();
-    client.until("seven messages to wait", |client| {
-        let ready: u32 = queues.iter().map(|queue| counts(client, counting, queue).0).sum();
-        (ready == 7).then_some(())
-    });
-    assert!(client.pending(channel).is_empty());
-    for _ in 0..7 {
-        let tag = deliveries.remove(0).tag;
-        client.send(channel, &ack(tag));
-        deliveries.push(client.delivery(channel));
-    }
-    client.close();
-}
-
-#[test]
 fn a_consumer_without_acknowledgements_is_not_bounded() {
     let case = Case::new();
     let mut client = Client::connect(0);

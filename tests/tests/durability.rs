@@ -1,0 +1,22 @@
+//! What is confirmed survives: nodes are killed, frozen, cut off from their majority and started badly, while clients
+//! publish and consume.
+//!
+//! Each case runs a cluster of its own (`warren_tests::cluster`), of the binaries in `WARREN_BIN`. It prints what it did;
+//! `--nocapture` shows it.
+
+#![expect(clippy::print_stdout, reason = "each case says what it did")]
+
+#[path = "durability/consumers.rs"]
+mod consumers;
+#[path = "durability/damage.rs"]
+mod damage;
+#[path = "durability/history.rs"]
+mod history;
+#[path = "durability/kills.rs"]
+mod kills;
+#[path = "durability/load.rs"]
+mod load;
+#[path = "durability/minority.rs"]
+mod minority;
+#[path = "durability/starts.rs"]
+mod starts;

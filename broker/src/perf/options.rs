@@ -93,6 +93,9 @@ pub struct Options {
     /// Threads that publish and consume
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: u32,
+    /// Tell the processor time of this process too, such as a broker on the same machine; may be given several times
+    #[arg(long, value_name = "PID")]
+    pub watch: Vec<u32>,
     /// Write the result to a file, as JSON (-: standard output, instead of the text)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

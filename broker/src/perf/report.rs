@@ -34,6 +34,10 @@ pub struct Report {
     pub cpu_s: Option<f64>,
     /// The same for each message that it published or consumed.
     pub cpu_us_per_message: Option<f64>,
+    /// The time of the processes that it was told to watch.
+    pub watched_cpu_s: Option<f64>,
+    /// The same for each message published, or consumed if none was.
+    pub watched_cpu_us_per_message: Option<f64>,
 }
 
 /// What was asked for.
@@ -156,6 +160,9 @@ impl fmt::Display for Report {
                 write!(f, ", {us:.2} us for each message published or consumed")?;
             }
             writeln!(f)?;
+        }
+        if let Some((cpu, us)) = self.watched_cpu_s.zip(self.watched_cpu_us_per_message) {
+            writeln!(f, "watched CPU  {cpu:.2} s, {us:.2} us for each message")?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use super::{
     latency::Latencies,
     meter::{Meter, Totals, now_ns},
     options::Options,
-    process::cpu_s,
+    process::Cpu,
     publisher::Publisher,
     report::{Report, Setup, Span, grouped, ms},
     uri::Uri,
@@ -31,8 +31,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A drain is over when nothing has come for so long and the queues say that they are empty.
 const DRAINED_AFTER_NS: u64 = 1_000_000_000;
 
-/// Routing keys that a publisher to a topic exchange uses in turn, at most.
-const TOPIC_KEYS_MAX: u32 = 1000;
+/// Routing keys that a publisher to a topic exchange uses in turn, at most: more than a broker is likely to remember
+/// the routes of.
+const TOPIC_KEYS_MAX: u32 = 10_000;
 
 /// Bindings asked for before their answers are awaited.
 const BINDINGS_AT_ONCE: u32 = 100;
@@ -72,12 +73,12 @@ struct Run<'a> {
 struct Begun {
     from_ns: u64,
     from: Totals,
-    cpu_s: Option<f64>,
+    cpu: Cpu,
 }
 
 struct Measured {
     span: Span,
-    cpu_s: Option<f64>,
+    cpu: Cpu,
 }
 
 impl Run<'_> {
@@ -107,7 +108,7 @@ impl Run<'_> {
             }
             let end = Instant::now() + Duration::from_secs_f64(options.seconds);
             self.until(end, &mut progress).await?;
-            to = Some((now_ns(), self.totals(), cpu_s()));
+            to = Some((now_ns(), self.totals(), self.cpu()));
         }
         // Dropping them tells the tasks.
         self.stop_publishers.clear();
@@ -115,7 +116,7 @@ impl Run<'_> {
         self.stop_consumers.clear();
         self.join(0, &mut progress).await?;
 
-        let (to_ns, to, cpu) = to.unwrap_or_else(|| (now_ns(), self.totals(), cpu_s()));
+        let (to_ns, to, cpu) = to.unwrap_or_else(|| (now_ns(), self.totals(), self.cpu()));
         Ok(Measured {
             span: Span {
                 from_ns: begun.from_ns,
@@ -124,7 +125,7 @@ impl Run<'_> {
                 to,
                 is_open_ended,
             },
-            cpu_s: cpu.zip(begun.cpu_s).map(|(to, from)| to - from),
+            cpu: cpu.since(begun.cpu),
         })
     }
 
@@ -137,12 +138,16 @@ impl Run<'_> {
         Begun {
             from_ns,
             from: self.totals(),
-            cpu_s: cpu_s(),
+            cpu: self.cpu(),
         }
     }
 
     fn totals(&self) -> Totals {
         Totals::of(self.meters.iter().map(Arc::as_ref))
+    }
+
+    fn cpu(&self) -> Cpu {
+        Cpu::now(&self.options.watch)
     }
 
     fn meter(&mut self) -> Arc<Meter> {
@@ -355,7 +360,16 @@ impl Run<'_> {
         let (confirm, deliver) = self.latencies();
         let published = span.rate(|totals| totals.published);
         let consumed = span.rate(|totals| totals.consumed);
-        let messages = published.count + consumed.count;
+        let per_message = |cpu_s: Option<f64>, messages: u64| {
+            let us = cpu_s? * 1e6 / messages as f64;
+            us.is_finite().then_some(us)
+        };
+        let Cpu { own, watched } = measured.cpu;
+        let passed = if published.count > 0 {
+            published.count
+        } else {
+            consumed.count
+        };
         Report {
             server,
             setup: Setup::of(self.options),
@@ -368,11 +382,10 @@ impl Run<'_> {
             redelivered: span.rate(|totals| totals.redelivered).count,
             confirm_latency: confirm.summary(),
             deliver_latency: deliver.summary(),
-            cpu_s: measured.cpu_s,
-            cpu_us_per_message: measured
-                .cpu_s
-                .filter(|_| messages > 0)
-                .map(|s| s * 1e6 / messages as f64),
+            cpu_s: own,
+            cpu_us_per_message: per_message(own, published.count + consumed.count),
+            watched_cpu_s: watched,
+            watched_cpu_us_per_message: per_message(watched, passed),
         }
     }
 }

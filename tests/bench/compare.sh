@@ -11,6 +11,7 @@
 # Writes DIR/compare.md, DIR/compare.json and each run's result to DIR/runs. The status is 0 if every run succeeded.
 # WARREN_BENCH_RABBITMQ: a script that runs RabbitMQ on 127.0.0.1:5681 to 5683: `up 3` starts an empty cluster,
 #   `down` stops it and deletes its data. Without it only Warren is measured.
+# WARREN_BENCH_RABBITMQ_BASE (5681): another first port.
 # WARREN_BIN: a directory with warren, warrenctl and warren-perf to use, instead of building them.
 # WARREN_BENCH_DIR (~/.cache/warren-bench): the cluster's data, on the disk that is to be measured.
 # WARREN_AMQP_BASE (26872), WARREN_CLUSTER_BASE (28101): Warren's first ports.
@@ -45,7 +46,7 @@ BENCH=$(realpath -m "${WARREN_BENCH_DIR:-$HOME/.cache/warren-bench}")
 export WARREN_CLUSTER_DIR=$BENCH/cluster
 export WARREN_AMQP_BASE=${WARREN_AMQP_BASE:-26872} WARREN_CLUSTER_BASE=${WARREN_CLUSTER_BASE:-28101}
 RABBITMQ=${WARREN_BENCH_RABBITMQ:-}
-RABBITMQ_BASE=5681
+RABBITMQ_BASE=${WARREN_BENCH_RABBITMQ_BASE:-5681}
 WAITING=200000
 # What a broker may still have to do after the last confirm, before its memory is looked at.
 SETTLE_S=5

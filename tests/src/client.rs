@@ -133,10 +133,7 @@ impl Session {
         session.stream.write_all(&PROTOCOL_HEADER)?;
         session.answer::<ConnectionStart>(deadline)?;
         let mut login = Login::default();
-        login
-            .properties
-            .0
-            .push(("connection_name".into(), "durability".into()));
+        login.properties.0.push(("connection_name".into(), "durability".into()));
         session.send(0, &login.start_ok())?;
         let tune = session.answer::<ConnectionTune>(deadline)?;
         let agreed = ConnectionTuneOk {
@@ -152,7 +149,10 @@ impl Session {
         };
         session.send(0, &open)?;
         session.answer::<ConnectionOpenOk>(deadline)?;
-        session.call(&ChannelOpen::default(), deadline.saturating_duration_since(Instant::now()))?;
+        session.call(
+            &ChannelOpen::default(),
+            deadline.saturating_duration_since(Instant::now()),
+        )?;
         Ok(session)
     }
 
@@ -288,11 +288,18 @@ impl Session {
                         self.begin(None);
                     }
                     BasicAck::ID => {
-                        let BasicAck { delivery_tag: tag, multiple } = taken(arguments)?;
+                        let BasicAck {
+                            delivery_tag: tag,
+                            multiple,
+                        } = taken(arguments)?;
                         self.events.push_back(Event::Confirmed(Tags { tag, multiple }));
                     }
                     BasicNack::ID => {
-                        let BasicNack { delivery_tag: tag, multiple, .. } = taken(arguments)?;
+                        let BasicNack {
+                            delivery_tag: tag,
+                            multiple,
+                            ..
+                        } = taken(arguments)?;
                         self.events.push_back(Event::Nacked(Tags { tag, multiple }));
                     }
                     BasicCancel::ID => {
@@ -303,12 +310,18 @@ impl Session {
                         let close: ConnectionClose = taken(arguments)?;
                         // The broker may be gone already; what matters is what it said.
                         let _ = self.send(0, &ConnectionCloseOk::default());
-                        return Err(End::Closed { code: close.code, text: close.text });
+                        return Err(End::Closed {
+                            code: close.code,
+                            text: close.text,
+                        });
                     }
                     ChannelClose::ID => {
                         let close: ChannelClose = taken(arguments)?;
                         let _ = self.send(CHANNEL, &ChannelCloseOk::default());
-                        return Err(End::Closed { code: close.code, text: close.text });
+                        return Err(End::Closed {
+                            code: close.code,
+                            text: close.text,
+                        });
                     }
                     ConnectionBlocked::ID | ConnectionUnblocked::ID => {}
                     _ => return Ok(Some((id, arguments.to_vec()))),
@@ -323,9 +336,7 @@ impl Session {
             BODY => {
                 let partial = self.partial.as_mut().ok_or_else(malformed)?;
                 let missing = partial.missing.as_mut().ok_or_else(malformed)?;
-                *missing = missing
-                    .checked_sub(frame.payload.len() as u64)
-                    .ok_or_else(malformed)?;
+                *missing = missing.checked_sub(frame.payload.len() as u64).ok_or_else(malformed)?;
                 partial.body.extend_from_slice(&frame.payload);
                 self.finish()?;
             }
@@ -364,8 +375,7 @@ impl Session {
             }
             // What has arrived is read, whatever the time.
             let left = deadline.saturating_duration_since(Instant::now());
-            self.stream
-                .set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(End::Lost("the broker ended it".into())),
                 Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
@@ -398,7 +408,11 @@ impl Session {
             return Err(malformed());
         }
         bytes.advance(7);
-        Ok(Some(Frame::new(kind, u16::from_be_bytes([c1, c2]), &bytes[..size as usize])))
+        Ok(Some(Frame::new(
+            kind,
+            u16::from_be_bytes([c1, c2]),
+            &bytes[..size as usize],
+        )))
     }
 }
 

@@ -1,7 +1,8 @@
 //! A cluster of three real processes with a directory and ports of its own, for tests that kill them.
 //!
 //! Nodes are counted from 0. Dropped, a cluster takes its processes with it, each by its id; its directory stays if the
-//! test failed. The binaries are those in `WARREN_BIN`, else those of the last release build.
+//! test failed. The binaries are those in `WARREN_BIN`, else those of the last release build; `WARREN_TEST_LOG` is what
+//! they log (`debug`, `warn,warren_broker=debug`).
 //! One cluster runs at a time in a process: nine nodes on a small machine would only measure each other.
 
 use std::fs;
@@ -20,7 +21,7 @@ pub const NODES: usize = 3;
 /// How long anything that must happen may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a call of the operator's tool may take.
-const CALL_S: u64 = 5;
+const CALL_S: u64 = 2;
 /// Between two looks at the same condition.
 const PAUSE: Duration = Duration::from_millis(25);
 /// Below the range that outgoing connections take their ports from.
@@ -146,7 +147,11 @@ impl Cluster {
             .open(self.path(node).join("log"))
             .expect("the node's directory can be written");
         let mut command = own(&self.binaries.join("warren"));
-        command.arg("--config").arg(self.file(node)).stderr(log);
+        let output = log.try_clone().expect("an open file can be shared");
+        command.arg("--config").arg(self.file(node)).stdout(output).stderr(log);
+        if let Ok(filter) = std::env::var("WARREN_TEST_LOG") {
+            command.env("WARREN_LOG_FILTER", filter);
+        }
         for (name, value) in &self.variables {
             command.env(name, value);
         }
@@ -198,7 +203,11 @@ impl Cluster {
                 return status;
             }
             if Instant::now() >= deadline {
-                panic!("{} did not end within {PATIENCE:?}; its log:\n{}", name(node), self.tail(node));
+                panic!(
+                    "{} did not end within {PATIENCE:?}; its log:\n{}",
+                    name(node),
+                    self.tail(node)
+                );
             }
             pause();
         }
@@ -206,7 +215,10 @@ impl Cluster {
 
     /// How a node ended, if it has.
     pub fn exited(&mut self, node: usize) -> Option<ExitStatus> {
-        let status = self.nodes[node].as_mut()?.try_wait().expect("a child can be waited for")?;
+        let status = self.nodes[node]
+            .as_mut()?
+            .try_wait()
+            .expect("a child can be waited for")?;
         self.nodes[node] = None;
         Some(status)
     }
@@ -240,7 +252,11 @@ impl Cluster {
     #[track_caller]
     fn running(&mut self, node: usize) -> Child {
         if let Some(status) = self.exited(node) {
-            panic!("{} had ended by itself ({status}); its log:\n{}", name(node), self.tail(node));
+            panic!(
+                "{} had ended by itself ({status}); its log:\n{}",
+                name(node),
+                self.tail(node)
+            );
         }
         self.nodes[node]
             .take()
@@ -268,7 +284,12 @@ impl Cluster {
 
     #[track_caller]
     fn signal(&mut self, node: usize, signal: &str) {
-        assert!(self.runs(node), "{} does not run; its log:\n{}", name(node), self.tail(node));
+        assert!(
+            self.runs(node),
+            "{} does not run; its log:\n{}",
+            name(node),
+            self.tail(node)
+        );
         let pid = self.nodes[node].as_ref().map_or(0, Child::id);
         assert!(send(pid, signal), "no signal to process {pid}");
     }
@@ -364,17 +385,23 @@ impl Cluster {
         for node in 0..NODES {
             self.await_ready(node);
         }
-        await_some("the cluster is whole", PATIENCE, || {
-            for node in 0..NODES {
-                self.sees_all(node)?;
-            }
-            self.replicas_level()
-        });
+        await_some("the cluster is whole", PATIENCE, || self.is_whole());
+    }
+
+    /// What [`Cluster::await_whole`] waits for, or why it is not so.
+    pub fn is_whole(&self) -> Result<(), String> {
+        for node in 0..NODES {
+            self.ctl(node, &["await_startup"])?;
+            self.sees_all(node)?;
+        }
+        self.replicas_level()
     }
 
     fn sees_all(&self, node: usize) -> Result<(), String> {
         let status = self.rows(node, &["cluster_status"])?;
-        let running = status.first().and_then(|row| row["running_nodes"].as_array().map(Vec::len));
+        let running = status
+            .first()
+            .and_then(|row| row["running_nodes"].as_array().map(Vec::len));
         if running != Some(NODES) {
             return Err(format!("{} sees {status:?}", name(node)));
         }
@@ -392,7 +419,11 @@ impl Cluster {
             let replicas = self.rows(0, &["quorum_status", queue])?;
             let number = |row: &Value, key: &str| row[key].as_u64().unwrap_or(0);
             // Traffic goes on meanwhile: a replica that is behind by little is not behind.
-            let commit = replicas.iter().map(|row| number(row, "Commit Index")).max().unwrap_or(0);
+            let commit = replicas
+                .iter()
+                .map(|row| number(row, "Commit Index"))
+                .max()
+                .unwrap_or(0);
             if let Some(late) = replicas.iter().find(|row| number(row, "Last Applied") + 1000 < commit) {
                 return Err(format!("{queue}: a replica at {late}, others at {commit}"));
             }
@@ -418,7 +449,12 @@ impl Cluster {
         for node in 0..NODES {
             if self.nodes[node].is_some() {
                 let status = self.await_exit(node);
-                assert!(status.success(), "{} stopped with {status}:\n{}", name(node), self.tail(node));
+                assert!(
+                    status.success(),
+                    "{} stopped with {status}:\n{}",
+                    name(node),
+                    self.tail(node)
+                );
             }
         }
         self.assert_no_panic();
@@ -445,7 +481,7 @@ impl Drop for Cluster {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if self.finished {
+        if self.finished && std::env::var_os("WARREN_TEST_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.directory);
         } else {
             let _ = writeln!(std::io::stderr(), "logs and data: {}", self.directory.display());

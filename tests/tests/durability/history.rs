@@ -106,13 +106,22 @@ pub(crate) fn check(history: &History) -> Result<Summary, Vec<Violation>> {
     }
     let mut summary = Summary {
         deliveries: history.receipts.iter().map(Vec::len).sum(),
-        redelivered: history.receipts.iter().flatten().filter(|receipt| receipt.redelivered).count(),
+        redelivered: history
+            .receipts
+            .iter()
+            .flatten()
+            .filter(|receipt| receipt.redelivered)
+            .count(),
         consumers: history.receipts.iter().filter(|receipts| !receipts.is_empty()).count(),
         ..Summary::default()
     };
     for (publisher, sendings) in &history.sendings {
         summary.sendings += sendings.len();
-        summary.messages += sendings.iter().map(|sending| sending.message).collect::<BTreeSet<_>>().len();
+        summary.messages += sendings
+            .iter()
+            .map(|sending| sending.message)
+            .collect::<BTreeSet<_>>()
+            .len();
         for (number, sending) in (0..).zip(sendings) {
             let key = (*publisher, number);
             match (sending.confirmed, counts.contains_key(&key)) {
@@ -130,7 +139,11 @@ pub(crate) fn check(history: &History) -> Result<Summary, Vec<Violation>> {
     for (consumer, receipts) in history.receipts.iter().enumerate() {
         check_order(history, consumer, receipts, &mut violations);
     }
-    if violations.is_empty() { Ok(summary) } else { Err(violations) }
+    if violations.is_empty() {
+        Ok(summary)
+    } else {
+        Err(violations)
+    }
 }
 
 fn check_order(history: &History, consumer: usize, receipts: &[Receipt], violations: &mut Vec<Violation>) {
@@ -142,13 +155,19 @@ fn check_order(history: &History, consumer: usize, receipts: &[Receipt], violati
         let Some(sending) = find(history, receipt.key) else {
             continue;
         };
-        let once: &BTreeSet<u64> = sent_once.entry(publisher).or_insert_with(|| messages_sent_once(history, publisher));
+        let once: &BTreeSet<u64> = sent_once
+            .entry(publisher)
+            .or_insert_with(|| messages_sent_once(history, publisher));
         let across = once.contains(&sending.message).then_some(None);
         for lane in [Some(Some(sending.channel)), across].into_iter().flatten() {
             let seen = last.entry((publisher, lane)).or_insert(number);
             if *seen > number {
                 let after = (publisher, *seen);
-                violations.push(Violation::Order { consumer, late: receipt.key, after });
+                violations.push(Violation::Order {
+                    consumer,
+                    late: receipt.key,
+                    after,
+                });
                 break;
             }
             *seen = number;

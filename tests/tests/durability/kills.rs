@@ -17,7 +17,9 @@ fn start(queues: &[(&str, &str)]) -> Cluster {
     let cluster = Cluster::start();
     for (node, (queue, kind)) in queues.iter().enumerate() {
         let mut session = Session::open(&cluster.address(node % NODES), PATIENCE).expect("a whole cluster serves");
-        session.declare(queue, kind, PATIENCE).expect("a whole cluster declares");
+        session
+            .declare(queue, kind, PATIENCE)
+            .expect("a whole cluster declares");
     }
     cluster
 }
@@ -29,7 +31,11 @@ fn finish(what: &str, began: Instant, cluster: Cluster, load: Load, queues: &[&s
     match check(&history) {
         Ok(summary) => println!("{what}: {summary}"),
         Err(violations) => {
-            panic!("{what}: {} violations, such as {:?}", violations.len(), &violations[..violations.len().min(10)])
+            panic!(
+                "{what}: {} violations, such as {:?}",
+                violations.len(),
+                &violations[..violations.len().min(10)]
+            )
         }
     }
     assert_eq!(notes.cancels, 0, "{what}: consumers were ended by the broker");
@@ -114,8 +120,17 @@ fn a_node_stops_in_good_order_under_load() {
         load.await_confirms(PROGRESS, PATIENCE);
         let at = Instant::now();
         let status = cluster.stop(node);
-        assert!(status.success(), "{} ended with {status}: {}", name(node), cluster.tail(node));
-        assert!(at.elapsed() < Duration::from_secs(20), "it took {:?} to stop", at.elapsed());
+        assert!(
+            status.success(),
+            "{} ended with {status}: {}",
+            name(node),
+            cluster.tail(node)
+        );
+        assert!(
+            at.elapsed() < Duration::from_secs(20),
+            "it took {:?} to stop",
+            at.elapsed()
+        );
         load.await_confirms(PROGRESS, PATIENCE);
         cluster.start_node(node);
         cluster.await_whole();
@@ -137,7 +152,11 @@ fn a_frozen_node_is_passed_over_and_comes_back() {
         let at = Instant::now();
         cluster.freeze(leader);
         load.await_confirms(PROGRESS, PATIENCE);
-        println!("{} frozen, publishers went on after {:.2} s", name(leader), at.elapsed().as_secs_f32());
+        println!(
+            "{} frozen, publishers went on after {:.2} s",
+            name(leader),
+            at.elapsed().as_secs_f32()
+        );
         cluster.thaw(leader);
         load.await_confirms(PROGRESS, PATIENCE);
         cluster.await_whole();

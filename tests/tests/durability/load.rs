@@ -121,18 +121,32 @@ impl Load {
             let shared = shared.clone();
             consumers.push(std::thread::spawn(move || consume(&shared, &queue, number + 1)));
         }
-        Self { shared, publishers, consumers }
+        Self {
+            shared,
+            publishers,
+            consumers,
+        }
     }
 
     /// Waits until every publisher has so many more messages confirmed than now.
     #[track_caller]
     pub(crate) fn await_confirms(&self, more: u64, within: Duration) {
-        let now = || -> Vec<u64> { self.shared.confirmed.iter().map(|count| count.load(Ordering::Relaxed)).collect() };
+        let now = || -> Vec<u64> {
+            self.shared
+                .confirmed
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed))
+                .collect()
+        };
         let goal: Vec<u64> = now().iter().map(|count| count + more).collect();
         await_some("every publisher goes on", within, || {
             let current = now();
             let reached = current.iter().zip(&goal).all(|(current, goal)| current >= goal);
-            if reached { Ok(()) } else { Err(format!("confirmed {current:?}, not yet {goal:?}; {:?}", self.notes())) }
+            if reached {
+                Ok(())
+            } else {
+                Err(format!("confirmed {current:?}, not yet {goal:?}; {:?}", self.notes()))
+            }
         });
     }
 
@@ -142,7 +156,11 @@ impl Load {
         let goal = self.shared.delivered.load(Ordering::Relaxed) + more;
         await_some("consumers go on", within, || {
             let current = self.shared.delivered.load(Ordering::Relaxed);
-            if current >= goal { Ok(()) } else { Err(format!("{current} of {goal} delivered; {:?}", self.notes())) }
+            if current >= goal {
+                Ok(())
+            } else {
+                Err(format!("{current} of {goal} delivered; {:?}", self.notes()))
+            }
         });
     }
 
@@ -157,16 +175,24 @@ impl Load {
         self.shared.publishing.store(false, Ordering::Relaxed);
         await_some("publishers are done", within, || {
             let busy = self.publishers.iter().filter(|thread| !thread.is_finished()).count();
-            if busy == 0 { Ok(()) } else { Err(format!("{busy} are not; {:?}", self.notes())) }
+            if busy == 0 {
+                Ok(())
+            } else {
+                Err(format!("{busy} are not; {:?}", self.notes()))
+            }
         });
         let mut history = History::default();
         for (id, thread) in (0..).zip(self.publishers) {
-            history.sendings.insert(id, thread.join().expect("a publisher does not panic"));
+            history
+                .sendings
+                .insert(id, thread.join().expect("a publisher does not panic"));
         }
         for queue in queues {
             let left = deadline.saturating_duration_since(Instant::now());
             await_some(&format!("{queue} is empty"), left, || {
-                let node = (0..NODES).find(|node| cluster.ctl(*node, &["ping"]).is_ok()).unwrap_or(0);
+                let node = (0..NODES)
+                    .find(|node| cluster.ctl(*node, &["ping"]).is_ok())
+                    .unwrap_or(0);
                 let row = cluster.queue(node, queue)?;
                 let empty = row["state"] == "running" && row["messages"] == 0;
                 if empty { Ok(()) } else { Err(row.to_string()) }
@@ -174,7 +200,9 @@ impl Load {
         }
         self.shared.consuming.store(false, Ordering::Relaxed);
         for thread in self.consumers {
-            history.receipts.extend(thread.join().expect("a consumer does not panic"));
+            history
+                .receipts
+                .extend(thread.join().expect("a consumer does not panic"));
         }
         let notes = self.shared.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (history, notes)
@@ -212,8 +240,10 @@ impl Publisher {
                 Err(end) => {
                     shared.ended(&end);
                     at += 1;
-                    let mut unconfirmed: Vec<u64> =
-                        open.into_values().map(|sending: usize| self.sendings[sending].message).collect();
+                    let mut unconfirmed: Vec<u64> = open
+                        .into_values()
+                        .map(|sending: usize| self.sendings[sending].message)
+                        .collect();
                     unconfirmed.extend(self.again.drain(..));
                     unconfirmed.sort_unstable();
                     self.again = unconfirmed.into();
@@ -244,7 +274,11 @@ impl Publisher {
                     heard = Instant::now();
                 }
                 let key = (self.id, self.sendings.len() as u64);
-                self.sendings.push(Sending { message, channel, confirmed: false });
+                self.sendings.push(Sending {
+                    message,
+                    channel,
+                    confirmed: false,
+                });
                 // Before the write: half a message sent is one that may arrive.
                 open.insert(session.published() + 1, self.sendings.len() - 1);
                 session.publish(&self.queue, &body(&self.queue, key))?;
@@ -260,12 +294,14 @@ impl Publisher {
                     Event::Nacked(tags) => (tags, false),
                     other => return Err(End::Lost(format!("to a publisher: {other:?}"))),
                 };
-                self.shared.note(|notes| notes.longest_wait = notes.longest_wait.max(heard.elapsed()));
+                self.shared
+                    .note(|notes| notes.longest_wait = notes.longest_wait.max(heard.elapsed()));
                 heard = Instant::now();
                 self.answered(open, tags, confirmed);
             }
             if !open.is_empty() && heard.elapsed() > SILENCE {
-                self.shared.note(|notes| notes.longest_wait = notes.longest_wait.max(heard.elapsed()));
+                self.shared
+                    .note(|notes| notes.longest_wait = notes.longest_wait.max(heard.elapsed()));
                 return Err(End::Late("a confirm"));
             }
         }
@@ -326,7 +362,10 @@ fn take(shared: &Shared, mut session: Session, queue: &str, receipts: &mut Vec<R
             None if unacked == 0 => continue,
             None => {}
         }
-        session.ack(Tags { tag: last, multiple: true })?;
+        session.ack(Tags {
+            tag: last,
+            multiple: true,
+        })?;
         unacked = 0;
     }
     session.close(CALL)
@@ -352,8 +391,16 @@ pub(crate) fn receipt(queue: &str, delivery: &Delivery) -> Receipt {
     let head = String::from_utf8_lossy(&delivery.body[..delivery.body.len().min(120)]).into_owned();
     let mut words = head.split(' ').skip(1);
     let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
-    let key = number().zip(number()).map(|(publisher, number)| (publisher as u32, number));
+    let key = number()
+        .zip(number())
+        .map(|(publisher, number)| (publisher as u32, number));
     let key = key.unwrap_or_else(|| panic!("a delivery that nobody sent: {head}"));
-    assert!(delivery.body == body(queue, key), "a delivery that was changed on its way: {head}");
-    Receipt { key, redelivered: delivery.redelivered }
+    assert!(
+        delivery.body == body(queue, key),
+        "a delivery that was changed on its way: {head}"
+    );
+    Receipt {
+        key,
+        redelivered: delivery.redelivered,
+    }
 }

@@ -12,13 +12,15 @@ use crate::load::{body, receipt};
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(4);
 /// Beyond the time-out, for the answer to be made.
 const SLACK: Duration = Duration::from_secs(4);
+/// In which a question to a minority is answered.
+const ANSWER: Duration = Duration::from_secs(45);
 const QUEUE: &str = "minority";
 const COUNT: u64 = 50;
 
-/// One publisher that knows of each sending how it was answered.
+/// One publisher, on one session, that knows of each sending how it was answered.
 struct Book {
+    publisher: u32,
     sendings: Vec<Sending>,
-    channel: u32,
 }
 
 /// Answers to what was published on one session.
@@ -32,13 +34,21 @@ struct Answers {
 
 impl Book {
     fn publish(&mut self, session: &mut Session, count: u64) -> Result<Answers, End> {
-        self.channel += 1;
-        let mut answers = Answers { first: self.sendings.len(), ..Answers::default() };
+        let mut answers = Answers {
+            first: self.sendings.len(),
+            ..Answers::default()
+        };
         for _ in 0..count {
             let number = self.sendings.len() as u64;
-            let sending = Sending { message: number, channel: self.channel, confirmed: false };
+            let sending = Sending {
+                message: number,
+                channel: 0,
+                confirmed: false,
+            };
             self.sendings.push(sending);
-            answers.open.insert(session.publish(QUEUE, &body(QUEUE, (0, number)))?);
+            answers
+                .open
+                .insert(session.publish(QUEUE, &body(QUEUE, (self.publisher, number)))?);
         }
         Ok(answers)
     }
@@ -57,13 +67,21 @@ impl Book {
                 Event::Nacked(tags) => (tags, false),
                 other => return Err(End::Lost(format!("to a publisher: {other:?}"))),
             };
-            let answered: Vec<u64> =
-                answers.open.iter().copied().filter(|open| *open == tag || multiple && *open < tag).collect();
+            let answered: Vec<u64> = answers
+                .open
+                .iter()
+                .copied()
+                .filter(|open| *open == tag || multiple && *open < tag)
+                .collect();
             for one in answered {
                 answers.open.remove(&one);
                 let sending = answers.first + (one - base) as usize;
                 self.sendings[sending].confirmed = confirmed;
-                *(if confirmed { &mut answers.confirmed } else { &mut answers.nacked }) += 1;
+                *(if confirmed {
+                    &mut answers.confirmed
+                } else {
+                    &mut answers.nacked
+                }) += 1;
             }
         }
         Ok(())
@@ -79,14 +97,19 @@ fn open(cluster: &Cluster, node: usize) -> Session {
 
 fn take_all(cluster: &Cluster, node: usize) -> Vec<Receipt> {
     let mut session = Session::open(&cluster.address(node), PATIENCE).expect("a whole cluster serves");
-    session.consume(QUEUE, 0, PATIENCE).expect("a whole cluster serves consumers");
+    session
+        .consume(QUEUE, 0, PATIENCE)
+        .expect("a whole cluster serves consumers");
     let mut receipts = Vec::new();
     let deadline = Instant::now() + PATIENCE;
     loop {
         match session.next(Duration::from_millis(200)).expect("the consumer stays") {
             Some(Event::Delivered(delivery)) => {
                 receipts.push(receipt(QUEUE, &delivery));
-                let tags = Tags { tag: delivery.tag, multiple: false };
+                let tags = Tags {
+                    tag: delivery.tag,
+                    multiple: false,
+                };
                 session.ack(tags).expect("the consumer stays");
             }
             Some(other) => panic!("to a consumer: {other:?}"),
@@ -105,24 +128,41 @@ fn take_all(cluster: &Cluster, node: usize) -> Vec<Receipt> {
 fn case(what: &str, alone: impl Fn(usize) -> usize) {
     let timeout = PUBLISH_TIMEOUT.as_millis().to_string();
     let mut cluster = Cluster::start_with(&[("WARREN_AMQP_PUBLISH_TIMEOUT_MS", &timeout)]);
-    open(&cluster, 0).declare(QUEUE, "quorum", PATIENCE).expect("a whole cluster declares");
+    open(&cluster, 0)
+        .declare(QUEUE, "quorum", PATIENCE)
+        .expect("a whole cluster declares");
     let alone = alone(cluster.leader(0, QUEUE));
     let dead: Vec<usize> = (0..NODES).filter(|node| *node != alone).collect();
-    let mut book = Book { sendings: Vec::new(), channel: 0 };
+    let mut book = Book {
+        publisher: 0,
+        sendings: Vec::new(),
+    };
+    let mut other = Book {
+        publisher: 1,
+        sendings: Vec::new(),
+    };
 
     let mut session = open(&cluster, alone);
-    let mut before = book.publish(&mut session, COUNT).expect("a whole cluster takes publishes");
-    book.listen(&mut session, &mut before, PATIENCE).expect("a whole cluster confirms");
-    assert_eq!((before.confirmed, before.open.len()), (COUNT as usize, 0), "{what}: of a whole cluster");
+    let mut before = book
+        .publish(&mut session, COUNT)
+        .expect("a whole cluster takes publishes");
+    book.listen(&mut session, &mut before, PATIENCE)
+        .expect("a whole cluster confirms");
+    assert_eq!(
+        (before.confirmed, before.open.len()),
+        (COUNT as usize, 0),
+        "{what}: of a whole cluster"
+    );
 
     cluster.kill_all(&dead);
     // The channel that was there and a new one: neither may be told yes.
     let mut fresh = open(&cluster, alone);
     let at = Instant::now();
     let mut old = book.publish(&mut session, COUNT).expect("a lone node takes publishes");
-    let mut new = book.publish(&mut fresh, COUNT).expect("a lone node takes publishes");
-    book.listen(&mut session, &mut old, PUBLISH_TIMEOUT + SLACK).expect("the session stays");
-    book.listen(&mut fresh, &mut new, SLACK).expect("the session stays");
+    let mut new = other.publish(&mut fresh, COUNT).expect("a lone node takes publishes");
+    book.listen(&mut session, &mut old, PUBLISH_TIMEOUT + SLACK)
+        .expect("the session stays");
+    other.listen(&mut fresh, &mut new, SLACK).expect("the session stays");
     println!(
         "{what}: {} alone: {} + {} of {COUNT} + {COUNT} nacked and {} + {} confirmed within {:.1} s",
         name(alone),
@@ -132,11 +172,19 @@ fn case(what: &str, alone: impl Fn(usize) -> usize) {
         new.confirmed,
         at.elapsed().as_secs_f32()
     );
-    assert_eq!((old.confirmed, new.confirmed), (0, 0), "{what}: confirmed by a minority");
-    assert_eq!((old.nacked, new.nacked), (COUNT as usize, COUNT as usize), "{what}: not nacked in time");
+    assert_eq!(
+        (old.confirmed, new.confirmed),
+        (0, 0),
+        "{what}: confirmed by a minority"
+    );
+    assert_eq!(
+        (old.nacked, new.nacked),
+        (COUNT as usize, COUNT as usize),
+        "{what}: not nacked in time"
+    );
 
     // What needs the majority is refused in bounded time, or waits for it; the node lives on.
-    let declared = open(&cluster, alone).declare("minority.new", "quorum", SLACK);
+    let declared = open(&cluster, alone).declare("minority.new", "quorum", ANSWER);
     println!("{what}: a declare meanwhile: {declared:?}");
     assert!(declared.is_err(), "{what}: a minority declared a queue");
 
@@ -146,20 +194,28 @@ fn case(what: &str, alone: impl Fn(usize) -> usize) {
         cluster.spawn(*node);
     }
     cluster.await_whole();
-    book.listen(&mut session, &mut waiting, PATIENCE).expect("the session stays");
+    book.listen(&mut session, &mut waiting, PATIENCE)
+        .expect("the session stays");
     assert_eq!(waiting.open.len(), 0, "{what}: without an answer");
-    let mut after = book.publish(&mut session, COUNT).expect("a whole cluster takes publishes");
-    book.listen(&mut session, &mut after, PATIENCE).expect("a whole cluster confirms");
+    let mut after = book
+        .publish(&mut session, COUNT)
+        .expect("a whole cluster takes publishes");
+    book.listen(&mut session, &mut after, PATIENCE)
+        .expect("a whole cluster confirms");
     assert_eq!(after.confirmed, COUNT as usize, "{what}: of a whole cluster again");
 
     let receipts = take_all(&cluster, dead[0]);
-    let history = History { sendings: [(0, book.sendings)].into(), receipts: vec![receipts] };
+    let history = History {
+        sendings: [(0, book.sendings), (1, other.sendings)].into(),
+        receipts: vec![receipts],
+    };
     let summary = check(&history).unwrap_or_else(|violations| panic!("{what}: {violations:?}"));
     println!(
         "{what}: back again: of {COUNT} waiting {} confirmed and {} nacked; {summary}",
         waiting.confirmed, waiting.nacked
     );
     assert_eq!(summary.redelivered, 0, "{what}: nothing was delivered before");
+    drop((session, fresh));
     cluster.finish();
 }
 

@@ -16,7 +16,9 @@ const BAD: usize = 2;
 fn others_serve(cluster: &Cluster) {
     for node in 0..BAD {
         let mut session = Session::open(&cluster.address(node), PATIENCE).expect("the others serve");
-        session.declare(QUEUE, "quorum", PATIENCE).expect("the others are a majority");
+        session
+            .declare(QUEUE, "quorum", PATIENCE)
+            .expect("the others are a majority");
         session.confirm(PATIENCE).expect("the others serve");
         let tag = session.publish(QUEUE, b"a message").expect("the others serve");
         match session.next(PATIENCE).expect("the others serve") {
@@ -32,10 +34,19 @@ fn others_serve(cluster: &Cluster) {
 fn names(what: &str, failed: &Failed, parts: &[&str]) {
     let last = failed.log.lines().last().unwrap_or_default();
     println!("{what}: {}: {last}", failed.status);
-    assert!(failed.status.code().is_some_and(|code| code != 0), "{what}: {}: {}", failed.status, failed.log);
+    assert!(
+        failed.status.code().is_some_and(|code| code != 0),
+        "{what}: {}: {}",
+        failed.status,
+        failed.log
+    );
     assert!(!failed.log.contains("panicked at"), "{what}: {}", failed.log);
     for part in parts {
-        assert!(failed.log.contains(part), "{what}: nothing of {part:?} in: {}", failed.log);
+        assert!(
+            failed.log.contains(part),
+            "{what}: nothing of {part:?} in: {}",
+            failed.log
+        );
     }
 }
 
@@ -70,7 +81,11 @@ fn bad_starts_are_refused_by_name_and_the_others_go_on() {
     cluster.kill(1);
     let others = cluster.data(1).display().to_string();
     let failed = cluster.refused(BAD, &[("WARREN_NODE_DATA_DIR", &others)]);
-    names("data directory of another node", &failed, &[&others, &name(1), &name(BAD)]);
+    names(
+        "data directory of another node",
+        &failed,
+        &[&others, &name(1), &name(BAD)],
+    );
     cluster.start_node(1);
 
     let failed = cluster.refused(BAD, &[("WARREN_CLUSTER_NAMES", "warren")]);
@@ -79,7 +94,11 @@ fn bad_starts_are_refused_by_name_and_the_others_go_on() {
     fs::write(cluster.file(BAD), format!("{good}hartbeat_s = 5\n")).expect("the file can be written");
     let failed = cluster.refused(BAD, &[]);
     names("unknown key", &failed, &["hartbeat_s", "warren.toml"]);
-    assert_eq!(failed.status.code(), Some(78), "a bad configuration has a status of its own");
+    assert_eq!(
+        failed.status.code(),
+        Some(78),
+        "a bad configuration has a status of its own"
+    );
     fs::write(cluster.file(BAD), good).expect("the file can be written");
 
     for address in [cluster.cluster_address(BAD), cluster.address(BAD)] {
@@ -100,7 +119,11 @@ fn a_node_with_another_secret_is_refused_and_both_sides_say_so() {
     let mut cluster = Cluster::start();
     others_serve(&cluster);
     let bad = "the secret of another cluster";
-    stranger(&mut cluster, &[("WARREN_CLUSTER_SECRET", bad)], "another cluster secret");
+    stranger(
+        &mut cluster,
+        &[("WARREN_CLUSTER_SECRET", bad)],
+        "another cluster secret",
+    );
     stranger(&mut cluster, &[("WARREN_CLUSTER_NAME", "hares")], "belongs to");
     cluster.await_whole();
     for node in 0..=BAD {
@@ -119,13 +142,18 @@ fn stranger(cluster: &mut Cluster, variables: &[(&str, &str)], reason: &str) {
     let mut all = vec![("WARREN_NODE_DATA_DIR", fresh.as_str())];
     all.extend(variables);
     cluster.spawn_with(BAD, &all);
-    for node in 0..=BAD {
+    for (node, before) in before.iter().enumerate() {
         await_some(&format!("{} says {reason:?}", name(node)), PATIENCE, || {
-            let log = cluster.log(node).split_off(before[node]);
+            let log = cluster.log(node).split_off(*before);
             if log.contains(reason) { Ok(()) } else { Err(log) }
         });
     }
-    let line = cluster.log(0).split_off(before[0]).lines().find(|line| line.contains(reason)).map(str::to_owned);
+    let line = cluster
+        .log(0)
+        .split_off(before[0])
+        .lines()
+        .find(|line| line.contains(reason))
+        .map(str::to_owned);
     println!("{variables:?}: {}", line.unwrap_or_default());
     others_serve(cluster);
     let served = Session::open(&cluster.address(BAD), Duration::from_millis(200));
@@ -133,8 +161,16 @@ fn stranger(cluster: &mut Cluster, variables: &[(&str, &str)], reason: &str) {
     let lines = cluster.log(0).split_off(before[0]).matches(reason).count();
     assert!(lines < 20, "the log is flooded: {lines} lines about one stranger");
     let seen = cluster.rows(0, &["cluster_status"]).expect("the others answer");
-    assert_eq!(seen[0]["running_nodes"].as_array().map(Vec::len), Some(BAD), "the stranger counts as a node");
-    assert!(cluster.runs(BAD), "it may be given the right one later, and waits: {}", cluster.tail(BAD));
+    assert_eq!(
+        seen[0]["running_nodes"].as_array().map(Vec::len),
+        Some(BAD),
+        "the stranger counts as a node"
+    );
+    assert!(
+        cluster.runs(BAD),
+        "it may be given the right one later, and waits: {}",
+        cluster.tail(BAD)
+    );
     assert!(cluster.stop(BAD).success());
     cluster.start_node(BAD);
     cluster.await_whole();

@@ -23,27 +23,45 @@ fn received(text: &str) -> Vec<Vec<Receipt>> {
     let receipt = |word: &str| {
         let number = word.strip_suffix('r');
         let key = (0, number.unwrap_or(word).parse().expect("a number"));
-        Receipt { key, redelivered: number.is_some() }
+        Receipt {
+            key,
+            redelivered: number.is_some(),
+        }
     };
-    text.split('|').map(|one| one.split_whitespace().map(receipt).collect()).collect()
+    text.split('|')
+        .map(|one| one.split_whitespace().map(receipt).collect())
+        .collect()
 }
 
 #[track_caller]
 fn good(sendings: &str, receipts: &str) -> Summary {
-    check(&History { sendings: sent(sendings), receipts: received(receipts) })
-        .unwrap_or_else(|violations| panic!("{sendings} / {receipts}: {violations:?}"))
+    check(&History {
+        sendings: sent(sendings),
+        receipts: received(receipts),
+    })
+    .unwrap_or_else(|violations| panic!("{sendings} / {receipts}: {violations:?}"))
 }
 
 #[track_caller]
 fn bad(sendings: &str, receipts: &str, expected: &[Violation]) {
-    let found = check(&History { sendings: sent(sendings), receipts: received(receipts) });
+    let found = check(&History {
+        sendings: sent(sendings),
+        receipts: received(receipts),
+    });
     assert_eq!(found, Err(expected.to_vec()), "{sendings} / {receipts}");
 }
 
 #[test]
 fn an_undisturbed_run_is_good() {
     let summary = good("1 2 3", "0 1 2");
-    let expected = Summary { messages: 3, sendings: 3, confirmed: 3, deliveries: 3, consumers: 1, ..Summary::default() };
+    let expected = Summary {
+        messages: 3,
+        sendings: 3,
+        confirmed: 3,
+        deliveries: 3,
+        consumers: 1,
+        ..Summary::default()
+    };
     assert_eq!(summary, expected);
     good("", "");
 }
@@ -74,7 +92,11 @@ fn a_duplicate_without_the_flag_is_seen() {
 
 #[test]
 fn order_violations_are_seen() {
-    let late = |consumer, late, after| Order { consumer, late: (0, late), after: (0, after) };
+    let late = |consumer, late, after| Order {
+        consumer,
+        late: (0, late),
+        after: (0, after),
+    };
     bad("1 2 3", "0 2 1", &[late(0, 1, 2)]);
     bad("1 2 3", "2 | 1 0", &[late(1, 0, 1)]);
     // Across channels too, if each was sent once.
@@ -92,7 +114,13 @@ fn order_violations_are_seen() {
 #[test]
 fn what_was_never_sent_is_seen() {
     bad("1", "0 1", &[Unknown((0, 1))]);
-    let stranger = Receipt { key: (7, 0), redelivered: false };
-    let history = History { sendings: BTreeMap::new(), receipts: vec![vec![stranger, stranger]] };
+    let stranger = Receipt {
+        key: (7, 0),
+        redelivered: false,
+    };
+    let history = History {
+        sendings: BTreeMap::new(),
+        receipts: vec![vec![stranger, stranger]],
+    };
     assert_eq!(check(&history), Err(vec![Unknown((7, 0))]));
 }

@@ -16,6 +16,7 @@ pub mod actor;
 pub mod client;
 pub mod machine;
 mod outbox;
+mod pending;
 pub mod transient;
 
 /// What the machine must know of its queue from the first entry on.

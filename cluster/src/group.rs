@@ -66,7 +66,7 @@ impl Default for Options {
             appends_in_flight_max: 64,
             uncommitted_bytes_max: 64 << 20,
             cache_bytes_max: 4 << 20,
-            snapshot_log_bytes: 16 << 20,
+            snapshot_log_bytes: 4 << 20,
             eager_commit: false,
             effects_everywhere: false,
         }
@@ -457,6 +457,10 @@ impl<M: Machine> GroupCore<M> {
             // Whoever stands for election leads no more. Without ticks, nothing else would end its lease here.
             self.raw.raft.leader_id = raft::INVALID_ID;
             self.await_turn();
+        } else if stands && self.raw.raft.state == StateRole::Leader {
+            // A peer that lost sight of an idle leader would ask for ever.
+            self.linger = LINGER_TICKS;
+            self.raw.ping();
         }
         // A refused step is a stale or foreign message: Raft tolerates its loss.
         if let Err(error) = self.raw.step(message) {

@@ -399,6 +399,22 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// Who sent the first batch of `bytes`, and how many commands it holds if the first is a publish, else 0.
+/// Defaults where it ends early.
+pub fn peek(bytes: &[u8]) -> (SessionId, u32) {
+    let mut rest = bytes;
+    let session = || -> Result<SessionId> {
+        Ok(SessionId {
+            node: take_u64(&mut rest, "session")?,
+            incarnation: take_u64(&mut rest, "session")?,
+            id: take_u64(&mut rest, "session")?,
+        })
+    }();
+    let mut count = bytes.get(32..36).unwrap_or_default();
+    let publishes = bytes.get(BATCH_HEADER_LEN) == Some(&KIND_PUBLISH);
+    (session.unwrap_or_default(), if publishes { take_u32(&mut count, "command count").unwrap_or(0) } else { 0 })
+}
+
 /// The batches of a log entry's payload in order; ends after the first error.
 pub fn batches(payload: &[u8]) -> Batches<'_> {
     Batches { whole: payload.len(), rest: payload, failed: false }

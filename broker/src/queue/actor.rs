@@ -18,6 +18,7 @@ use warren_proto::record::{Command, SessionId, batches, system};
 
 use super::machine::{Effect, QueueMachine};
 use super::outbox::Outbox;
+use super::pending::{Bound, Pending};
 use crate::directory::{Description, Directory, Inbound};
 use crate::fatal;
 use crate::metadata::{Placement, Queue};
@@ -27,8 +28,13 @@ use crate::metadata::client::MetadataClient;
 const MAILBOX: usize = 1_024;
 /// Log entries on their way at once: one travels while the next is being gathered.
 const ENTRIES_IN_FLIGHT_MAX: u64 = 2;
-/// Commands folded into one entry, in bytes; a single larger batch still goes.
-const ENTRY_BYTES_MAX: usize = 1 << 20;
+/// Commands folded into one entry.
+const ENTRY_MAX: Bound = Bound { bytes: 1 << 20, commands: u32::MAX };
+/// The same for publishes while consumers settle and messages wait: an entry that is soon done brings the consumers
+/// their next messages soon, so that a queue with consumers stays short.
+const BESIDE_CONSUMERS_MAX: Bound = Bound { bytes: 64 << 10, commands: 256 };
+/// Waiting messages from which on consumers come first.
+const BACKLOG_MIN: u64 = 1_000;
 /// Commands that may wait for the next entry, in bytes; beyond it batches are dropped and sent again later.
 const PENDING_BYTES_MAX: usize = 32 << 20;
 /// Questions that may wait for this replica to lead; a session repeats what is not answered.
@@ -45,8 +51,7 @@ pub struct QueueActor {
     shell: GroupShell<QueueMachine>,
     outputs: Vec<Output<Effect>>,
     outbox: Outbox,
-    pending: Vec<Bytes>,
-    pending_bytes: usize,
+    pending: Pending,
     /// Questions that wait until this replica leads in earnest.
     resyncs: Vec<queue::Resync>,
     role: Role,
@@ -87,8 +92,7 @@ impl QueueActor {
                 shell,
                 outputs: Vec::new(),
                 outbox,
-                pending: Vec::new(),
-                pending_bytes: 0,
+                pending: Pending::default(),
                 resyncs: Vec::new(),
                 role: Role::Follower,
                 term: 0,
@@ -111,26 +115,19 @@ impl QueueActor {
                 fatal::stop(&error);
             }
             if self.outputs.is_empty() {
-                break;
-            }
-            let outputs = std::mem::take(&mut self.outputs);
-            self.perform(outputs);
-        }
-        for session in self.outbox.flush() {
-            self.push(system(&Command::SessionDown(session)));
-        }
-        if !self.pending.is_empty() {
-            self.propose();
-            if let Err(error) = self.shell.poll(&mut self.outputs) {
-                fatal::stop(&error);
+                let gone = self.outbox.flush();
+                if gone.is_empty() {
+                    break;
+                }
+                for session in gone {
+                    self.pending.push(system(&Command::SessionDown(session)));
+                }
+            } else {
+                let outputs = std::mem::take(&mut self.outputs);
+                self.perform(outputs);
             }
         }
         self.keep_time(ctx);
-    }
-
-    fn push(&mut self, bytes: Bytes) {
-        self.pending_bytes += bytes.len();
-        self.pending.push(bytes);
     }
 
     fn propose(&mut self) {
@@ -138,30 +135,22 @@ impl QueueActor {
             && self.role == Role::Leader
             && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX
         {
-            let mut bytes = 0;
-            let fits = |batch: &&Bytes| {
-                bytes += batch.len();
-                bytes <= ENTRY_BYTES_MAX
-            };
-            let count = self.pending.iter().take_while(fits).count().max(1);
-            match self.shell.propose(&self.pending[..count], now_ms()) {
-                Ok(()) => {
-                    let taken: usize = self.pending.drain(..count).map(|batch| batch.len()).sum();
-                    self.pending_bytes -= taken;
+            let backlog = self.shell.core().machine().ready_len() >= BACKLOG_MIN;
+            let beside = if backlog { BESIDE_CONSUMERS_MAX } else { ENTRY_MAX };
+            let entry = self.pending.take(ENTRY_MAX, beside);
+            match self.shell.propose(&entry, now_ms()) {
+                Ok(()) => {}
+                Err(ProposeError::Full) => {
+                    self.pending.put_back(entry);
+                    break;
                 }
-                Err(ProposeError::Full) => break,
+                // Sessions send again to whoever leads next.
                 Err(ProposeError::NotLeader) => {
-                    self.drop_pending();
+                    self.pending.clear();
                     break;
                 }
             }
         }
-    }
-
-    /// Sessions send again to whoever leads next.
-    fn drop_pending(&mut self) {
-        self.pending.clear();
-        self.pending_bytes = 0;
     }
 
     fn perform(&mut self, outputs: Vec<Output<Effect>>) {
@@ -212,7 +201,8 @@ impl QueueActor {
             }
             Role::Elected => {}
             Role::Follower => {
-                self.drop_pending();
+                // Sessions send again to whoever leads next.
+                self.pending.clear();
                 self.removing = false;
                 if leader != Some(self.io.node) {
                     self.directory.leader_is(self.group(), term, leader);
@@ -238,7 +228,7 @@ impl QueueActor {
             }
         }
         for session in gone {
-            self.push(system(&Command::SessionDown(session)));
+            self.pending.push(system(&Command::SessionDown(session)));
         }
         for ((node, incarnation), ids) in asked {
             let check = SessionCheck { group: self.group(), incarnation, ids };
@@ -266,11 +256,12 @@ impl QueueActor {
     }
 
     fn batch(&mut self, from: NodeId, bytes: Bytes) {
-        if self.role != Role::Leader {
+        // An elected replica keeps what comes until it may propose: its followers have told their sessions already.
+        if self.role == Role::Follower {
             self.correct(from);
             return;
         }
-        if self.pending_bytes + bytes.len() > PENDING_BYTES_MAX && !self.pending.is_empty() {
+        if self.pending.bytes() + bytes.len() > PENDING_BYTES_MAX && !self.pending.is_empty() {
             tracing::debug!(queue = %self.queue.name, "too much waits for the log; a batch will be sent again");
             return;
         }
@@ -279,7 +270,7 @@ impl QueueActor {
             tracing::warn!(queue = %self.queue.name, from, "a node sent a malformed batch");
             return;
         }
-        self.push(bytes);
+        self.pending.push(bytes);
     }
 
     /// Tells a node that asked the wrong replica who leads.
@@ -375,7 +366,7 @@ impl Handler<Inbound> for QueueActor {
                 if self.role == Role::Leader {
                     let knows = |session: SessionId| session.node == node && session.incarnation <= incarnation;
                     if self.shell.core().machine().sessions().any(knows) {
-                        self.push(system(&Command::NodeDown { node, incarnation }));
+                        self.pending.push(system(&Command::NodeDown { node, incarnation }));
                     }
                 }
             }

@@ -22,8 +22,10 @@ use warren_proto::record::{BatchWriter, Command, Delivery, Events, Outcome, Publ
 const SENT_BATCHES_MAX: usize = 128;
 /// Bytes that may be on their way before an answer comes; a single larger batch still goes.
 const SENT_BYTES_MAX: usize = 4 << 20;
-/// An open batch is sealed at this size, so that one batch fits one log entry.
-const BATCH_BYTES_MAX: usize = 512 << 10;
+/// An open batch is sealed at this size: many fit one log entry, and the queue can put others between them.
+const BATCH_BYTES_MAX: usize = 64 << 10;
+/// The same for small commands.
+const BATCH_COMMANDS_MAX: u32 = 256;
 /// Silence after which everything unapplied is sent again.
 const SILENCE_MS: u64 = 1_000;
 /// Requests to be sent again are not repeated within this time.
@@ -459,7 +461,7 @@ impl QueueClient {
     /// Adds one command and gives its number.
     fn open(&mut self, now_ms: u64, size_hint: usize, push: impl FnOnce(&mut BatchWriter)) -> u64 {
         if let Some(batch) = &self.open
-            && batch.len() + size_hint > BATCH_BYTES_MAX
+            && (batch.len() + size_hint > BATCH_BYTES_MAX || batch.count() >= BATCH_COMMANDS_MAX)
             && !batch.is_empty()
         {
             let settling = self.settling.take();

@@ -65,6 +65,11 @@ pub struct ConsumerRow<'a> {
 }
 
 impl QueueMachine {
+    /// Messages that wait.
+    pub fn ready_len(&self) -> u64 {
+        self.ready.len() as u64
+    }
+
     /// What the queue was declared with.
     pub fn config(&self) -> &Config {
         &self.config

@@ -1,0 +1,100 @@
+use warren_proto::record::{BatchWriter, Command, Outcome, Publish, Run};
+
+use super::*;
+
+fn bytes(bytes: usize) -> Bound {
+    Bound { bytes, commands: u32::MAX }
+}
+
+fn session(id: u64) -> SessionId {
+    SessionId { node: 1, incarnation: 1, id }
+}
+
+fn publish(id: u64, first_seq: u64) -> Bytes {
+    let body = [Bytes::from_static(&[0; 100])];
+    let mut batch = BatchWriter::new(session(id), first_seq);
+    batch.publish(&Publish {
+        persistent: true,
+        priority: 0,
+        ttl_ms: None,
+        exchange: b"",
+        routing_key: b"q",
+        properties: &[0, 0],
+        body: &body,
+    });
+    batch.finish()
+}
+
+fn settle(id: u64, first_seq: u64) -> Bytes {
+    let mut batch = BatchWriter::new(session(id), first_seq);
+    batch.settle(Outcome::Ack, &[Run { first: 1, len: 1 }]);
+    batch.finish()
+}
+
+#[test]
+fn consumers_go_before_publishers() {
+    let mut pending = Pending::default();
+    let batches = [publish(1, 1), publish(2, 1), settle(3, 1)];
+    for batch in &batches {
+        pending.push(batch.clone());
+    }
+    assert_eq!(pending.take(bytes(1_000), bytes(1_000)), [batches[2].clone(), batches[0].clone(), batches[1].clone()]);
+    assert!(pending.is_empty() && pending.bytes() == 0);
+}
+
+#[test]
+fn a_session_that_publishes_keeps_its_order() {
+    let mut pending = Pending::default();
+    let batches = [publish(1, 1), settle(1, 2), settle(2, 1)];
+    for batch in &batches {
+        pending.push(batch.clone());
+    }
+    assert_eq!(pending.take(bytes(1_000), bytes(1_000)), [batches[2].clone(), batches[0].clone(), batches[1].clone()]);
+}
+
+#[test]
+fn publishers_wait_while_consumers_settle_but_never_for_ever() {
+    let mut pending = Pending::default();
+    for seq in 1..=4 {
+        pending.push(publish(1, seq));
+    }
+    pending.push(settle(2, 1));
+    let one = publish(1, 1).len();
+    assert_eq!(pending.take(bytes(10_000), bytes(one)).len(), 2, "the settlement and one publish");
+    assert_eq!(pending.take(bytes(10_000), bytes(one)).len(), 1, "the entry after it still leaves room for consumers");
+    assert_eq!(pending.take(bytes(10_000), bytes(one)).len(), 2, "nobody settles any more");
+}
+
+#[test]
+fn small_publishes_are_counted() {
+    let mut pending = Pending::default();
+    for seq in 1..=4 {
+        pending.push(publish(1, seq));
+    }
+    pending.push(settle(2, 1));
+    let beside = Bound { bytes: 10_000, commands: 2 };
+    assert_eq!(pending.take(bytes(10_000), beside).len(), 3, "the settlement and two publishes");
+}
+
+#[test]
+fn what_is_put_back_comes_first_again() {
+    let mut pending = Pending::default();
+    for batch in [publish(1, 1), settle(2, 1), publish(1, 2)] {
+        pending.push(batch);
+    }
+    let waiting = pending.bytes();
+    let entry = pending.take(bytes(10_000), bytes(10_000));
+    pending.push(publish(1, 3));
+    pending.put_back(entry.clone());
+    assert_eq!(pending.bytes(), waiting + publish(1, 3).len());
+    assert_eq!(pending.take(bytes(10_000), bytes(10_000)), [&entry[..], &[publish(1, 3)]].concat());
+}
+
+#[test]
+fn what_belongs_to_no_session_is_urgent() {
+    let mut pending = Pending::default();
+    pending.push(publish(1, 1));
+    let down = record::system(&Command::SessionDown(session(9)));
+    pending.push(down.clone());
+    assert_eq!(pending.take(bytes(10_000), bytes(10_000))[0], down);
+}

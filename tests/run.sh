@@ -155,8 +155,8 @@ export WARREN_BIN=$CARGO_TARGET_DIR/release
 
 for name in "${wanted[@]}"; do
   case $name in
-    unit | fuzz) suite "$name" "$name" ;;
-    conformance | interop | durability) live "$name" ;;
+    unit | fuzz | durability) suite "$name" "$name" ;;
+    conformance | interop) live "$name" ;;
   esac
 done
 

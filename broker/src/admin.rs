@@ -50,7 +50,10 @@ struct Failure {
 
 impl Failure {
     fn new(status: u8, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        Self {
+            status,
+            text: text.into(),
+        }
     }
 
     fn unavailable() -> Self {
@@ -132,14 +135,24 @@ impl Admin {
 
     /// Connects the parts that are made later; once, at boot, on the arbiter that is to work on calls.
     pub fn connect(&self, metadata: MetadataClient, transport: Arc<dyn Transport>) {
-        let parts = Parts { metadata, transport, arbiter: Arbiter::current() };
+        let parts = Parts {
+            metadata,
+            transport,
+            arbiter: Arbiter::current(),
+        };
         assert!(self.inner.parts.set(parts).is_ok(), "the admin is connected once");
     }
 
     /// Clients are served from now on.
     pub fn serves_clients(&self, listeners: &[listener::Listener]) {
-        let open = listeners.iter().map(|listener| (listener.address(), listener.registry().clone())).collect();
-        assert!(self.inner.listeners.set(open).is_ok(), "clients are served from one moment on");
+        let open = listeners
+            .iter()
+            .map(|listener| (listener.address(), listener.registry().clone()))
+            .collect();
+        assert!(
+            self.inner.listeners.set(open).is_ok(),
+            "clients are served from one moment on"
+        );
     }
 }
 
@@ -149,7 +162,9 @@ impl Inner {
     }
 
     fn parts(&self) -> Result<&Parts, Failure> {
-        self.parts.get().ok_or_else(|| Failure::new(status::TEMPORARY, "the node is starting"))
+        self.parts
+            .get()
+            .ok_or_else(|| Failure::new(status::TEMPORARY, "the node is starting"))
     }
 
     fn name_of(&self, node: NodeId) -> String {
@@ -161,7 +176,12 @@ impl Inner {
         let mut running = vec![self.directory.node()];
         if let Some(parts) = self.parts.get() {
             let peers = parts.transport.peers();
-            running.extend(peers.iter().filter(|(_, state)| matches!(state, PeerState::Up { .. })).map(|(node, _)| *node));
+            running.extend(
+                peers
+                    .iter()
+                    .filter(|(_, state)| matches!(state, PeerState::Up { .. }))
+                    .map(|(node, _)| *node),
+            );
         }
         running.sort_by_key(|node| self.name_of(*node));
         running
@@ -177,7 +197,12 @@ impl Inner {
         };
         let mut rows = Vec::new();
         if let Some((host, port)) = self.cluster_listen.rsplit_once(':') {
-            rows.push(row("clustering", host.into(), port.parse().unwrap_or(0), "inter-node and CLI tool communication"));
+            rows.push(row(
+                "clustering",
+                host.into(),
+                port.parse().unwrap_or(0),
+                "inter-node and CLI tool communication",
+            ));
         }
         for (address, _) in self.listeners.get().into_iter().flatten() {
             rows.push(row("amqp", address.ip().to_string(), address.port(), "AMQP 0-9-1"));
@@ -194,7 +219,13 @@ impl Inner {
         self.rounds().insert(request, answers_tx);
         let call = json(&question);
         for node in &others {
-            self.directory.tell(*node, Kind::AdminForward(AdminForward { request, call: call.clone() }));
+            self.directory.tell(
+                *node,
+                Kind::AdminForward(AdminForward {
+                    request,
+                    call: call.clone(),
+                }),
+            );
         }
         let mut gathered = vec![(own, self.answer_locally(&question).await)];
         let deadline = tokio::time::Instant::now() + NODES_TIMEOUT;
@@ -233,7 +264,11 @@ impl Inner {
     }
 
     async fn rows_of_all(&self, question: local::Question) -> Vec<String> {
-        self.ask_all(question).await.into_iter().flat_map(|(_, rows)| rows).collect()
+        self.ask_all(question)
+            .await
+            .into_iter()
+            .flat_map(|(_, rows)| rows)
+            .collect()
     }
 }
 
@@ -242,7 +277,10 @@ impl AdminHandler for Admin {
         let request: Request = match serde_json::from_str(&call) {
             Ok(request) => request,
             Err(error) => {
-                answer.fail(u32::from(status::USAGE), format!("the node does not understand the call: {error}"));
+                answer.fail(
+                    u32::from(status::USAGE),
+                    format!("the node does not understand the call: {error}"),
+                );
                 return;
             }
         };
@@ -280,7 +318,13 @@ impl Forwarded for Admin {
         let inner = self.inner.clone();
         parts.arbiter.spawn(async move {
             let rows = inner.answer_locally(&question).await;
-            inner.directory.tell(from, Kind::AdminRows(AdminRows { request: forward.request, rows }));
+            inner.directory.tell(
+                from,
+                Kind::AdminRows(AdminRows {
+                    request: forward.request,
+                    rows,
+                }),
+            );
         });
     }
 

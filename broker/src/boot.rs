@@ -35,25 +35,37 @@ use crate::metadata::{AddUser, Bootstrap, Run, View};
 use crate::node::NodeInbox;
 
 /// How long connections may take to end when the node stops.
-const SHUTDOWN: Duration = Duration::from_secs(10);
+const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Runs the node until it is told to stop by a signal.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let name = config.node.name.clone();
     let node = node_id(&name);
     let data_dir = config.node.data_dir.clone();
+    fatal::watch(&data_dir);
     std::fs::create_dir_all(&data_dir)
         .with_context(|| format!("node.data_dir {} cannot be made", data_dir.display()))?;
-    let identity = warren_cluster::log::Identity { cluster: config.cluster.name.clone(), node: name.clone() };
+    let identity = warren_cluster::log::Identity {
+        cluster: config.cluster.name.clone(),
+        node: name.clone(),
+    };
     let store: Arc<dyn LogStore> = Arc::new(RocksStore::open(data_dir.join("log"), &identity)?);
     let incarnation = next_incarnation(&data_dir.join("incarnation"))?;
 
     let view = View::new();
     let directory = Arc::new(Directory::new(node, incarnation, view.clone()));
-    let inbox = Arc::new(NodeInbox::new(directory.clone(), store.clone(), generation(incarnation)));
+    let inbox = Arc::new(NodeInbox::new(
+        directory.clone(),
+        store.clone(),
+        generation(incarnation),
+    ));
     let admin = Arc::new(Admin::new(&config, directory.clone(), view.clone()));
 
-    let own = config.cluster.address_of(&name).unwrap_or(&config.cluster.listen).to_string();
+    let own = config
+        .cluster
+        .address_of(&name)
+        .unwrap_or(&config.cluster.listen)
+        .to_string();
     let peers: Vec<Peer> = config
         .cluster
         .seeds
@@ -75,10 +87,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         incarnation,
         secret: transport::Secret::new(config.cluster.link_secret().as_bytes().to_vec()),
     };
-    let options = transport::Options { silence_ms: config.cluster.silence_ms, ..transport::Options::default() };
+    let options = transport::Options {
+        silence_ms: config.cluster.silence_ms,
+        ..transport::Options::default()
+    };
     let listen = resolve(&config.cluster.listen)?;
-    let links =
-        GrpcTransport::start(introduction, listen, peers, options, inbox.clone(), admin.clone())?;
+    let links = GrpcTransport::start(introduction, listen, peers, options, inbox.clone(), admin.clone())?;
     let transport: Arc<dyn Transport> = links.transport();
     directory.set_transport(transport.clone());
 
@@ -93,7 +107,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let environment = Environment {
         view: view.clone(),
         directory: directory.clone(),
-        io: Io { node, store, writer: writer.clone(), transport: transport.clone(), events: inbox.clone() },
+        io: Io {
+            node,
+            store,
+            writer: writer.clone(),
+            transport: transport.clone(),
+            events: inbox.clone(),
+        },
         members,
         arbiters: handles.clone(),
         bootstrap: bootstrap(&config),
@@ -218,12 +238,16 @@ fn next_incarnation(path: &Path) -> anyhow::Result<u64> {
 
 /// Where this run's numbers for staged snapshots start: seconds, of which a run uses fewer than pass.
 fn generation(incarnation: u64) -> u32 {
-    u32::try_from(incarnation / 1_000 % u64::from(u32::MAX)).unwrap_or(1).max(1)
+    u32::try_from(incarnation / 1_000 % u64::from(u32::MAX))
+        .unwrap_or(1)
+        .max(1)
 }
 
 fn resolve(address: &Address) -> anyhow::Result<SocketAddr> {
     let text = address.to_string();
-    let mut found = text.to_socket_addrs().with_context(|| format!("the address {text} cannot be looked up"))?;
+    let mut found = text
+        .to_socket_addrs()
+        .with_context(|| format!("the address {text} cannot be looked up"))?;
     found.next().with_context(|| format!("the address {text} is unknown"))
 }
 

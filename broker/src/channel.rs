@@ -176,10 +176,8 @@ impl Channel {
             (Some(Assembly::Body { message, missing }), Kind::Body) => self
                 .on_body(session, message, missing, frame.payload)
                 .map_err(|fault| fault.of(self.method)),
-            (Some(Assembly::Body { .. }), _) => {
-                unexpected("expected content body, got non content body frame instead")
-                    .map_err(|fault| fault.of(self.method))
-            }
+            (Some(Assembly::Body { .. }), _) => unexpected("expected content body, got non content body frame instead")
+                .map_err(|fault| fault.of(self.method)),
         }
     }
 

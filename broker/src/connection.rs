@@ -448,8 +448,13 @@ impl Connection {
         let is_open =
             frame.kind == Kind::Method && matches!(Method::decode(&frame.payload), Ok(Method::ChannelOpen {}));
         if !is_open {
-            let seen = peek_id(&frame.payload).filter(|_| frame.kind == Kind::Method).unwrap_or_default();
-            return self.fault(0, Fault::new(ReplyCode::ChannelError, "expected 'channel.open'").of(seen));
+            let seen = peek_id(&frame.payload)
+                .filter(|_| frame.kind == Kind::Method)
+                .unwrap_or_default();
+            return self.fault(
+                0,
+                Fault::new(ReplyCode::ChannelError, "expected 'channel.open'").of(seen),
+            );
         }
         if self.channels.len() >= usize::from(self.channel_max) {
             let text = format!(

@@ -94,7 +94,11 @@ pub struct ConsumerDescription {
 
 impl From<crate::queue::machine::ConsumerRow<'_>> for ConsumerDescription {
     fn from(row: crate::queue::machine::ConsumerRow<'_>) -> Self {
-        Self { session: row.session, attach: row.attach.clone(), unsettled: row.unsettled }
+        Self {
+            session: row.session,
+            attach: row.attach.clone(),
+            unsettled: row.unsettled,
+        }
     }
 }
 
@@ -208,7 +212,11 @@ impl Directory {
     pub fn open_session(&self, mailbox: Recipient<SessionEvent>) -> SessionId {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         self.sessions().insert(id, mailbox);
-        SessionId { node: self.node, incarnation: self.incarnation, id }
+        SessionId {
+            node: self.node,
+            incarnation: self.incarnation,
+            id,
+        }
     }
 
     /// Forgets a connection. Events for it are answered with [`SessionGone`] from now on.
@@ -271,7 +279,9 @@ impl Directory {
 
     /// Asks the replicas who leads; the answer comes as [`SessionEvent::Leader`].
     pub fn ask(&self, group: GroupId) {
-        let Some(queue) = self.view.queue_by_group(group) else { return };
+        let Some(queue) = self.view.queue_by_group(group) else {
+            return;
+        };
         for replica in queue.replicas() {
             if *replica == self.node {
                 self.deliver(group, Inbound::LeaderQuery(self.node));
@@ -288,7 +298,10 @@ impl Directory {
                 self.ask(group);
                 Err(NotSent::NoLeader)
             }
-            Leader::Local(mailbox) => match mailbox.try_send(Inbound::Batch { from: self.node, bytes: batch }) {
+            Leader::Local(mailbox) => match mailbox.try_send(Inbound::Batch {
+                from: self.node,
+                bytes: batch,
+            }) {
                 Ok(()) => Ok(()),
                 Err(SendError::Full(_)) => Err(NotSent::Full),
                 Err(SendError::Closed(_)) => Err(NotSent::NoLeader),
@@ -340,7 +353,10 @@ impl Directory {
 
     /// Every group actor of this node.
     pub fn mailboxes(&self) -> Vec<Recipient<Inbound>> {
-        self.groups().values().filter_map(|group| group.mailbox.clone()).collect()
+        self.groups()
+            .values()
+            .filter_map(|group| group.mailbox.clone())
+            .collect()
     }
 
     /// Hands something to the group's actor on this node; dropped if there is none or its mailbox is full.
@@ -396,7 +412,9 @@ impl Directory {
 
     /// The queue was deleted, here and everywhere.
     pub fn queue_gone(&self, group: GroupId) {
-        let Some(entry) = self.groups().remove(&group) else { return };
+        let Some(entry) = self.groups().remove(&group) else {
+            return;
+        };
         if let Some(mailbox) = entry.mailbox {
             mailbox::always(&mailbox, Inbound::Stop { delete: true });
         }
@@ -414,7 +432,13 @@ impl Directory {
         let sessions = self.sessions();
         for watcher in &entry.watchers {
             if let Some(mailbox) = sessions.get(&watcher.id) {
-                mailbox::always(&mailbox, SessionEvent::Leader { group, leader: leader.clone() });
+                mailbox::always(
+                    &mailbox,
+                    SessionEvent::Leader {
+                        group,
+                        leader: leader.clone(),
+                    },
+                );
             }
         }
     }
@@ -461,14 +485,25 @@ impl Directory {
     pub fn announce(&self, group: GroupId, term: u64) {
         self.leader_is(group, term, Some(self.node));
         for peer in self.peers() {
-            self.tell(peer, Kind::LeaderIs(LeaderIs { group, term, leader: self.node }));
+            self.tell(
+                peer,
+                Kind::LeaderIs(LeaderIs {
+                    group,
+                    term,
+                    leader: self.node,
+                }),
+            );
         }
     }
 
     /// A session of another node that does not exist (any more).
     pub fn session_gone(&self, group: GroupId, session: SessionId, to: NodeId) {
-        let gone =
-            SessionGone { group, node: session.node, incarnation: session.incarnation, id: session.id };
+        let gone = SessionGone {
+            group,
+            node: session.node,
+            incarnation: session.incarnation,
+            id: session.id,
+        };
         self.tell(to, Kind::SessionGone(gone));
     }
 

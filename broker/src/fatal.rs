@@ -1,15 +1,46 @@
 //! The end of a node that cannot go on: one named reason, one exit status.
+//!
+//! A part of a node never ends alone: a node that lost a thread would go on promising what nobody keeps.
 
 use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Exit status of a node whose store failed or holds what it cannot hold.
 pub const EXIT_STORE: i32 = 74;
+/// Exit status of a node in which something happened that cannot happen.
+pub const EXIT_BROKEN: i32 = 70;
+
+static DATA_DIR: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on a panic of any thread ends the process, and every end names the node's data directory.
+pub fn watch(data_dir: &Path) {
+    // Only tests start a second node in one process, and they see the first one's directory named.
+    let _ = DATA_DIR.set(data_dir.to_path_buf());
+    std::panic::set_hook(Box::new(|panic| {
+        let reason = panic.payload_as_str().unwrap_or("no reason was given");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(reason, place, data_dir = %data_dir_text(), "the node stops: a part of it failed");
+        exit(EXIT_BROKEN)
+    }));
+}
 
 /// Ends the process: its state on disk can no longer be trusted to be what it was told.
 ///
 /// What was confirmed is in the log; a restart recovers from it.
-#[expect(clippy::exit, reason = "the one place that ends a running node")]
 pub fn stop(reason: &dyn Display) -> ! {
-    tracing::error!(%reason, "the node stops: its store failed");
-    std::process::exit(EXIT_STORE)
+    tracing::error!(%reason, data_dir = %data_dir_text(), "the node stops: its store failed");
+    exit(EXIT_STORE)
+}
+
+fn data_dir_text() -> String {
+    DATA_DIR
+        .get()
+        .map(|path| path.display().to_string())
+        .unwrap_or_default()
+}
+
+#[expect(clippy::exit, reason = "the one place that ends a running node")]
+fn exit(status: i32) -> ! {
+    std::process::exit(status)
 }

@@ -6,7 +6,10 @@ use actix::dev::{MessageResponse, ToEnvelope};
 use actix::prelude::*;
 
 /// Puts `message` into the mailbox, full or not; gone with an actor that has ended.
-#[expect(clippy::disallowed_methods, reason = "the callers bound what they send, each says by what")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the callers bound what they send, each says by what"
+)]
 pub(crate) fn always<M>(mailbox: &Recipient<M>, message: M)
 where
     M: Message + Send,
@@ -16,7 +19,10 @@ where
 }
 
 /// The same for an actor's address.
-#[expect(clippy::disallowed_methods, reason = "the callers bound what they send, each says by what")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the callers bound what they send, each says by what"
+)]
 pub(crate) fn always_to<A, M>(actor: &Addr<A>, message: M)
 where
     A: Actor + Handler<M>,

@@ -27,14 +27,26 @@ fn main() -> ExitCode {
     };
     let filter = EnvFilter::new(&config.log.filter);
     match config.log.format {
-        LogFormat::Text => tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init(),
-        LogFormat::Json => tracing_subscriber::fmt().json().with_env_filter(filter).init(),
+        LogFormat::Text => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .init(),
+        LogFormat::Json => tracing_subscriber::fmt()
+            .json()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init(),
     }
     match System::new().block_on(boot::run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(reason = format!("{error:#}"), "the node cannot go on");
-            ExitCode::from(if error.is::<warren_broker::config::Error>() { EXIT_CONFIG } else { EXIT_SOFTWARE })
+            ExitCode::from(if error.is::<warren_broker::config::Error>() {
+                EXIT_CONFIG
+            } else {
+                EXIT_SOFTWARE
+            })
         }
     }
 }

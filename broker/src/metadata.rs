@@ -20,15 +20,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use warren_cluster::machine::{Machine, Meta, RestoreError};
 
-pub use self::arguments::{Arguments, Kind, validate, validate_exchange};
 pub use self::apply::IDS_MAX;
-pub use self::checks::{
-    check_exchange_declare, check_exchange_name, check_new_queue, check_queue_declare, check_queue_name,
-    check_server_named,
-};
+pub use self::arguments::{Arguments, Kind, validate, validate_exchange};
 pub use self::change::{
     AddUser, Bind, Bootstrap, Change, DeclareExchange, DeclareQueue, DeleteExchange, DescribeVhost, Request,
     SetPermissions,
+};
+pub use self::checks::{
+    check_exchange_declare, check_exchange_name, check_new_queue, check_queue_declare, check_queue_name,
+    check_server_named,
 };
 pub use self::facts::{Binding, Destination, Exchange, Node, Placement, Queue, Resource, Run, User, Vhost};
 pub use self::permission::{Access, Permission};
@@ -38,8 +38,8 @@ pub use self::view::{Load, NoExchange, Picture, View};
 use crate::name::{UserName, VhostName};
 
 pub mod actor;
-pub mod arguments;
 mod apply;
+pub mod arguments;
 mod change;
 mod checks;
 pub mod client;
@@ -65,13 +65,22 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// For the waiter of `request`, if this is its node and run.
-    Answer { request: Request, outcome: Outcome },
+    Answer {
+        request: Request,
+        outcome: Outcome,
+    },
     VhostDeleted(VhostName),
     UserDeleted(UserName),
     ExchangeDeclared(Arc<Exchange>),
     ExchangeDeleted(Arc<Exchange>),
-    Bound { exchange: Arc<Exchange>, binding: Arc<Binding> },
-    Unbound { exchange: Arc<Exchange>, binding: Arc<Binding> },
+    Bound {
+        exchange: Arc<Exchange>,
+        binding: Arc<Binding>,
+    },
+    Unbound {
+        exchange: Arc<Exchange>,
+        binding: Arc<Binding>,
+    },
     QueueDeclared(Arc<Queue>),
     QueueDeleted(Arc<Queue>),
     /// Its replicas or its preferred leader are others now.

@@ -63,21 +63,35 @@ impl NodeInbox {
     fn node_message(&self, from: NodeId, kind: Kind) {
         match kind {
             Kind::LeaderIs(is) => {
-                self.directory.leader_is(is.group, is.term, (is.leader != 0).then_some(is.leader));
+                self.directory
+                    .leader_is(is.group, is.term, (is.leader != 0).then_some(is.leader));
             }
             Kind::LeaderQuery(query) => self.directory.deliver(query.group, Inbound::LeaderQuery(from)),
             Kind::SessionGone(gone) => {
                 // Only the session's own node may end it.
                 if gone.node == from {
-                    let session = SessionId { node: gone.node, incarnation: gone.incarnation, id: gone.id };
+                    let session = SessionId {
+                        node: gone.node,
+                        incarnation: gone.incarnation,
+                        id: gone.id,
+                    };
                     let bytes = system(&Command::SessionDown(session));
-                    self.directory.deliver(gone.group, Inbound::Batch { from: self.directory.node(), bytes });
+                    self.directory.deliver(
+                        gone.group,
+                        Inbound::Batch {
+                            from: self.directory.node(),
+                            bytes,
+                        },
+                    );
                 }
             }
             Kind::SessionCheck(check) => {
                 for id in check.ids {
-                    let session =
-                        SessionId { node: self.directory.node(), incarnation: check.incarnation, id };
+                    let session = SessionId {
+                        node: self.directory.node(),
+                        incarnation: check.incarnation,
+                        id,
+                    };
                     if !self.directory.has_session(session) {
                         self.directory.session_gone(check.group, session, from);
                     }
@@ -116,7 +130,11 @@ impl NodeInbox {
                 let group = events.group;
                 let known = incarnation == self.directory.incarnation();
                 if !known || !self.directory.session_events(session, events) {
-                    let session = SessionId { node: self.directory.node(), incarnation, id: session };
+                    let session = SessionId {
+                        node: self.directory.node(),
+                        incarnation,
+                        id: session,
+                    };
                     self.directory.session_gone(group, session, from);
                 }
             }
@@ -186,8 +204,15 @@ impl Inbox for NodeInbox {
         if self.directory.mailbox(group).is_none() {
             return Err(Refused(format!("group {group} has no replica here")));
         }
-        let Some(writer) = self.writer.get() else { return Err(Refused("the node is starting".into())) };
-        if !self.staging.lock().unwrap_or_else(PoisonError::into_inner).insert(group) {
+        let Some(writer) = self.writer.get() else {
+            return Err(Refused("the node is starting".into()));
+        };
+        if !self
+            .staging
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(group)
+        {
             return Err(Refused(format!("a snapshot of group {group} is under way already")));
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
@@ -211,14 +236,16 @@ impl Inbox for NodeInbox {
 impl Persisted for NodeInbox {
     fn persisted(&self, group: GroupId, number: u64) {
         // Bounded by the writes that the group has in flight; a lost one would stop the group.
-        self.directory.deliver_always(group, Inbound::Group(Event::Persisted(number)));
+        self.directory
+            .deliver_always(group, Inbound::Group(Event::Persisted(number)));
     }
 }
 
 impl Events for NodeInbox {
     fn snapshot_sent(&self, group: GroupId, to: NodeId, ok: bool) {
         // At most one for each snapshot that the group began.
-        self.directory.deliver_always(group, Inbound::Group(Event::SnapshotSent { to, ok }));
+        self.directory
+            .deliver_always(group, Inbound::Group(Event::SnapshotSent { to, ok }));
     }
 }
 
@@ -241,8 +268,16 @@ impl Staging {
     /// Writes and waits until it is on the disk, so that no more than one part is ever in memory.
     fn write(&self, writes: Vec<Write>) -> Result<(), BoxError> {
         let waiter = Arc::new(Waiter::default());
-        let done = Done { listener: waiter.clone(), group: self.group, number: 0 };
-        self.writer.submit(Request { writes, sync: true, done: Some(done) })?;
+        let done = Done {
+            listener: waiter.clone(),
+            group: self.group,
+            number: 0,
+        };
+        self.writer.submit(Request {
+            writes,
+            sync: true,
+            done: Some(done),
+        })?;
         waiter.wait();
         Ok(())
     }
@@ -283,10 +318,19 @@ impl SnapshotSink for Staging {
             let kind = u8::try_from(entry.kind).map_err(|_| "an entry of an unknown kind")?;
             self.entries += 1;
             self.snapshot_index = self.snapshot_index.max(entry.index);
-            let entry = LogEntry { index: entry.index, term: entry.term, kind, data: entry.data };
+            let entry = LogEntry {
+                index: entry.index,
+                term: entry.term,
+                kind,
+                data: entry.data,
+            };
             // Each on its own: live entries have gaps between them.
-            let append =
-                Write::Append { group: self.group, generation: self.generation, entries: vec![entry], stored_last: 0 };
+            let append = Write::Append {
+                group: self.group,
+                generation: self.generation,
+                entries: vec![entry],
+                stored_last: 0,
+            };
             writes.push(append);
         }
         self.write(writes)
@@ -313,7 +357,11 @@ impl SnapshotSink for Staging {
             }])?;
         }
         self.finished = true;
-        let event = Event::SnapshotStaged { message: self.message.clone(), generation: self.generation, chunks: count };
+        let event = Event::SnapshotStaged {
+            message: self.message.clone(),
+            generation: self.generation,
+            chunks: count,
+        };
         // One at a time for each group.
         self.directory.deliver_always(self.group, Inbound::Group(event));
         Ok(())
@@ -322,13 +370,23 @@ impl SnapshotSink for Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        self.staging.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.group);
+        self.staging
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.group);
         let current = self.store.state(self.group).ok().flatten();
         let used = current.is_some_and(|ReplicaState { generation, .. }| generation == self.generation);
         if !self.finished && !used {
-            let writes = vec![Write::DropGeneration { group: self.group, generation: self.generation }];
+            let writes = vec![Write::DropGeneration {
+                group: self.group,
+                generation: self.generation,
+            }];
             // A stopped writer has reported why; the node is on its way down.
-            let _ = self.writer.submit(Request { writes, sync: false, done: None });
+            let _ = self.writer.submit(Request {
+                writes,
+                sync: false,
+                done: None,
+            });
         }
     }
 }

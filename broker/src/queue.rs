@@ -26,7 +26,10 @@ pub(crate) fn config(queue: &Queue) -> machine::Config {
             crate::metadata::Kind::Classic => machine::Kind::Classic,
             crate::metadata::Kind::Quorum => machine::Kind::Quorum,
         },
-        delivery_limit: queue.settings.delivery_limit.and_then(|limit| u32::try_from(limit).ok()),
+        delivery_limit: queue
+            .settings
+            .delivery_limit
+            .and_then(|limit| u32::try_from(limit).ok()),
         auto_delete: queue.auto_delete,
     }
 }
@@ -43,7 +46,8 @@ impl Machine for QueueMachine {
     }
 
     fn restore(&mut self, chunks: &[Bytes]) -> Result<(), RestoreError> {
-        *self = QueueMachine::restore(self.config().clone(), chunks).map_err(|error| RestoreError(error.to_string()))?;
+        *self =
+            QueueMachine::restore(self.config().clone(), chunks).map_err(|error| RestoreError(error.to_string()))?;
         Ok(())
     }
 

@@ -199,6 +199,19 @@ pub enum Error {
         /// The first missing chunk.
         chunk: u32,
     },
+    /// The store does not hold what this replica had said it holds.
+    #[error(
+        "group {group}: the log ends at {last_index}, but its leader was told that it reaches {commit}: \
+         the store lost what it had acknowledged"
+    )]
+    Lost {
+        /// The group.
+        group: GroupId,
+        /// The log's end.
+        last_index: u64,
+        /// What the leader takes for stored here.
+        commit: u64,
+    },
     /// The stored snapshot does not describe a machine.
     #[error("group {group}: {source}")]
     Restore {
@@ -258,6 +271,8 @@ pub struct GroupCore<M: Machine> {
     /// A snapshot staged for this replica and not yet consumed.
     staged: Option<(u32, u32)>,
     effects: Vec<M::Effect>,
+    /// Why this replica cannot go on; told by the next [`GroupCore::poll`].
+    failed: Option<Error>,
     /// Entries whose last message the latest round took.
     freed: Vec<u64>,
 }
@@ -278,9 +293,15 @@ impl<M: Machine> GroupCore<M> {
         let state = match store.state(group)? {
             Some(state) => state,
             None => {
-                let state = ReplicaState { voters: members.to_vec(), ..ReplicaState::default() };
+                let state = ReplicaState {
+                    voters: members.to_vec(),
+                    ..ReplicaState::default()
+                };
                 out.push(Effect::Write {
-                    writes: vec![Write::State { group, state: state.clone() }],
+                    writes: vec![Write::State {
+                        group,
+                        state: state.clone(),
+                    }],
                     sync: true,
                     number: None,
                 });
@@ -332,6 +353,7 @@ impl<M: Machine> GroupCore<M> {
             random: (node ^ group.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             staged: None,
             effects: Vec::new(),
+            failed: None,
             freed: Vec::new(),
         };
         core.await_turn();
@@ -393,9 +415,10 @@ impl<M: Machine> GroupCore<M> {
     /// The payload of an entry that is live or recent.
     pub fn payload(&mut self, index: u64) -> Result<Option<Bytes>, Error> {
         let entry = self.raw.mut_store().entry(index)?;
-        Ok(entry.and_then(|entry| {
-            (entry.data.len() >= ENTRY_HEADER_LEN).then(|| entry.data.slice(ENTRY_HEADER_LEN..))
-        }))
+        Ok(
+            entry
+                .and_then(|entry| (entry.data.len() >= ENTRY_HEADER_LEN).then(|| entry.data.slice(ENTRY_HEADER_LEN..))),
+        )
     }
 
     /// Appends one entry whose payload is `parts` in order, stamped with `now_ms`.
@@ -430,12 +453,23 @@ impl<M: Machine> GroupCore<M> {
             Event::PeerDown(peer) => self.peer_down(peer),
             Event::PeerUp(peer) => self.peer_up(peer),
             Event::Campaign => self.campaign(),
-            Event::SnapshotStaged { message, generation, chunks } => {
+            Event::SnapshotStaged {
+                message,
+                generation,
+                chunks,
+            } => {
                 self.staged = Some((generation, chunks));
                 self.message(&message, true);
             }
             Event::SnapshotSent { to, ok } => {
-                self.raw.report_snapshot(to, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+                self.raw.report_snapshot(
+                    to,
+                    if ok {
+                        SnapshotStatus::Finish
+                    } else {
+                        SnapshotStatus::Failure
+                    },
+                );
                 self.linger = LINGER_TICKS;
             }
             Event::TransferLeader(to) => self.raw.transfer_leader(to),
@@ -449,10 +483,27 @@ impl<M: Machine> GroupCore<M> {
         };
         let known = self.members.contains(&message.from) && message.to == self.node;
         if !known || (message.get_msg_type() == MessageType::MsgSnapshot) != staged {
-            tracing::warn!(group = self.group, from = message.from, "a peer sent a message that is not for us");
+            tracing::warn!(
+                group = self.group,
+                from = message.from,
+                "a peer sent a message that is not for us"
+            );
             return;
         }
-        let stands = matches!(message.get_msg_type(), MessageType::MsgRequestPreVote | MessageType::MsgRequestVote);
+        let last_index = self.raw.raft.raft_log.last_index();
+        if message.get_msg_type() == MessageType::MsgHeartbeat && message.commit > last_index {
+            // A leader never names a commit index beyond what its follower had acknowledged.
+            self.failed = Some(Error::Lost {
+                group: self.group,
+                last_index,
+                commit: message.commit,
+            });
+            return;
+        }
+        let stands = matches!(
+            message.get_msg_type(),
+            MessageType::MsgRequestPreVote | MessageType::MsgRequestVote
+        );
         if stands && self.leader() == Some(message.from) {
             // Whoever stands for election leads no more. Without ticks, nothing else would end its lease here.
             self.raw.raft.leader_id = raft::INVALID_ID;
@@ -471,7 +522,11 @@ impl<M: Machine> GroupCore<M> {
     fn tick(&mut self) {
         if self.raw.raft.state == StateRole::Leader {
             self.raw.tick();
-            self.linger = if self.settled() { self.linger.saturating_sub(1) } else { LINGER_TICKS };
+            self.linger = if self.settled() {
+                self.linger.saturating_sub(1)
+            } else {
+                LINGER_TICKS
+            };
         } else if self.leader().is_none() {
             // Elections are timed here, not by raft-rs: it knows nothing of nodes and draws from a clock of its own.
             if self.campaign_in == 0 {
@@ -504,7 +559,10 @@ impl<M: Machine> GroupCore<M> {
         let last = raft.raft_log.last_index();
         raft.raft_log.committed == last
             && self.applied == last
-            && raft.prs().iter().all(|(peer, progress)| progress.matched == last || self.down.contains(peer))
+            && raft
+                .prs()
+                .iter()
+                .all(|(peer, progress)| progress.matched == last || self.down.contains(peer))
     }
 
     fn campaign(&mut self) {
@@ -560,6 +618,9 @@ impl<M: Machine> GroupCore<M> {
 
     /// Moves everything that has become due into `out`.
     pub fn poll(&mut self, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         while self.raw.has_ready() {
             self.ready(out)?;
         }
@@ -592,7 +653,10 @@ impl<M: Machine> GroupCore<M> {
             state.commit = hard_state.commit;
             // The commit index alone is not worth a write: a restarted group learns it from its leader.
             if vote_changed {
-                writes.push(Write::State { group: self.group, state: state.clone() });
+                writes.push(Write::State {
+                    group: self.group,
+                    state: state.clone(),
+                });
                 sync = true;
             }
         }
@@ -603,7 +667,12 @@ impl<M: Machine> GroupCore<M> {
             let view = self.raw.mut_store();
             let stored_last = view.append(&entries);
             let generation = view.state.generation;
-            writes.push(Write::Append { group: self.group, generation, entries, stored_last });
+            writes.push(Write::Append {
+                group: self.group,
+                generation,
+                entries,
+                stored_last,
+            });
             sync = true;
         }
         let persisted_messages = ready.take_persisted_messages();
@@ -619,7 +688,11 @@ impl<M: Machine> GroupCore<M> {
             let wait = !writes.is_empty();
             self.writing.push_back((number, last_entry));
             if wait {
-                out.push(Effect::Write { writes, sync, number: Some(number) });
+                out.push(Effect::Write {
+                    writes,
+                    sync,
+                    number: Some(number),
+                });
             } else if let Some((written, _)) = self.writing.iter().rev().nth(1).copied() {
                 // Nothing to write of its own: it counts as written with the one before it.
                 self.writing.pop_back();
@@ -671,8 +744,18 @@ impl<M: Machine> GroupCore<M> {
         let message = bytes.freeze();
         if snapshot {
             let state = self.raw.store().state.clone();
-            let live = self.machine.live().into_iter().take_while(|index| *index <= state.snapshot_index).collect();
-            out.push(Effect::SendSnapshot { to, message, state, live });
+            let live = self
+                .machine
+                .live()
+                .into_iter()
+                .take_while(|index| *index <= state.snapshot_index)
+                .collect();
+            out.push(Effect::SendSnapshot {
+                to,
+                message,
+                state,
+                live,
+            });
         } else {
             out.push(Effect::Send { to, message });
         }
@@ -689,8 +772,14 @@ impl<M: Machine> GroupCore<M> {
             let version = header.get_u16_le();
             let time_ms = header.get_u64_le();
             self.stamp_ms = self.stamp_ms.max(time_ms);
-            let meta = Meta { index: entry.index, term: entry.term, time_ms, version };
-            self.machine.apply(&meta, &entry.data[ENTRY_HEADER_LEN..], &mut self.effects);
+            let meta = Meta {
+                index: entry.index,
+                term: entry.term,
+                time_ms,
+                version,
+            };
+            self.machine
+                .apply(&meta, &entry.data[ENTRY_HEADER_LEN..], &mut self.effects);
             if leads || self.options.effects_everywhere {
                 out.extend(self.effects.drain(..).map(Effect::Machine));
             } else {
@@ -714,7 +803,11 @@ impl<M: Machine> GroupCore<M> {
         let mut writes = Vec::new();
         let ranges = joined(&freed);
         if !ranges.is_empty() {
-            writes.push(Write::Remove { group, generation, ranges });
+            writes.push(Write::Remove {
+                group,
+                generation,
+                ranges,
+            });
         }
         freed.clear();
         self.machine.take_freed(&mut freed);
@@ -736,30 +829,51 @@ impl<M: Machine> GroupCore<M> {
             let state = state.clone();
             for (number, data) in chunks.into_iter().enumerate() {
                 let number = number as u32;
-                writes.push(Write::SnapshotChunk { group, generation, snapshot_index: self.applied, number, data });
+                writes.push(Write::SnapshotChunk {
+                    group,
+                    generation,
+                    snapshot_index: self.applied,
+                    number,
+                    data,
+                });
             }
             if old.snapshot_index > 0 {
-                writes.push(Write::RemoveSnapshot { group, generation, snapshot_index: old.snapshot_index });
+                writes.push(Write::RemoveSnapshot {
+                    group,
+                    generation,
+                    snapshot_index: old.snapshot_index,
+                });
             }
             let mut live = self.machine.live();
             live.extend(&self.freed);
             live.sort_unstable();
             let ranges = gaps(old.compacted_index + 1..state.compacted_index + 1, &live);
             if !ranges.is_empty() {
-                writes.push(Write::Remove { group, generation, ranges });
+                writes.push(Write::Remove {
+                    group,
+                    generation,
+                    ranges,
+                });
             }
             writes.push(Write::State { group, state });
             self.log_bytes_since_snapshot = 0;
         }
         if !writes.is_empty() {
-            out.push(Effect::Write { writes, sync: false, number: None });
+            out.push(Effect::Write {
+                writes,
+                sync: false,
+                number: None,
+            });
         }
     }
 
     /// Takes over the staged state that `snapshot` announced.
     fn install(&mut self, snapshot: &Snapshot, writes: &mut Vec<Write>) -> Result<(), Error> {
         let metadata = snapshot.get_metadata();
-        let (generation, chunks) = self.staged.take().expect("raft-rs accepts only a snapshot that was staged");
+        let (generation, chunks) = self
+            .staged
+            .take()
+            .expect("raft-rs accepts only a snapshot that was staged");
         let view = self.raw.mut_store();
         let old = view.state.clone();
         let state = ReplicaState {
@@ -779,8 +893,14 @@ impl<M: Machine> GroupCore<M> {
         view.reset(state.clone());
         self.applied = metadata.index;
         self.log_bytes_since_snapshot = 0;
-        writes.push(Write::State { group: self.group, state });
-        writes.push(Write::DropGeneration { group: self.group, generation: old.generation });
+        writes.push(Write::State {
+            group: self.group,
+            state,
+        });
+        writes.push(Write::DropGeneration {
+            group: self.group,
+            generation: old.generation,
+        });
         Ok(())
     }
 
@@ -789,7 +909,10 @@ impl<M: Machine> GroupCore<M> {
             // raft-rs did not want the staged snapshot: it was overtaken by the log.
             if let Some((generation, _)) = self.staged.take() {
                 out.push(Effect::Write {
-                    writes: vec![Write::DropGeneration { group: self.group, generation }],
+                    writes: vec![Write::DropGeneration {
+                        group: self.group,
+                        generation,
+                    }],
                     sync: false,
                     number: None,
                 });
@@ -809,7 +932,11 @@ impl<M: Machine> GroupCore<M> {
                 self.linger = LINGER_TICKS;
             }
             self.reported = Some(now);
-            out.push(Effect::Role { role: self.role, term: raft.term, leader: self.leader() });
+            out.push(Effect::Role {
+                role: self.role,
+                term: raft.term,
+                leader: self.leader(),
+            });
         }
     }
 
@@ -845,7 +972,9 @@ fn restore<M: Machine>(
         let part = store.snapshot_chunk(group, state.generation, index, chunk)?;
         parts.push(part.ok_or(Error::SnapshotMissing { group, index, chunk })?);
     }
-    machine.restore(&parts).map_err(|source| Error::Restore { group, source })?;
+    machine
+        .restore(&parts)
+        .map_err(|source| Error::Restore { group, source })?;
     Ok(parts.iter().map(|part| part.len() as u64).sum())
 }
 

@@ -37,7 +37,11 @@ pub struct SessionId {
 
 impl SessionId {
     /// The sender of commands that no client asked for.
-    pub const SYSTEM: Self = Self { node: 0, incarnation: 0, id: 0 };
+    pub const SYSTEM: Self = Self {
+        node: 0,
+        incarnation: 0,
+        id: 0,
+    };
 }
 
 /// A record that does not follow this module's grammar.
@@ -177,7 +181,11 @@ impl<'a> Stored<'a> {
         let mut rest = payload;
         let flags = take_u8(&mut rest, "publish flags")?;
         let priority = take_u8(&mut rest, "priority")?;
-        let ttl_ms = if flags & FLAG_TTL != 0 { Some(take_u64(&mut rest, "ttl")?) } else { None };
+        let ttl_ms = if flags & FLAG_TTL != 0 {
+            Some(take_u64(&mut rest, "ttl")?)
+        } else {
+            None
+        };
         let exchange = take_short(&mut rest, "exchange")?;
         let routing_key = take_short(&mut rest, "routing key")?;
         let properties_len = take_u32(&mut rest, "properties length")? as usize;
@@ -250,7 +258,12 @@ impl BatchWriter {
     pub fn new(session: SessionId, first_seq: u64) -> Self {
         let mut bytes = BytesMut::with_capacity(512);
         bytes.resize(BATCH_HEADER_LEN, 0);
-        Self { session, first_seq, count: 0, bytes }
+        Self {
+            session,
+            first_seq,
+            count: 0,
+            bytes,
+        }
     }
 
     /// The same commands in the name of `session`.
@@ -301,7 +314,8 @@ impl BatchWriter {
             self.bytes.put_u64_le(ttl_ms);
         }
         for short in [message.exchange, message.routing_key] {
-            self.bytes.put_u8(u8::try_from(short.len()).expect("a short string has at most 255 bytes"));
+            self.bytes
+                .put_u8(u8::try_from(short.len()).expect("a short string has at most 255 bytes"));
             self.bytes.put_slice(short);
         }
         self.bytes.put_u32_le(message.properties.len() as u32);
@@ -336,10 +350,20 @@ impl BatchWriter {
             Command::Credit(credit) => self.message(KIND_CREDIT, credit),
             Command::SessionDown(session) => self.message(
                 KIND_SESSION_DOWN,
-                &queue::SessionDown { node: session.node, incarnation: session.incarnation, id: session.id },
+                &queue::SessionDown {
+                    node: session.node,
+                    incarnation: session.incarnation,
+                    id: session.id,
+                },
             ),
             Command::NodeDown { node, incarnation } => {
-                self.message(KIND_NODE_DOWN, &queue::NodeDown { node: *node, incarnation: *incarnation });
+                self.message(
+                    KIND_NODE_DOWN,
+                    &queue::NodeDown {
+                        node: *node,
+                        incarnation: *incarnation,
+                    },
+                );
             }
             Command::Publish { .. } | Command::Settle { .. } => {
                 unreachable!("messages and settlements are pushed by their own methods")
@@ -363,7 +387,8 @@ impl BatchWriter {
     fn header(&mut self, kind: u8, len: usize) {
         self.count += 1;
         self.bytes.put_u8(kind);
-        self.bytes.put_u32_le(u32::try_from(len).expect("a command is bounded by the message size limit"));
+        self.bytes
+            .put_u32_le(u32::try_from(len).expect("a command is bounded by the message size limit"));
     }
 
     fn message<M: prost::Message>(&mut self, kind: u8, message: &M) {
@@ -395,7 +420,11 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// The commands in order, each with its place; ends after the first error.
     pub fn commands(&self) -> Commands<'a> {
-        Commands { rest: self.commands, offset: self.offset, failed: false }
+        Commands {
+            rest: self.commands,
+            offset: self.offset,
+            failed: false,
+        }
     }
 }
 
@@ -412,12 +441,23 @@ pub fn peek(bytes: &[u8]) -> (SessionId, u32) {
     }();
     let mut count = bytes.get(32..36).unwrap_or_default();
     let publishes = bytes.get(BATCH_HEADER_LEN) == Some(&KIND_PUBLISH);
-    (session.unwrap_or_default(), if publishes { take_u32(&mut count, "command count").unwrap_or(0) } else { 0 })
+    (
+        session.unwrap_or_default(),
+        if publishes {
+            take_u32(&mut count, "command count").unwrap_or(0)
+        } else {
+            0
+        },
+    )
 }
 
 /// The batches of a log entry's payload in order; ends after the first error.
 pub fn batches(payload: &[u8]) -> Batches<'_> {
-    Batches { whole: payload.len(), rest: payload, failed: false }
+    Batches {
+        whole: payload.len(),
+        rest: payload,
+        failed: false,
+    }
 }
 
 /// Iterator of [`batches`].
@@ -441,7 +481,13 @@ impl<'a> Batches<'a> {
         let len = take_u32(rest, "batch length")? as usize;
         let offset = self.whole - rest.len();
         let commands = take(rest, len, "batch")?;
-        Ok(Batch { session, first_seq, count, offset, commands })
+        Ok(Batch {
+            session,
+            first_seq,
+            count,
+            offset,
+            commands,
+        })
     }
 }
 
@@ -497,11 +543,18 @@ impl<'a> Commands<'a> {
             KIND_CREDIT => Command::Credit(queue::Credit::decode(payload).map_err(invalid("credit"))?),
             KIND_SESSION_DOWN => {
                 let down = queue::SessionDown::decode(payload).map_err(invalid("session down"))?;
-                Command::SessionDown(SessionId { node: down.node, incarnation: down.incarnation, id: down.id })
+                Command::SessionDown(SessionId {
+                    node: down.node,
+                    incarnation: down.incarnation,
+                    id: down.id,
+                })
             }
             KIND_NODE_DOWN => {
                 let down = queue::NodeDown::decode(payload).map_err(invalid("node down"))?;
-                Command::NodeDown { node: down.node, incarnation: down.incarnation }
+                Command::NodeDown {
+                    node: down.node,
+                    incarnation: down.incarnation,
+                }
             }
             _ => return Err(Error::Invalid("command kind")),
         })
@@ -632,7 +685,11 @@ impl Events {
                 payload,
             });
         }
-        if rest.is_empty() { Ok(events) } else { Err(Error::Invalid("end of events")) }
+        if rest.is_empty() {
+            Ok(events)
+        } else {
+            Err(Error::Invalid("end of events"))
+        }
     }
 }
 
@@ -660,8 +717,15 @@ fn take_short<'a>(rest: &mut &'a [u8], what: &'static str) -> Result<&'a [u8]> {
 }
 
 fn take_run(rest: &mut &[u8]) -> Result<Run> {
-    let run = Run { first: take_u64(rest, "run")?, len: take_u32(rest, "run")? };
-    if run.len == 0 { Err(Error::Invalid("empty run")) } else { Ok(run) }
+    let run = Run {
+        first: take_u64(rest, "run")?,
+        len: take_u32(rest, "run")?,
+    };
+    if run.len == 0 {
+        Err(Error::Invalid("empty run"))
+    } else {
+        Ok(run)
+    }
 }
 
 #[cfg(test)]

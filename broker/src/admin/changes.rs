@@ -13,20 +13,30 @@ impl Inner {
     pub(super) async fn change(&self, request: Request) -> Rows {
         match request {
             Request::AuthenticateUser { user, password } => {
-                let known = self.view.user(&user).is_some_and(|user| user.verify_password(password.reveal().as_bytes()));
+                let known = self
+                    .view
+                    .user(&user)
+                    .is_some_and(|user| user.verify_password(password.reveal().as_bytes()));
                 if known {
                     Ok(Vec::new())
                 } else {
-                    Err(Failure::new(status::DATA, format!("failed to authenticate user \"{user}\"")))
+                    Err(Failure::new(
+                        status::DATA,
+                        format!("failed to authenticate user \"{user}\""),
+                    ))
                 }
             }
             Request::PurgeQueue { vhost, queue } => self.purge(&vhost, &queue).await,
-            Request::DeleteQueue { vhost, queue, if_unused, if_empty } => {
-                self.delete(&vhost, &queue, queue::Delete { if_unused, if_empty }).await
-            }
-            Request::DeleteVhost { vhost } if !self.view.vhost_exists(&vhost) => {
-                Err(Failure::new(status::DATA, format!("virtual host '{vhost}' does not exist")))
-            }
+            Request::DeleteQueue {
+                vhost,
+                queue,
+                if_unused,
+                if_empty,
+            } => self.delete(&vhost, &queue, queue::Delete { if_unused, if_empty }).await,
+            Request::DeleteVhost { vhost } if !self.view.vhost_exists(&vhost) => Err(Failure::new(
+                status::DATA,
+                format!("virtual host '{vhost}' does not exist"),
+            )),
             Request::AddVhost { ref vhost, .. } if self.view.vhost_exists(vhost) => Ok(Vec::new()),
             Request::DeleteUser { ref user } if self.view.user(user).is_none() => Ok(Vec::new()),
             other => match change(other) {
@@ -64,11 +74,16 @@ impl Inner {
         match ask_queue(self.directory.clone(), queue.group, &Command::Delete(delete)).await {
             Some(Reply::Deleted(deleted)) => {
                 self.submit(Change::DeleteQueue { group: queue.group }).await?;
-                Ok(vec![json(&DeletedRow { messages: deleted.count })])
+                Ok(vec![json(&DeletedRow {
+                    messages: deleted.count,
+                })])
             }
             Some(Reply::DeleteRefused(refused)) => {
                 let why = if refused.in_use { "in use" } else { "not empty" };
-                Err(Failure::new(status::SOFTWARE, format!("queue '{name}' in vhost '{vhost}' {why}")))
+                Err(Failure::new(
+                    status::SOFTWARE,
+                    format!("queue '{name}' in vhost '{vhost}' {why}"),
+                ))
             }
             _ => Err(Failure::unavailable()),
         }
@@ -76,28 +91,57 @@ impl Inner {
 }
 
 fn hash(password: &str) -> Option<PasswordHash> {
-    Some(PasswordHash::new(Algorithm::Sha256, rand::random(), password.as_bytes()))
+    Some(PasswordHash::new(
+        Algorithm::Sha256,
+        rand::random(),
+        password.as_bytes(),
+    ))
 }
 
 fn change(request: Request) -> Option<Change> {
     Some(match request {
-        Request::AddUser { user, password } => {
-            Change::AddUser(AddUser { name: user.into(), password: hash(password.reveal()), tags: Vec::new() })
-        }
-        Request::ChangePassword { user, password } => {
-            Change::ChangePassword { name: user.into(), password: hash(password.reveal()) }
-        }
+        Request::AddUser { user, password } => Change::AddUser(AddUser {
+            name: user.into(),
+            password: hash(password.reveal()),
+            tags: Vec::new(),
+        }),
+        Request::ChangePassword { user, password } => Change::ChangePassword {
+            name: user.into(),
+            password: hash(password.reveal()),
+        },
         Request::DeleteUser { user } => Change::DeleteUser { name: user.into() },
-        Request::SetUserTags { user, tags } => Change::SetTags { name: user.into(), tags },
-        Request::SetPermissions { vhost, user, configure, write, read } => {
-            Change::SetPermissions(SetPermissions { user: user.into(), vhost: vhost.into(), configure, write, read })
-        }
-        Request::ClearPermissions { vhost, user } => {
-            Change::ClearPermissions { user: user.into(), vhost: vhost.into() }
-        }
-        Request::AddVhost { vhost, description, tags, default_queue_type } => {
-            Change::AddVhost(DescribeVhost { name: vhost.into(), description, tags, default_queue_type })
-        }
+        Request::SetUserTags { user, tags } => Change::SetTags {
+            name: user.into(),
+            tags,
+        },
+        Request::SetPermissions {
+            vhost,
+            user,
+            configure,
+            write,
+            read,
+        } => Change::SetPermissions(SetPermissions {
+            user: user.into(),
+            vhost: vhost.into(),
+            configure,
+            write,
+            read,
+        }),
+        Request::ClearPermissions { vhost, user } => Change::ClearPermissions {
+            user: user.into(),
+            vhost: vhost.into(),
+        },
+        Request::AddVhost {
+            vhost,
+            description,
+            tags,
+            default_queue_type,
+        } => Change::AddVhost(DescribeVhost {
+            name: vhost.into(),
+            description,
+            tags,
+            default_queue_type,
+        }),
         Request::DeleteVhost { vhost } => Change::DeleteVhost { name: vhost.into() },
         _ => return None,
     })

@@ -39,7 +39,11 @@ impl Inner {
         let queues: Vec<_> = picture.queues(vhost).cloned().collect();
         let leaders = ["leader", "state", "online", "pid"];
         let ask = QueueRow::asks_leaders(columns) || columns.iter().any(|column| leaders.contains(&column.as_str()));
-        let replicas = if ask { self.replicas_of(Vec::new()).await } else { BTreeMap::new() };
+        let replicas = if ask {
+            self.replicas_of(Vec::new()).await
+        } else {
+            BTreeMap::new()
+        };
         let rows = queues.iter().map(|queue| {
             let found = replicas.get(&queue.group).map_or(&[][..], Vec::as_slice);
             json(&self.queue_row(queue, found))
@@ -48,7 +52,10 @@ impl Inner {
     }
 
     fn queue_row(&self, queue: &Queue, replicas: &[Replica]) -> QueueRow {
-        let leader = replicas.iter().filter(|replica| replica.role == "leader").max_by_key(|replica| replica.term);
+        let leader = replicas
+            .iter()
+            .filter(|replica| replica.role == "leader")
+            .max_by_key(|replica| replica.term);
         let nodes: Vec<u64> = match queue.home() {
             Some(run) => vec![run.node],
             None => queue.replicas().to_vec(),
@@ -91,7 +98,11 @@ impl Inner {
 
     pub(super) async fn quorum_status(&self, vhost: &str, name: &str) -> Rows {
         let queue = self.queue(vhost, name, status::DATA)?;
-        let replicas = self.replicas_of(vec![queue.group]).await.remove(&queue.group).unwrap_or_default();
+        let replicas = self
+            .replicas_of(vec![queue.group])
+            .await
+            .remove(&queue.group)
+            .unwrap_or_default();
         let nodes: Vec<u64> = match queue.home() {
             Some(run) => vec![run.node],
             None => queue.replicas().to_vec(),
@@ -124,7 +135,9 @@ impl Inner {
         let mut rows = Vec::new();
         for queue in picture.queues(vhost) {
             let found = replicas.get(&queue.group).into_iter().flatten();
-            let Some(leader) = found.filter(|replica| replica.role == "leader").max_by_key(|replica| replica.term)
+            let Some(leader) = found
+                .filter(|replica| replica.role == "leader")
+                .max_by_key(|replica| replica.term)
             else {
                 continue;
             };
@@ -182,7 +195,15 @@ impl Inner {
 
     pub(super) fn list_users(&self) -> Vec<String> {
         let picture = self.view.picture();
-        picture.users().map(|user| json(&UserRow { user: user.name.to_string(), tags: user.tags.clone() })).collect()
+        picture
+            .users()
+            .map(|user| {
+                json(&UserRow {
+                    user: user.name.to_string(),
+                    tags: user.tags.clone(),
+                })
+            })
+            .collect()
     }
 
     pub(super) fn list_vhosts(&self) -> Vec<String> {
@@ -243,15 +264,21 @@ impl Inner {
         members.sort();
         let unheard: Vec<String> = members.iter().filter(|name| !running.contains(name)).cloned().collect();
         let name = self.facts.name.clone();
-        let version =
-            Version { product_name: PRODUCT.to_owned(), product_version: env!("CARGO_PKG_VERSION").to_owned() };
+        let version = Version {
+            product_name: PRODUCT.to_owned(),
+            product_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(vec![json(&ClusterStatusRow {
             node: name.clone(),
             cluster_name: self.facts.cluster.clone(),
             disk_nodes: members,
             running_nodes: running,
-            partitions: if unheard.is_empty() { BTreeMap::new() } else { BTreeMap::from([(name.clone(), unheard)]) },
+            partitions: if unheard.is_empty() {
+                BTreeMap::new()
+            } else {
+                BTreeMap::from([(name.clone(), unheard)])
+            },
             listeners: BTreeMap::from([(name.clone(), self.listeners())]),
             versions: BTreeMap::from([(name.clone(), version)]),
             cpu_cores: BTreeMap::from([(name, cores as u64)]),

@@ -56,7 +56,15 @@ pub(super) struct Consumer {
 
 impl From<Description> for Replica {
     fn from(description: Description) -> Self {
-        let Description { group, node, role, leader: _, raft, stats, consumers } = description;
+        let Description {
+            group,
+            node,
+            role,
+            leader: _,
+            raft,
+            stats,
+            consumers,
+        } = description;
         let consumers: Vec<Consumer> = consumers
             .into_iter()
             .map(|consumer| Consumer {
@@ -95,12 +103,18 @@ impl Inner {
     pub(super) async fn answer_locally(&self, question: &Question) -> Vec<String> {
         match question {
             Question::Replicas { groups } => self.replicas(groups).await.iter().map(json).collect(),
-            Question::Connections => {
-                self.connections().await.iter().map(|connection| json(&self.connection_row(connection))).collect()
-            }
+            Question::Connections => self
+                .connections()
+                .await
+                .iter()
+                .map(|connection| json(&self.connection_row(connection)))
+                .collect(),
             Question::Channels => {
                 let described = self.connections().await;
-                described.iter().flat_map(|connection| self.channel_rows(connection)).collect()
+                described
+                    .iter()
+                    .flat_map(|connection| self.channel_rows(connection))
+                    .collect()
             }
         }
     }
@@ -109,7 +123,10 @@ impl Inner {
         let mailboxes: Vec<Recipient<Inbound>> = if groups.is_empty() {
             self.directory.mailboxes()
         } else {
-            groups.iter().filter_map(|group| self.directory.mailbox(*group)).collect()
+            groups
+                .iter()
+                .filter_map(|group| self.directory.mailbox(*group))
+                .collect()
         };
         let mut waiting = Vec::with_capacity(mailboxes.len());
         for mailbox in mailboxes {

@@ -21,7 +21,13 @@ pub(super) async fn ask_queue(directory: Arc<Directory>, group: u64, command: &C
     let mut batch = BatchWriter::new(SessionId::SYSTEM, 1);
     batch.push(command);
     let (answer_tx, answer) = oneshot::channel();
-    let question = Question { directory, group, command: batch, answer: Some(answer_tx), asked: None };
+    let question = Question {
+        directory,
+        group,
+        command: batch,
+        answer: Some(answer_tx),
+        asked: None,
+    };
     let _address = question.start();
     answer.await.ok()
 }

@@ -28,9 +28,9 @@ use super::{Bootstrap, Change, Effect, Exchange, MetadataMachine, Outcome, Place
 use crate::amqp::ReplyCode;
 use crate::directory::{Directory, Inbound, SessionEvent};
 use crate::exchange::actor::{ExchangeActor, Update};
-use crate::{fatal, mailbox};
 use crate::queue::actor::{QueueActor, now_ms};
 use crate::queue::transient::TransientActor;
+use crate::{fatal, mailbox};
 
 /// The metadata's group.
 pub const GROUP: GroupId = 1;
@@ -137,10 +137,13 @@ impl MetadataActor {
         let mut client = None;
         let address = Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            let handle =
-                MetadataClient::new(env.view.clone(), env.directory.clone(), ctx.address().recipient());
+            let handle = MetadataClient::new(env.view.clone(), env.directory.clone(), ctx.address().recipient());
             client = Some(handle.clone());
-            let options = Options { eager_commit: true, effects_everywhere: true, ..Options::default() };
+            let options = Options {
+                eager_commit: true,
+                effects_everywhere: true,
+                ..Options::default()
+            };
             let machine = MetadataMachine::new();
             let shell = match GroupShell::open(env.io.clone(), GROUP, &env.members, machine, options) {
                 Ok(shell) => shell,
@@ -260,7 +263,10 @@ impl MetadataActor {
                 if run == self.env.announce.0 {
                     self.env.ready.send_replace(true);
                 }
-                self.run_ended(Run { node: run.node, incarnation: run.incarnation.saturating_sub(1) });
+                self.run_ended(Run {
+                    node: run.node,
+                    incarnation: run.incarnation.saturating_sub(1),
+                });
             }
             Effect::NodeDown(run) => {
                 self.run_ended(run);
@@ -278,7 +284,13 @@ impl MetadataActor {
         for session in self.env.directory.session_mailboxes() {
             // One message for each connection, which ends with it.
             let text = "the node was cut off from its cluster".into();
-            mailbox::always(&session, SessionEvent::Close { code: ReplyCode::ConnectionForced, text });
+            mailbox::always(
+                &session,
+                SessionEvent::Close {
+                    code: ReplyCode::ConnectionForced,
+                    text,
+                },
+            );
         }
         self.announce();
     }
@@ -290,7 +302,13 @@ impl MetadataActor {
 
     fn run_ended(&self, run: Run) {
         for mailbox in self.env.directory.mailboxes() {
-            mailbox::always(&mailbox, Inbound::RunEnded { node: run.node, incarnation: run.incarnation });
+            mailbox::always(
+                &mailbox,
+                Inbound::RunEnded {
+                    node: run.node,
+                    incarnation: run.incarnation,
+                },
+            );
         }
     }
 
@@ -302,7 +320,10 @@ impl MetadataActor {
         for vhost in vhosts {
             for exchange in picture.exchanges(&vhost) {
                 self.start_exchange(exchange.clone());
-                let bound = picture.bindings_from(&vhost, &exchange.name).cloned().map(Update::Bound);
+                let bound = picture
+                    .bindings_from(&vhost, &exchange.name)
+                    .cloned()
+                    .map(Update::Bound);
                 updates.entry(exchange.id).or_default().extend(bound);
             }
         }
@@ -337,7 +358,14 @@ impl MetadataActor {
             TransientActor::start(&arbiter, queue, directory, self.client.clone());
         } else {
             let io = self.env.io.clone();
-            QueueActor::start(&arbiter, queue, directory, self.client.clone(), io, self.env.queue_cache_bytes_max);
+            QueueActor::start(
+                &arbiter,
+                queue,
+                directory,
+                self.client.clone(),
+                io,
+                self.env.queue_cache_bytes_max,
+            );
         }
     }
 
@@ -350,7 +378,9 @@ impl MetadataActor {
 
     /// Hands each exchange its changes in order; done once readers see them.
     fn send(&self, updates: Updates) -> Vec<impl Future<Output = ()> + use<>> {
-        let known = updates.into_iter().filter_map(|(id, updates)| Some((self.exchanges.get(&id)?.clone(), updates)));
+        let known = updates
+            .into_iter()
+            .filter_map(|(id, updates)| Some((self.exchanges.get(&id)?.clone(), updates)));
         known
             .map(|(actor, updates)| async move {
                 for update in updates {
@@ -380,7 +410,10 @@ impl MetadataActor {
             .peers
             .iter()
             .filter_map(|(node, (state, _))| match state {
-                PeerState::Dead { incarnation } => Some(Run { node: *node, incarnation: *incarnation }),
+                PeerState::Dead { incarnation } => Some(Run {
+                    node: *node,
+                    incarnation: *incarnation,
+                }),
                 PeerState::Up { .. } | PeerState::Silent { .. } => None,
             })
             .collect();
@@ -407,13 +440,17 @@ impl MetadataActor {
         let request = self.next_barrier;
         self.next_barrier += 1;
         for node in &nodes {
-            self.env.directory.tell(*node, Kind::Barrier(Barrier { index, request }));
+            self.env
+                .directory
+                .tell(*node, Kind::Barrier(Barrier { index, request }));
         }
         self.barriers.insert(request, Waiting { nodes, answers, age: 0 });
     }
 
     fn passed(&mut self, node: NodeId, request: u64) {
-        let Some(waiting) = self.barriers.get_mut(&request) else { return };
+        let Some(waiting) = self.barriers.get_mut(&request) else {
+            return;
+        };
         waiting.nodes.remove(&node);
         if waiting.nodes.is_empty()
             && let Some(waiting) = self.barriers.remove(&request)
@@ -428,7 +465,12 @@ impl MetadataActor {
         self.asked.retain(|(node, barrier)| {
             let reached = barrier.index <= published;
             if reached {
-                directory.tell(*node, Kind::BarrierPassed(BarrierPassed { request: barrier.request }));
+                directory.tell(
+                    *node,
+                    Kind::BarrierPassed(BarrierPassed {
+                        request: barrier.request,
+                    }),
+                );
             }
             !reached
         });
@@ -477,7 +519,10 @@ impl MetadataActor {
             if let PeerState::Silent { incarnation } = state
                 && *ticks == SILENT_TICKS
             {
-                ended.push(Run { node: *node, incarnation: *incarnation });
+                ended.push(Run {
+                    node: *node,
+                    incarnation: *incarnation,
+                });
             }
         }
         for run in ended {
@@ -541,7 +586,11 @@ impl Handler<Inbound> for MetadataActor {
                 let description = crate::directory::Description {
                     group: GROUP,
                     node: self.env.directory.node(),
-                    role: if self.role == Role::Leader { "leader" } else { "follower" },
+                    role: if self.role == Role::Leader {
+                        "leader"
+                    } else {
+                        "follower"
+                    },
                     leader: status.leader,
                     raft: Some(status),
                     ..crate::directory::Description::default()
@@ -566,12 +615,23 @@ impl Handler<Submit> for MetadataActor {
     type Result = ();
 
     fn handle(&mut self, message: Submit, ctx: &mut Self::Context) {
-        let Submit { request: Request { id, .. }, command, answer } = message;
+        let Submit {
+            request: Request { id, .. },
+            command,
+            answer,
+        } = message;
         if self.requests.len() >= WAITING_MAX {
             // Dropping the answer tells the waiter.
             return;
         }
-        self.requests.insert(id, Waiter { command: command.clone(), answer, age: 0 });
+        self.requests.insert(
+            id,
+            Waiter {
+                command: command.clone(),
+                answer,
+                age: 0,
+            },
+        );
         self.forward(command);
         self.drive(ctx);
     }

@@ -41,7 +41,12 @@ pub struct MetadataClient {
 impl MetadataClient {
     /// A handle on that actor.
     pub fn new(view: View, directory: Arc<Directory>, actor: Recipient<Submit>) -> Self {
-        Self { view, directory, actor, next: Arc::new(AtomicU64::new(1)) }
+        Self {
+            view,
+            directory,
+            actor,
+            next: Arc::new(AtomicU64::new(1)),
+        }
     }
 
     /// What is known now.
@@ -63,7 +68,14 @@ impl MetadataClient {
         let (answer, outcome) = oneshot::channel();
         let request = self.request();
         let command = change.encode(request);
-        self.actor.send(Submit { request, command, answer: Some(answer) }).await.map_err(|_| Unavailable)?;
+        self.actor
+            .send(Submit {
+                request,
+                command,
+                answer: Some(answer),
+            })
+            .await
+            .map_err(|_| Unavailable)?;
         outcome.await.map_err(|_| Unavailable)
     }
 
@@ -72,7 +84,14 @@ impl MetadataClient {
         let request = self.request();
         let command = change.encode(request);
         // Bounded by what happens to nodes and queues, not by what clients send.
-        mailbox::always(&self.actor, Submit { request, command, answer: None });
+        mailbox::always(
+            &self.actor,
+            Submit {
+                request,
+                command,
+                answer: None,
+            },
+        );
     }
 
     /// The queue has ended: takes it out of the metadata.

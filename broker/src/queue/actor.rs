@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use actix::prelude::*;
 use bytes::Bytes;
 use warren_cluster::group::shell::{GroupShell, Io, Output};
-use warren_cluster::transport::PeerState;
 use warren_cluster::group::{Event, Options, ProposeError, Role};
+use warren_cluster::transport::PeerState;
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{LeaderIs, SessionCheck, node_message::Kind};
 use warren_proto::queue;
@@ -21,19 +21,20 @@ use super::outbox::Outbox;
 use super::pending::{Bound, Pending};
 use crate::directory::{Description, Directory, Inbound};
 use crate::fatal;
-use crate::metadata::{Placement, Queue};
 use crate::metadata::client::MetadataClient;
+use crate::metadata::{Placement, Queue};
 
 /// Messages that may wait in the mailbox.
 const MAILBOX: usize = 1_024;
 /// Log entries on their way at once: one travels while the next is being gathered.
 const ENTRIES_IN_FLIGHT_MAX: u64 = 2;
 /// Commands folded into one entry.
-const ENTRY_MAX: Bound = Bound { bytes: 1 << 20, commands: u32::MAX };
-/// The same for publishes while consumers settle and messages wait: an entry that is soon done brings the consumers
-/// their next messages soon, so that a queue with consumers stays short.
-const BESIDE_CONSUMERS_MAX: Bound = Bound { bytes: 64 << 10, commands: 256 };
-/// Waiting messages from which on consumers come first.
+const ENTRY_MAX: Bound = Bound {
+    bytes: 1 << 20,
+    commands: u32::MAX,
+};
+/// Waiting messages from which on publishes are let in at the pace of consumers that settle: a queue that is consumed
+/// stays short, and its messages young.
 const BACKLOG_MIN: u64 = 1_000;
 /// Commands that may wait for the next entry, in bytes; beyond it batches are dropped and sent again later.
 const PENDING_BYTES_MAX: usize = 32 << 20;
@@ -52,6 +53,8 @@ pub struct QueueActor {
     outputs: Vec<Output<Effect>>,
     outbox: Outbox,
     pending: Pending,
+    /// Messages that consumers had settled when the last entry was proposed.
+    settled: u64,
     /// Questions that wait until this replica leads in earnest.
     resyncs: Vec<queue::Resync>,
     role: Role,
@@ -76,7 +79,10 @@ impl QueueActor {
         QueueActor::start_in_arbiter(arbiter, move |ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
             let group = queue.group;
-            let options = Options { cache_bytes_max, ..Options::default() };
+            let options = Options {
+                cache_bytes_max,
+                ..Options::default()
+            };
             let machine = QueueMachine::new(super::config(&queue));
             let shell = match GroupShell::open(io.clone(), group, queue.replicas(), machine, options) {
                 Ok(shell) => shell,
@@ -93,6 +99,7 @@ impl QueueActor {
                 outputs: Vec::new(),
                 outbox,
                 pending: Pending::default(),
+                settled: 0,
                 resyncs: Vec::new(),
                 role: Role::Follower,
                 term: 0,
@@ -135,9 +142,12 @@ impl QueueActor {
             && self.role == Role::Leader
             && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX
         {
-            let backlog = self.shell.core().machine().ready_len() >= BACKLOG_MIN;
-            let beside = if backlog { BESIDE_CONSUMERS_MAX } else { ENTRY_MAX };
-            let entry = self.pending.take(ENTRY_MAX, beside);
+            let machine = self.shell.core().machine();
+            let settled = machine.settled_total();
+            let since = settled.saturating_sub(self.settled);
+            self.settled = settled;
+            let backlog = machine.ready_len() >= BACKLOG_MIN;
+            let entry = self.pending.take(ENTRY_MAX, backlog.then_some(since));
             match self.shell.propose(&entry, now_ms()) {
                 Ok(()) => {}
                 Err(ProposeError::Full) => {
@@ -170,7 +180,9 @@ impl QueueActor {
             Ok(payload) => {
                 let start = at.offset as usize;
                 let end = start + at.len as usize;
-                payload.filter(|payload| payload.len() >= end).map(|payload| payload.slice(start..end))
+                payload
+                    .filter(|payload| payload.len() >= end)
+                    .map(|payload| payload.slice(start..end))
             }
             Err(error) => fatal::stop(&error),
         });
@@ -211,8 +223,15 @@ impl QueueActor {
         }
     }
 
-    /// Asks the nodes of this queue's sessions whether they still exist.
+    /// Ends the sessions of runs that are known to have ended, and asks the nodes of the others whether they still exist.
     fn check_sessions(&mut self, only: Option<NodeId>) {
+        for (node, state) in self.io.transport.peers() {
+            let incarnation = match state {
+                PeerState::Dead { incarnation } => incarnation,
+                PeerState::Up { incarnation } | PeerState::Silent { incarnation } => incarnation.saturating_sub(1),
+            };
+            self.run_ended(node, incarnation);
+        }
         let mut asked: std::collections::BTreeMap<(NodeId, u64), Vec<u64>> = std::collections::BTreeMap::new();
         let mut gone = Vec::new();
         for session in self.shell.core().machine().sessions() {
@@ -224,15 +243,30 @@ impl QueueActor {
                     gone.push(session);
                 }
             } else {
-                asked.entry((session.node, session.incarnation)).or_default().push(session.id);
+                asked
+                    .entry((session.node, session.incarnation))
+                    .or_default()
+                    .push(session.id);
             }
         }
         for session in gone {
             self.pending.push(system(&Command::SessionDown(session)));
         }
         for ((node, incarnation), ids) in asked {
-            let check = SessionCheck { group: self.group(), incarnation, ids };
+            let check = SessionCheck {
+                group: self.group(),
+                incarnation,
+                ids,
+            };
             self.directory.tell(node, Kind::SessionCheck(check));
+        }
+    }
+
+    /// The runs of `node` up to `incarnation` have ended, and with them their sessions.
+    fn run_ended(&mut self, node: NodeId, incarnation: u64) {
+        let of_it = |session: SessionId| session.node == node && session.incarnation <= incarnation;
+        if self.shell.core().machine().sessions().any(of_it) {
+            self.pending.push(system(&Command::NodeDown { node, incarnation }));
         }
     }
 
@@ -284,7 +318,14 @@ impl QueueActor {
         if from == self.io.node {
             self.directory.leader_is(self.group(), status.term, leader);
         } else if let Some(leader) = leader {
-            self.directory.tell(from, Kind::LeaderIs(LeaderIs { group: self.group(), term: status.term, leader }));
+            self.directory.tell(
+                from,
+                Kind::LeaderIs(LeaderIs {
+                    group: self.group(),
+                    term: status.term,
+                    leader,
+                }),
+            );
         }
     }
 
@@ -363,11 +404,9 @@ impl Handler<Inbound> for QueueActor {
             Inbound::Batch { from, bytes } => self.batch(from, bytes),
             Inbound::Resync(request) => self.resync(request),
             Inbound::RunEnded { node, incarnation } => {
+                // A replica that does not lead asks again when it does: see `check_sessions`.
                 if self.role == Role::Leader {
-                    let knows = |session: SessionId| session.node == node && session.incarnation <= incarnation;
-                    if self.shell.core().machine().sessions().any(knows) {
-                        self.pending.push(system(&Command::NodeDown { node, incarnation }));
-                    }
+                    self.run_ended(node, incarnation);
                 }
             }
             Inbound::LinkReset(node) => {

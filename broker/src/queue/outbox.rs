@@ -30,7 +30,12 @@ struct Open {
 
 impl Outbox {
     pub(super) fn new(group: GroupId, directory: Arc<Directory>) -> Self {
-        Self { group, directory, open: FxHashMap::default(), stalled: FxHashMap::default() }
+        Self {
+            group,
+            directory,
+            open: FxHashMap::default(),
+            stalled: FxHashMap::default(),
+        }
     }
 
     /// Adds what an effect means for its session; `payload` reads a message's bytes.
@@ -48,22 +53,47 @@ impl Outbox {
                 events.applied = events.applied.max(expected.saturating_sub(1));
             }
             Effect::Deliver {
-                session, consumer, delivery_id, get_seq, seq, redelivered, acquired, failed, at,
+                session,
+                consumer,
+                delivery_id,
+                get_seq,
+                seq,
+                redelivered,
+                acquired,
+                failed,
+                at,
             } => {
                 let Some(payload) = payload(at) else {
-                    tracing::error!(group = self.group, index = at.index, "the log does not hold a live message");
+                    tracing::error!(
+                        group = self.group,
+                        index = at.index,
+                        "the log does not hold a live message"
+                    );
                     return false;
                 };
                 let bytes = payload.len();
-                let delivery =
-                    Delivery { consumer, delivery_id, seq, get_seq, redelivered, acquired, failed, payload };
+                let delivery = Delivery {
+                    consumer,
+                    delivery_id,
+                    seq,
+                    get_seq,
+                    redelivered,
+                    acquired,
+                    failed,
+                    payload,
+                };
                 self.events(session, term).deliveries.push(delivery);
                 if let Some(open) = self.open.get_mut(&session) {
                     open.bytes += bytes;
                     if open.bytes > EVENTS_BYTES_MAX {
                         let applied = open.events.applied;
                         let full = std::mem::take(&mut open.events);
-                        open.events = Events { group: self.group, term, applied, ..Events::default() };
+                        open.events = Events {
+                            group: self.group,
+                            term,
+                            applied,
+                            ..Events::default()
+                        };
                         open.bytes = 0;
                         self.post(session, full);
                     }
@@ -79,7 +109,14 @@ impl Outbox {
         &mut self
             .open
             .entry(session)
-            .or_insert_with(|| Open { events: Events { group, term, ..Events::default() }, bytes: 0 })
+            .or_insert_with(|| Open {
+                events: Events {
+                    group,
+                    term,
+                    ..Events::default()
+                },
+                bytes: 0,
+            })
             .events
     }
 
@@ -112,7 +149,9 @@ impl Outbox {
 
     /// The link has room again: sends what it refused.
     pub(super) fn writable(&mut self, node: NodeId) {
-        let Some(stalled) = self.stalled.remove(&node) else { return };
+        let Some(stalled) = self.stalled.remove(&node) else {
+            return;
+        };
         let mut rest = stalled.into_iter();
         for envelope in rest.by_ref() {
             let Envelope { port, to, payload } = envelope;

@@ -14,7 +14,14 @@ pub(super) struct Bound {
     pub(super) commands: u32,
 }
 
-#[derive(Default)]
+/// Settled messages that are remembered for publishes to come.
+const ALLOWANCE_MAX: u32 = 2_048;
+/// Entries that may pass without publishes while consumers settle.
+const SKIPPED_MAX: u32 = 3;
+
+/// Entries after which consumers that were not heard of do not hold publishers back.
+const QUIET_MAX: u32 = 8;
+
 pub(super) struct Pending {
     /// Settlements, consumers' coming and going, system commands.
     urgent: VecDeque<Bytes>,
@@ -23,8 +30,26 @@ pub(super) struct Pending {
     /// The session of each batch in `bulk`, and its commands.
     bulk_of: VecDeque<(SessionId, u32)>,
     bytes: usize,
-    /// Whether the last entry taken held urgent batches.
-    consumers: bool,
+    /// Entries since the last one with urgent batches.
+    quiet: u32,
+    /// Publishes that may go in beside consumers, for what those settled.
+    allowance: u32,
+    /// Entries since the last one with publishes.
+    skipped: u32,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            urgent: VecDeque::new(),
+            bulk: VecDeque::new(),
+            bulk_of: VecDeque::new(),
+            bytes: 0,
+            quiet: QUIET_MAX + 1,
+            allowance: 0,
+            skipped: 0,
+        }
+    }
 }
 
 impl Pending {
@@ -55,12 +80,19 @@ impl Pending {
         self.bulk_of.iter().any(|(other, _)| *other == session)
     }
 
-    /// The batches of the next entry: at most `most` in all, and no more of publishes than `beside` where consumers were
-    /// heard of in this entry or the one before. At least one batch.
-    pub(super) fn take(&mut self, most: Bound, beside: Bound) -> Vec<Bytes> {
-        let heard = !self.urgent.is_empty();
-        let bulk_most = if heard || self.consumers { beside } else { most };
-        self.consumers = heard;
+    /// The batches of the next entry: at most `most` in all, at least one.
+    ///
+    /// With `settled`, the messages that consumers settled since the last entry, publishes are let in at about the rate
+    /// at which consumers settle, while they do. However slow that is, every few entries take a batch of publishes.
+    pub(super) fn take(&mut self, most: Bound, settled: Option<u64>) -> Vec<Bytes> {
+        self.quiet = if self.urgent.is_empty() {
+            self.quiet.saturating_add(1)
+        } else {
+            0
+        };
+        let limited = settled.is_some() && self.quiet <= QUIET_MAX;
+        let settled = u32::try_from(settled.unwrap_or(0)).unwrap_or(ALLOWANCE_MAX);
+        self.allowance = self.allowance.saturating_add(settled).min(ALLOWANCE_MAX);
         let mut entry = Vec::new();
         let mut bytes = 0;
         while let Some(batch) = self.urgent.front()
@@ -70,18 +102,25 @@ impl Pending {
             entry.extend(self.urgent.pop_front());
         }
         let mut bulk = Bound { bytes: 0, commands: 0 };
-        while let (Some(batch), Some((_, commands))) = (self.bulk.front(), self.bulk_of.front())
-            && (bulk.bytes == 0
-                || (bulk.bytes + batch.len() <= bulk_most.bytes
-                    && bulk.commands + commands <= bulk_most.commands
-                    && bytes + batch.len() <= most.bytes))
-        {
-            bulk.bytes += batch.len();
+        while let (Some(batch), Some((_, commands))) = (self.bulk.front(), self.bulk_of.front()) {
+            let (len, commands) = (batch.len(), *commands);
+            let fits = bytes == 0 || (bytes + len <= most.bytes && bulk.commands + commands <= most.commands);
+            let due = bulk.bytes == 0 && (entry.is_empty() || self.skipped >= SKIPPED_MAX);
+            if !fits || (limited && self.allowance < commands && !due) {
+                break;
+            }
+            self.allowance = self.allowance.saturating_sub(commands);
+            bulk.bytes += len;
             bulk.commands += commands;
-            bytes += batch.len();
+            bytes += len;
             entry.extend(self.bulk.pop_front());
             self.bulk_of.pop_front();
         }
+        self.skipped = if bulk.bytes == 0 {
+            self.skipped.saturating_add(1)
+        } else {
+            0
+        };
         self.bytes -= bytes;
         entry
     }

@@ -124,7 +124,11 @@ impl TransientActor {
             asked.entry(session.incarnation).or_default().push(session.id);
         }
         for (incarnation, ids) in asked {
-            let check = SessionCheck { group: self.group(), incarnation, ids };
+            let check = SessionCheck {
+                group: self.group(),
+                incarnation,
+                ids,
+            };
             self.directory.tell(node, Kind::SessionCheck(check));
         }
     }

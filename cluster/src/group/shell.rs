@@ -77,9 +77,23 @@ impl<M: Machine> GroupShell<M> {
     /// Opens the replica: as stored, or new with `members` as its voters.
     pub fn open(io: Io, group: GroupId, members: &[NodeId], machine: M, options: Options) -> Result<Self, Error> {
         let mut effects = Vec::new();
-        let core = GroupCore::open(io.node, group, members, io.store.clone(), machine, options, &mut effects)?;
+        let core = GroupCore::open(
+            io.node,
+            group,
+            members,
+            io.store.clone(),
+            machine,
+            options,
+            &mut effects,
+        )?;
         let listener = Arc::new(Listener(io.events.clone()));
-        Ok(Self { group, core, io, listener, effects })
+        Ok(Self {
+            group,
+            core,
+            io,
+            listener,
+            effects,
+        })
     }
 
     /// The struct inside, for reads.
@@ -106,7 +120,11 @@ impl<M: Machine> GroupShell<M> {
     pub fn drop_group(&mut self) {
         let writes = vec![Write::DropGroup { group: self.group }];
         // A stopped writer has reported why; the node is on its way down.
-        let _ = self.io.writer.submit(Request { writes, sync: false, done: None });
+        let _ = self.io.writer.submit(Request {
+            writes,
+            sync: false,
+            done: None,
+        });
     }
 
     /// Performs what has become due, and moves the rest into `out`.
@@ -115,19 +133,32 @@ impl<M: Machine> GroupShell<M> {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Send { to, message } => {
-                    let envelope = Envelope { port: Port::RAFT, to: self.group, payload: message };
+                    let envelope = Envelope {
+                        port: Port::RAFT,
+                        to: self.group,
+                        payload: message,
+                    };
                     // Raft repeats what is lost.
                     let _ = self.io.transport.send(to, envelope);
                 }
                 Effect::Write { writes, sync, number } => {
-                    let done = number.map(|number| Done { listener: self.listener.clone(), group: self.group, number });
+                    let done = number.map(|number| Done {
+                        listener: self.listener.clone(),
+                        group: self.group,
+                        number,
+                    });
                     // A stopped writer has reported why; the node is on its way down.
                     let _ = self.io.writer.submit(Request { writes, sync, done });
                 }
                 Effect::Machine(effect) => out.push(Output::Machine(effect)),
                 Effect::Restored => out.push(Output::Restored),
                 Effect::Role { role, term, leader } => out.push(Output::Role { role, term, leader }),
-                Effect::SendSnapshot { to, message, state, live } => {
+                Effect::SendSnapshot {
+                    to,
+                    message,
+                    state,
+                    live,
+                } => {
                     let events = self.io.events.clone();
                     let group = self.group;
                     let chunks = Box::new(parts(self.io.store.clone(), group, state, live));
@@ -137,7 +168,15 @@ impl<M: Machine> GroupShell<M> {
                         }
                         events.snapshot_sent(group, to, result.is_ok());
                     });
-                    self.io.transport.send_snapshot(to, OutgoingSnapshot { group, message, chunks, done });
+                    self.io.transport.send_snapshot(
+                        to,
+                        OutgoingSnapshot {
+                            group,
+                            message,
+                            chunks,
+                            done,
+                        },
+                    );
                 }
             }
         }

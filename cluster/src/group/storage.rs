@@ -65,8 +65,13 @@ impl LogView {
     /// Answers the highest index that may be stored now.
     pub(super) fn append(&mut self, entries: &[LogEntry]) -> u64 {
         let stored_last = self.last_index;
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return stored_last };
-        assert!(first.index > self.state.compacted_index, "an append below the compacted log");
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return stored_last;
+        };
+        assert!(
+            first.index > self.state.compacted_index,
+            "an append below the compacted log"
+        );
         assert!(first.index <= self.last_index + 1, "an append that leaves a gap");
         while self.cache.back().is_some_and(|entry| entry.index >= first.index) {
             if let Some(entry) = self.cache.pop_back() {
@@ -149,9 +154,14 @@ impl LogView {
         let mut entries = Vec::new();
         if low < cache_first {
             let stored =
-                self.store.entries(self.group, self.state.generation, low..high.min(cache_first), bytes_max)?;
+                self.store
+                    .entries(self.group, self.state.generation, low..high.min(cache_first), bytes_max)?;
             for (expected, entry) in (low..).zip(&stored) {
-                assert_eq!(entry.index, expected, "group {}: the log has a hole above its compacted part", self.group);
+                assert_eq!(
+                    entry.index, expected,
+                    "group {}: the log has a hole above its compacted part",
+                    self.group
+                );
             }
             bytes = stored.iter().map(|entry| entry.data.len()).sum();
             let whole = low + stored.len() as u64 == high.min(cache_first);
@@ -204,10 +214,16 @@ fn store_error(error: crate::log::Error) -> raft::Error {
 impl Storage for LogView {
     fn initial_state(&self) -> raft::Result<RaftState> {
         let state = &self.state;
-        let hard_state =
-            HardState { term: state.term, vote: state.vote, commit: state.commit.max(state.snapshot_index) };
-        let conf_state =
-            ConfState { voters: state.voters.clone(), learners: state.learners.clone(), ..ConfState::default() };
+        let hard_state = HardState {
+            term: state.term,
+            vote: state.vote,
+            commit: state.commit.max(state.snapshot_index),
+        };
+        let conf_state = ConfState {
+            voters: state.voters.clone(),
+            learners: state.learners.clone(),
+            ..ConfState::default()
+        };
         Ok(RaftState::new(hard_state, conf_state))
     }
 
@@ -221,7 +237,8 @@ impl Storage for LogView {
         if low <= self.state.compacted_index {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
-        self.range(low, high, max_size.into().unwrap_or(u64::MAX)).map_err(store_error)
+        self.range(low, high, max_size.into().unwrap_or(u64::MAX))
+            .map_err(store_error)
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
@@ -240,7 +257,11 @@ impl Storage for LogView {
         if let Some(entry) = self.cached(index) {
             return Ok(entry.term);
         }
-        match self.store.entry(self.group, self.state.generation, index).map_err(store_error)? {
+        match self
+            .store
+            .entry(self.group, self.state.generation, index)
+            .map_err(store_error)?
+        {
             Some(entry) => Ok(entry.term),
             None => Err(raft::Error::Store(StorageError::Unavailable)),
         }

@@ -30,8 +30,12 @@ impl Machine for Tape {
             if value % 2 == 0 {
                 self.live.insert(meta.index, value);
             } else {
-                let done: Vec<u64> =
-                    self.live.iter().filter(|(_, live)| **live + 1 == value).map(|(index, _)| *index).collect();
+                let done: Vec<u64> = self
+                    .live
+                    .iter()
+                    .filter(|(_, live)| **live + 1 == value)
+                    .map(|(index, _)| *index)
+                    .collect();
                 for index in done {
                     self.live.remove(&index);
                     self.freed.push(index);
@@ -89,7 +93,11 @@ struct Replica {
 
 enum Packet {
     Raft(Bytes),
-    Snapshot { message: Bytes, chunks: Vec<Bytes>, entries: Vec<LogEntry> },
+    Snapshot {
+        message: Bytes,
+        chunks: Vec<Bytes>,
+        entries: Vec<LogEntry>,
+    },
 }
 
 /// The cluster around the replicas.
@@ -103,7 +111,11 @@ struct World {
 }
 
 fn options() -> Options {
-    Options { snapshot_log_bytes: 600, cache_bytes_max: 200, ..Options::default() }
+    Options {
+        snapshot_log_bytes: 600,
+        cache_bytes_max: 200,
+        ..Options::default()
+    }
 }
 
 impl World {
@@ -117,7 +129,14 @@ impl World {
         };
         for node in NODES {
             let store = Arc::new(MemoryStore::new());
-            world.replicas.insert(node, Replica { store, core: None, writes: VecDeque::new() });
+            world.replicas.insert(
+                node,
+                Replica {
+                    store,
+                    core: None,
+                    writes: VecDeque::new(),
+                },
+            );
             world.open(node);
         }
         world
@@ -191,10 +210,18 @@ impl World {
                     self.confirmed.push(value);
                     let replica = self.replicas.get_mut(&node).expect("a known node");
                     let core = replica.core.as_mut().expect("it has just been polled");
-                    let payload = core.payload(index).expect("a healthy store").expect("an applied entry is readable");
+                    let payload = core
+                        .payload(index)
+                        .expect("a healthy store")
+                        .expect("an applied entry is readable");
                     assert!(payload.chunks(8).any(|chunk| chunk == value.to_le_bytes()));
                 }
-                Effect::SendSnapshot { to, message, state, live } => {
+                Effect::SendSnapshot {
+                    to,
+                    message,
+                    state,
+                    live,
+                } => {
                     let store = self.replicas[&node].store.clone();
                     let chunks = (0..state.snapshot_chunks)
                         .map(|n| store.snapshot_chunk(GROUP, state.generation, state.snapshot_index, n))
@@ -209,7 +236,15 @@ impl World {
                         .iter()
                         .filter_map(|index| store.entry(GROUP, state.generation, *index).expect("a healthy store"))
                         .collect();
-                    self.packets.push((node, to, Packet::Snapshot { message, chunks, entries }));
+                    self.packets.push((
+                        node,
+                        to,
+                        Packet::Snapshot {
+                            message,
+                            chunks,
+                            entries,
+                        },
+                    ));
                 }
                 Effect::Role { .. } | Effect::Restored => {}
             }
@@ -218,7 +253,9 @@ impl World {
 
     fn write(&mut self, node: NodeId) {
         let replica = self.replicas.get_mut(&node).expect("a known node");
-        let Some((writes, sync, number)) = replica.writes.pop_front() else { return };
+        let Some((writes, sync, number)) = replica.writes.pop_front() else {
+            return;
+        };
         replica.store.write(&writes, sync).expect("a healthy store");
         if let Some(number) = number {
             self.event(node, Event::Persisted(number));
@@ -232,21 +269,43 @@ impl World {
         }
         match packet {
             Packet::Raft(message) => self.event(to, Event::Message(message)),
-            Packet::Snapshot { message, chunks, entries } => {
+            Packet::Snapshot {
+                message,
+                chunks,
+                entries,
+            } => {
                 let generation = self.generation;
                 self.generation += 1;
                 let snapshot_index = snapshot_index(&message).expect("it announces a snapshot");
                 let mut writes: Vec<Write> = entries
                     .into_iter()
-                    .map(|entry| Write::Append { group: GROUP, generation, entries: vec![entry], stored_last: 0 })
+                    .map(|entry| Write::Append {
+                        group: GROUP,
+                        generation,
+                        entries: vec![entry],
+                        stored_last: 0,
+                    })
                     .collect();
                 let count = chunks.len() as u32;
                 for (number, data) in (0..).zip(chunks) {
-                    writes.push(Write::SnapshotChunk { group: GROUP, generation, snapshot_index, number, data });
+                    writes.push(Write::SnapshotChunk {
+                        group: GROUP,
+                        generation,
+                        snapshot_index,
+                        number,
+                        data,
+                    });
                 }
                 let store = self.replicas[&to].store.clone();
                 store.write(&writes, true).expect("a healthy store");
-                self.event(to, Event::SnapshotStaged { message, generation, chunks: count });
+                self.event(
+                    to,
+                    Event::SnapshotStaged {
+                        message,
+                        generation,
+                        chunks: count,
+                    },
+                );
                 self.event(from, Event::SnapshotSent { to, ok: true });
             }
         }
@@ -313,9 +372,17 @@ impl World {
     fn agreed(&self) -> bool {
         let leader = self.cores().any(|core| core.role() == Role::Leader);
         let first = self.cores().next().map(|core| core.machine().clone());
-        leader && self.cores().all(|core| Some(core.machine().payloads.clone()) == first.as_ref().map(|m| m.payloads.clone()))
+        leader
+            && self
+                .cores()
+                .all(|core| Some(core.machine().payloads.clone()) == first.as_ref().map(|m| m.payloads.clone()))
             && self.cores().all(|core| core.status().applied == core.status().commit)
-            && self.cores().map(|core| core.status().commit).collect::<std::collections::BTreeSet<_>>().len() == 1
+            && self
+                .cores()
+                .map(|core| core.status().commit)
+                .collect::<std::collections::BTreeSet<_>>()
+                .len()
+                == 1
     }
 
     fn check(&self) {
@@ -325,7 +392,12 @@ impl World {
         }
         for replica in self.replicas.values() {
             let core = replica.core.as_ref().expect("all are open");
-            let generation = replica.store.state(GROUP).expect("a healthy store").expect("a state").generation;
+            let generation = replica
+                .store
+                .state(GROUP)
+                .expect("a healthy store")
+                .expect("a state")
+                .generation;
             for index in core.machine().live() {
                 let entry = replica.store.entry(GROUP, generation, index).expect("a healthy store");
                 assert!(entry.is_some(), "the body of live entry {index} is gone");
@@ -377,7 +449,10 @@ fn an_idle_group_needs_no_ticks() {
         }
     }
     assert!(world.agreed(), "all were told that the last entry is committed");
-    assert!(world.cores().all(|core| !core.is_active()), "somebody still wants ticks");
+    assert!(
+        world.cores().all(|core| !core.is_active()),
+        "somebody still wants ticks"
+    );
 }
 
 #[test]
@@ -396,8 +471,19 @@ fn a_replica_that_was_away_long_gets_a_snapshot_with_the_live_entries() {
     }
     world.heal();
     let third = world.replicas[&3].core.as_ref().expect("it is open");
-    assert!(third.status().snapshot_index > 0, "it caught up without a snapshot: the log was not compacted");
-    assert!(world.replicas[&3].store.state(GROUP).expect("healthy").expect("a state").generation > 0);
+    assert!(
+        third.status().snapshot_index > 0,
+        "it caught up without a snapshot: the log was not compacted"
+    );
+    assert!(
+        world.replicas[&3]
+            .store
+            .state(GROUP)
+            .expect("healthy")
+            .expect("a state")
+            .generation
+            > 0
+    );
     world.check();
 }
 

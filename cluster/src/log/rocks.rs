@@ -521,10 +521,9 @@ fn database_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    // A torn tail is what a power cut leaves; what stands before it is kept.
-    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-    // Overwriting a used file spares the file system the change of its size at every sync.
-    options.set_recycle_log_file_num(4);
+    // A torn tail is what a power cut leaves. Damage before the tail is refused: what follows it was acknowledged.
+    // That rules out recycled files, in which old records stand behind the tail.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_max_total_wal_size(WAL_BYTES_MAX);
     options.set_max_open_files(OPEN_FILES_MAX);
     options.set_max_background_jobs(2);

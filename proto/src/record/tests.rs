@@ -2,7 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-const SESSION: SessionId = SessionId { node: 7, incarnation: 3, id: 9 };
+const SESSION: SessionId = SessionId {
+    node: 7,
+    incarnation: 3,
+    id: 9,
+};
 
 fn message(body: &[Bytes]) -> Publish<'_> {
     Publish {
@@ -27,14 +31,34 @@ fn a_publish_is_found_by_its_offset() {
     let entry = [first.finish(), second.finish()].concat();
 
     let decoded: Vec<_> = batches(&entry).collect::<Result<_>>().expect("both batches decode");
-    assert_eq!(decoded.iter().map(|b| (b.first_seq, b.count)).collect::<Vec<_>>(), [(11, 1), (12, 2)]);
-    let commands: Vec<_> = decoded[1].commands().collect::<Result<_>>().expect("its commands decode");
-    let Command::Publish { offset, payload } = commands[0] else { panic!("not a publish: {commands:?}") };
+    assert_eq!(
+        decoded.iter().map(|b| (b.first_seq, b.count)).collect::<Vec<_>>(),
+        [(11, 1), (12, 2)]
+    );
+    let commands: Vec<_> = decoded[1]
+        .commands()
+        .collect::<Result<_>>()
+        .expect("its commands decode");
+    let Command::Publish { offset, payload } = commands[0] else {
+        panic!("not a publish: {commands:?}")
+    };
     assert_eq!(&entry[offset as usize..offset as usize + payload.len()], payload);
     let stored = Stored::decode(payload).expect("the payload decodes");
-    assert_eq!((stored.exchange, stored.routing_key), (&b"logs"[..], &b"kern.critical"[..]));
-    assert_eq!((stored.body, stored.ttl_ms, stored.priority), (&b"hello world"[..], Some(60_000), 4));
-    assert_eq!(commands[1], Command::Settle { outcome: Outcome::Reject, runs: vec![Run { first: 5, len: 3 }] });
+    assert_eq!(
+        (stored.exchange, stored.routing_key),
+        (&b"logs"[..], &b"kern.critical"[..])
+    );
+    assert_eq!(
+        (stored.body, stored.ttl_ms, stored.priority),
+        (&b"hello world"[..], Some(60_000), 4)
+    );
+    assert_eq!(
+        commands[1],
+        Command::Settle {
+            outcome: Outcome::Reject,
+            runs: vec![Run { first: 5, len: 3 }]
+        }
+    );
 }
 
 #[test]
@@ -43,8 +67,18 @@ fn runs_join_where_numbers_continue() {
     for number in [1, 2, 3, 7, 8, 10] {
         Run::push(&mut runs, number);
     }
-    assert_eq!(runs, [Run { first: 1, len: 3 }, Run { first: 7, len: 2 }, Run { first: 10, len: 1 }]);
-    assert_eq!(runs.iter().flat_map(|run| run.numbers()).collect::<Vec<_>>(), [1, 2, 3, 7, 8, 10]);
+    assert_eq!(
+        runs,
+        [
+            Run { first: 1, len: 3 },
+            Run { first: 7, len: 2 },
+            Run { first: 10, len: 1 }
+        ]
+    );
+    assert_eq!(
+        runs.iter().flat_map(|run| run.numbers()).collect::<Vec<_>>(),
+        [1, 2, 3, 7, 8, 10]
+    );
 }
 
 #[test]

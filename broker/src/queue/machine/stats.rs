@@ -65,6 +65,11 @@ pub struct ConsumerRow<'a> {
 }
 
 impl QueueMachine {
+    /// Messages that consumers settled since the queue began.
+    pub fn settled_total(&self) -> u64 {
+        self.totals.acked + self.totals.discarded
+    }
+
     /// Messages that wait.
     pub fn ready_len(&self) -> u64 {
         self.ready.len() as u64

@@ -2,12 +2,17 @@ use warren_proto::record::{BatchWriter, Command, Outcome, Publish, Run};
 
 use super::*;
 
-fn bytes(bytes: usize) -> Bound {
-    Bound { bytes, commands: u32::MAX }
-}
+const ALL: Bound = Bound {
+    bytes: 10_000,
+    commands: u32::MAX,
+};
 
 fn session(id: u64) -> SessionId {
-    SessionId { node: 1, incarnation: 1, id }
+    SessionId {
+        node: 1,
+        incarnation: 1,
+        id,
+    }
 }
 
 fn publish(id: u64, first_seq: u64) -> Bytes {
@@ -38,7 +43,10 @@ fn consumers_go_before_publishers() {
     for batch in &batches {
         pending.push(batch.clone());
     }
-    assert_eq!(pending.take(bytes(1_000), bytes(1_000)), [batches[2].clone(), batches[0].clone(), batches[1].clone()]);
+    assert_eq!(
+        pending.take(ALL, None),
+        [batches[2].clone(), batches[0].clone(), batches[1].clone()]
+    );
     assert!(pending.is_empty() && pending.bytes() == 0);
 }
 
@@ -49,31 +57,35 @@ fn a_session_that_publishes_keeps_its_order() {
     for batch in &batches {
         pending.push(batch.clone());
     }
-    assert_eq!(pending.take(bytes(1_000), bytes(1_000)), [batches[2].clone(), batches[0].clone(), batches[1].clone()]);
+    assert_eq!(
+        pending.take(ALL, None),
+        [batches[2].clone(), batches[0].clone(), batches[1].clone()]
+    );
 }
 
 #[test]
-fn publishers_wait_while_consumers_settle_but_never_for_ever() {
+fn publishers_go_at_the_consumers_pace_but_never_wait_for_ever() {
     let mut pending = Pending::default();
-    for seq in 1..=4 {
+    for seq in 1..=8 {
         pending.push(publish(1, seq));
     }
-    pending.push(settle(2, 1));
-    let one = publish(1, 1).len();
-    assert_eq!(pending.take(bytes(10_000), bytes(one)).len(), 2, "the settlement and one publish");
-    assert_eq!(pending.take(bytes(10_000), bytes(one)).len(), 1, "the entry after it still leaves room for consumers");
-    assert_eq!(pending.take(bytes(10_000), bytes(one)).len(), 2, "nobody settles any more");
-}
-
-#[test]
-fn small_publishes_are_counted() {
-    let mut pending = Pending::default();
-    for seq in 1..=4 {
+    let mut taken = Vec::new();
+    for seq in 1..=6 {
+        pending.push(settle(2, seq));
+        let settled = if seq == 2 { 2 } else { 0 };
+        taken.push(pending.take(ALL, Some(settled)).len() - 1);
+    }
+    assert_eq!(
+        taken,
+        [0, 2, 0, 0, 0, 1],
+        "two were settled; the fourth entry without publishes is one too many"
+    );
+    assert_eq!(pending.take(ALL, Some(0)).len(), 1, "an entry is never empty");
+    for seq in 9..=20 {
         pending.push(publish(1, seq));
     }
-    pending.push(settle(2, 1));
-    let beside = Bound { bytes: 10_000, commands: 2 };
-    assert_eq!(pending.take(bytes(10_000), beside).len(), 3, "the settlement and two publishes");
+    let quiet: Vec<usize> = (0..8).map(|_| pending.take(ALL, Some(0)).len()).collect();
+    assert_eq!(quiet, [1, 1, 1, 1, 1, 1, 1, 9], "nobody settles any more");
 }
 
 #[test]
@@ -83,11 +95,11 @@ fn what_is_put_back_comes_first_again() {
         pending.push(batch);
     }
     let waiting = pending.bytes();
-    let entry = pending.take(bytes(10_000), bytes(10_000));
+    let entry = pending.take(ALL, None);
     pending.push(publish(1, 3));
     pending.put_back(entry.clone());
     assert_eq!(pending.bytes(), waiting + publish(1, 3).len());
-    assert_eq!(pending.take(bytes(10_000), bytes(10_000)), [&entry[..], &[publish(1, 3)]].concat());
+    assert_eq!(pending.take(ALL, None), [&entry[..], &[publish(1, 3)]].concat());
 }
 
 #[test]
@@ -96,5 +108,5 @@ fn what_belongs_to_no_session_is_urgent() {
     pending.push(publish(1, 1));
     let down = record::system(&Command::SessionDown(session(9)));
     pending.push(down.clone());
-    assert_eq!(pending.take(bytes(10_000), bytes(10_000))[0], down);
+    assert_eq!(pending.take(ALL, None)[0], down);
 }

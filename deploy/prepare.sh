@@ -40,7 +40,7 @@ prepare_build() {
   install $packages
 
   command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
-  command -v cargo >/dev/null || die "Rust is missing: see https://rustup.rs (1.90 or later)"
+  command -v cargo >/dev/null || die "Rust is missing: see https://rustup.rs (1.91 or later)"
   if command -v ccache >/dev/null; then
     export CC=${CC:-ccache cc} CXX=${CXX:-ccache c++}
   fi

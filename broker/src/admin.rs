@@ -63,6 +63,9 @@ impl Failure {
 
 type Rows = Result<Vec<String>, Failure>;
 
+/// Who gathers the nodes' answers, by the number of the question.
+type Rounds = BTreeMap<u64, mpsc::UnboundedSender<(NodeId, Vec<String>)>>;
+
 /// The parts that are made after the links.
 #[derive(Clone)]
 struct Parts {
@@ -98,7 +101,7 @@ struct Inner {
     listeners: OnceLock<Vec<(SocketAddr, Registry)>>,
     next: AtomicU64,
     /// Rounds of questions under way.
-    rounds: Mutex<BTreeMap<u64, mpsc::UnboundedSender<(NodeId, Vec<String>)>>>,
+    rounds: Mutex<Rounds>,
 }
 
 impl Admin {
@@ -157,7 +160,7 @@ impl Admin {
 }
 
 impl Inner {
-    fn rounds(&self) -> MutexGuard<'_, BTreeMap<u64, mpsc::UnboundedSender<(NodeId, Vec<String>)>>> {
+    fn rounds(&self) -> MutexGuard<'_, Rounds> {
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

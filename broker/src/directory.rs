@@ -421,7 +421,7 @@ impl Directory {
         let sessions = self.sessions();
         for watcher in &entry.watchers {
             if let Some(mailbox) = sessions.get(&watcher.id) {
-                mailbox::always(&mailbox, SessionEvent::QueueGone { group });
+                mailbox::always(mailbox, SessionEvent::QueueGone { group });
             }
         }
     }
@@ -433,7 +433,7 @@ impl Directory {
         for watcher in &entry.watchers {
             if let Some(mailbox) = sessions.get(&watcher.id) {
                 mailbox::always(
-                    &mailbox,
+                    mailbox,
                     SessionEvent::Leader {
                         group,
                         leader: leader.clone(),

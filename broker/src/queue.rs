@@ -26,10 +26,7 @@ pub(crate) fn config(queue: &Queue) -> machine::Config {
             crate::metadata::Kind::Classic => machine::Kind::Classic,
             crate::metadata::Kind::Quorum => machine::Kind::Quorum,
         },
-        delivery_limit: queue
-            .settings
-            .delivery_limit
-            .and_then(|limit| u32::try_from(limit).ok()),
+        delivery_limit: queue.settings.delivery_limit,
         auto_delete: queue.auto_delete,
     }
 }

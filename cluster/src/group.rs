@@ -25,11 +25,13 @@ use crate::log::{LogEntry, LogStore, ReplicaState, Write};
 use crate::machine::{Machine, Meta};
 use crate::{GroupId, NodeId};
 use storage::LogView;
+pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status};
 
 pub mod shell;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod types;
 
 /// Bytes before the payload of a normal entry: version and time.
 const ENTRY_HEADER_LEN: usize = 10;
@@ -39,207 +41,6 @@ pub const MACHINE_VERSION: u16 = 1;
 const ELECTION_TICKS: usize = 10;
 /// Ticks that a leader goes on after its last work, so that followers learn the commit index.
 const LINGER_TICKS: u32 = 3;
-
-/// Bounds of one group.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Largest append sent to a follower at once, in bytes; a single larger entry still goes.
-    pub append_bytes_max: u64,
-    /// Appends on their way to one follower.
-    pub appends_in_flight_max: usize,
-    /// Proposed but not committed bytes after which proposals are refused.
-    pub uncommitted_bytes_max: u64,
-    /// Applied entries kept in memory, in bytes.
-    pub cache_bytes_max: usize,
-    /// Log bytes after which the machine's state is stored and the log compacted.
-    pub snapshot_log_bytes: u64,
-    /// Whether followers are told of each commit at once, rather than with the next append or heartbeat.
-    pub eager_commit: bool,
-    /// Whether every replica performs the machine's effects, not only the leader.
-    pub effects_everywhere: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            append_bytes_max: 1 << 20,
-            appends_in_flight_max: 64,
-            uncommitted_bytes_max: 64 << 20,
-            cache_bytes_max: 4 << 20,
-            snapshot_log_bytes: 4 << 20,
-            eager_commit: false,
-            effects_everywhere: false,
-        }
-    }
-}
-
-/// What this replica is in its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Proposals are accepted, and everything committed before this term has been applied.
-    Leader,
-    /// Elected, but earlier entries are still to be applied.
-    Elected,
-    /// Follows, or looks for a leader.
-    Follower,
-}
-
-/// What happens to a group.
-#[derive(Debug)]
-pub enum Event {
-    /// A Raft message from a peer.
-    Message(Bytes),
-    /// The writer has stored everything up to the write with this number.
-    Persisted(u64),
-    /// 100 ms have passed. Needed while [`GroupCore::is_active`].
-    Tick,
-    /// A peer's process has ended, or nothing is heard of it.
-    PeerDown(NodeId),
-    /// A peer is there again, or messages to it may have been lost.
-    PeerUp(NodeId),
-    /// Try to become leader now (a new group's preferred leader).
-    Campaign,
-    /// A peer's snapshot lies in the store under `generation`, complete.
-    SnapshotStaged {
-        /// The Raft message that announced it.
-        message: Bytes,
-        /// Where its entries and chunks are.
-        generation: u32,
-        /// How many chunks of machine state.
-        chunks: u32,
-    },
-    /// A snapshot's transfer has ended.
-    SnapshotSent {
-        /// The receiver.
-        to: NodeId,
-        /// Whether it arrived whole.
-        ok: bool,
-    },
-    /// Hand leadership to a peer.
-    TransferLeader(NodeId),
-}
-
-/// What a group asks of its shell, to be done in order.
-#[derive(Debug)]
-pub enum Effect<E> {
-    /// A Raft message for a peer. May be dropped.
-    Send {
-        /// The receiver.
-        to: NodeId,
-        /// Encoded, opaque to the transport.
-        message: Bytes,
-    },
-    /// Work for the writer. `number` comes back as [`Event::Persisted`] when it and all before it are stored.
-    Write {
-        /// All or nothing.
-        writes: Vec<Write>,
-        /// Whether it must be on disk before it is reported.
-        sync: bool,
-        /// `None`: nobody waits.
-        number: Option<u64>,
-    },
-    /// What an applied entry asks for.
-    Machine(E),
-    /// The machine's state was replaced by a peer's snapshot.
-    Restored,
-    /// This replica's role, term or leader has changed.
-    Role {
-        /// Its role now.
-        role: Role,
-        /// The current term.
-        term: u64,
-        /// The leader of that term, if known.
-        leader: Option<NodeId>,
-    },
-    /// Send the stored snapshot and the entries live below it.
-    SendSnapshot {
-        /// The receiver.
-        to: NodeId,
-        /// The Raft message to announce it with.
-        message: Bytes,
-        /// The snapshot as stored.
-        state: ReplicaState,
-        /// Indexes of entries to send with it, ascending.
-        live: Vec<u64>,
-    },
-}
-
-/// Why a proposal was not taken. Nothing of it will ever be applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// Another replica leads, or none.
-    #[error("this replica does not lead its group")]
-    NotLeader,
-    /// Too much is on its way already.
-    #[error("too many uncommitted bytes in the group")]
-    Full,
-}
-
-/// Why a replica cannot go on. The node must stop.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The store failed or holds what it cannot hold.
-    #[error(transparent)]
-    Log(#[from] crate::log::Error),
-    /// raft-rs refused to go on.
-    #[error("group {group}: {source}")]
-    Raft {
-        /// The group.
-        group: GroupId,
-        /// Its reason.
-        source: raft::Error,
-    },
-    /// The stored snapshot is incomplete.
-    #[error("group {group}: chunk {chunk} of the snapshot at {index} is missing")]
-    SnapshotMissing {
-        /// The group.
-        group: GroupId,
-        /// The snapshot's index.
-        index: u64,
-        /// The first missing chunk.
-        chunk: u32,
-    },
-    /// The store does not hold what this replica had said it holds.
-    #[error(
-        "group {group}: the log ends at {last_index}, but its leader was told that it reaches {commit}: \
-         the store lost what it had acknowledged"
-    )]
-    Lost {
-        /// The group.
-        group: GroupId,
-        /// The log's end.
-        last_index: u64,
-        /// What the leader takes for stored here.
-        commit: u64,
-    },
-    /// The stored snapshot does not describe a machine.
-    #[error("group {group}: {source}")]
-    Restore {
-        /// The group.
-        group: GroupId,
-        /// The machine's reason.
-        source: crate::machine::RestoreError,
-    },
-}
-
-/// Figures for operators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// See [`Role`].
-    pub role: Role,
-    /// The leader of this term, if known.
-    pub leader: Option<NodeId>,
-    /// The current term.
-    pub term: u64,
-    /// The log's end.
-    pub last_index: u64,
-    /// What is known to be on a majority.
-    pub commit: u64,
-    /// What the machine has seen.
-    pub applied: u64,
-    /// Where the stored snapshot ends.
-    pub snapshot_index: u64,
-}
 
 /// One replica of one group.
 pub struct GroupCore<M: Machine> {
@@ -886,7 +687,7 @@ impl<M: Machine> GroupCore<M> {
             learners: metadata.get_conf_state().learners.clone(),
             generation,
             snapshot_chunks: chunks,
-            ..old.clone()
+            ..old
         };
         let store = view.store().clone();
         self.snapshot_bytes = restore(&*store, self.group, &state, chunks, &mut self.machine)?;

@@ -480,9 +480,8 @@ impl MetadataActor {
         match self.shell.core().leader() {
             Some(leader) if leader == self.env.directory.node() => self.pending.push(command),
             Some(leader) => {
-                if self.env.directory.post(leader, Port::METADATA, GROUP, command).is_err() {
-                    tracing::debug!(leader, "a metadata change will be sent again");
-                }
+                // What the link does not take is sent again by the next ticks.
+                let _ = self.env.directory.post(leader, Port::METADATA, GROUP, command);
             }
             None => {}
         }

@@ -27,7 +27,7 @@ impl Machine for Tape {
         while bytes.remaining() >= 8 {
             let value = bytes.get_u64_le();
             self.payloads.push(value);
-            if value % 2 == 0 {
+            if value.is_multiple_of(2) {
                 self.live.insert(meta.index, value);
             } else {
                 let done: Vec<u64> = self

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use warren_tests::amqp::Client;
 use warren_tests::amqp::method::*;
-use warren_tests::amqp::wire::{Properties, Table};
+use warren_tests::amqp::wire::Properties;
 
 use crate::case::{Case, bind, consume, counts, delete, durable, quorum};
 

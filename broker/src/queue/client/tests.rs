@@ -381,10 +381,20 @@ fn an_ended_queue_has_taken_everything() {
 #[test]
 fn large_batches_are_split() {
     let mut client = client();
-    static BODY: [u8; 200 << 10] = [0; 200 << 10];
+    static BODY: [u8; 25 << 10] = [0; 25 << 10];
     for tag in 1..=5 {
         publish(&mut client, tag, &BODY, 1);
     }
     client.seal(1);
     assert_eq!(numbers(&sent(&mut client)), [(1, 2), (3, 2), (5, 1)]);
+}
+
+#[test]
+fn batches_of_many_small_commands_are_split() {
+    let mut client = client();
+    for tag in 1..=300 {
+        publish(&mut client, tag, b"", 1);
+    }
+    client.seal(1);
+    assert_eq!(numbers(&sent(&mut client)), [(1, 256), (257, 44)]);
 }

@@ -11,7 +11,7 @@ use crate::metadata::{Destination, Picture};
 use crate::name::ExchangeName;
 
 /// Beyond this many entries all are forgotten.
-const ENTRIES_MAX: usize = 4_096;
+const ENTRIES_MAX: usize = 16_384;
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -38,6 +38,10 @@ const ENTRY_HEADER_LEN: usize = 10;
 /// The behaviour that this build stamps into the entries it proposes.
 pub const MACHINE_VERSION: u16 = 1;
 
+/// A snapshot is due when the log has grown by so many times the size of the last one: what is written for snapshots
+/// is at most this share of what is written at all.
+const SNAPSHOT_SHARE: u64 = 8;
+
 const ELECTION_TICKS: usize = 10;
 /// Ticks that a leader goes on after its last work, so that followers learn the commit index.
 const LINGER_TICKS: u32 = 3;
@@ -591,7 +595,11 @@ impl<M: Machine> GroupCore<M> {
 
     /// Gives back what no live message needs, and stores the machine's state once the log has grown enough.
     fn compact(&mut self, out: &mut Vec<Effect<M::Effect>>) {
-        let due = self.log_bytes_since_snapshot >= self.options.snapshot_log_bytes.max(2 * self.snapshot_bytes)
+        let due = self.log_bytes_since_snapshot
+            >= self
+                .options
+                .snapshot_log_bytes
+                .max(SNAPSHOT_SHARE * self.snapshot_bytes)
             && self.applied > self.raw.store().state.snapshot_index;
         let group = self.group;
         let view = self.raw.mut_store();

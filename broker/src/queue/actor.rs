@@ -4,7 +4,7 @@
 //! the machine's effects, and answers sessions wherever they are. A follower's actor only applies.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use warren_proto::record::{Command, SessionId, batches, system};
 
 use super::machine::{Effect, QueueMachine};
 use super::outbox::Outbox;
-use super::pending::{Bound, Pending};
+use super::pending::{Bound, Demand, Pending};
 use crate::directory::{Description, Directory, Inbound};
 use crate::fatal;
 use crate::metadata::client::MetadataClient;
@@ -33,8 +33,7 @@ const ENTRY_MAX: Bound = Bound {
     bytes: 1 << 20,
     commands: u32::MAX,
 };
-/// Waiting messages from which on publishes are let in at the pace of consumers that settle: a queue that is consumed
-/// stays short, and its messages young.
+/// Waiting messages that are enough to keep consumers busy.
 const BACKLOG_MIN: u64 = 1_000;
 /// Commands that may wait for the next entry, in bytes; beyond it batches are dropped and sent again later.
 const PENDING_BYTES_MAX: usize = 32 << 20;
@@ -53,8 +52,9 @@ pub struct QueueActor {
     outputs: Vec<Output<Effect>>,
     outbox: Outbox,
     pending: Pending,
-    /// Messages that consumers had settled when the last entry was proposed.
-    settled: u64,
+    /// Wakes the actor when publishes that wait for consumers may go.
+    pacing: Option<SpawnHandle>,
+    started: Instant,
     /// Questions that wait until this replica leads in earnest.
     resyncs: Vec<queue::Resync>,
     role: Role,
@@ -99,7 +99,8 @@ impl QueueActor {
                 outputs: Vec::new(),
                 outbox,
                 pending: Pending::default(),
-                settled: 0,
+                pacing: None,
+                started: Instant::now(),
                 resyncs: Vec::new(),
                 role: Role::Follower,
                 term: 0,
@@ -143,11 +144,15 @@ impl QueueActor {
             && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX
         {
             let machine = self.shell.core().machine();
-            let settled = machine.settled_total();
-            let since = settled.saturating_sub(self.settled);
-            self.settled = settled;
-            let backlog = machine.ready_len() >= BACKLOG_MIN;
-            let entry = self.pending.take(ENTRY_MAX, backlog.then_some(since));
+            let demand = Demand {
+                now_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                settled: machine.settled_total(),
+                backlog: machine.ready_len() >= BACKLOG_MIN,
+            };
+            let entry = self.pending.take(ENTRY_MAX, demand);
+            if entry.is_empty() {
+                break;
+            }
             match self.shell.propose(&entry, now_ms()) {
                 Ok(()) => {}
                 Err(ProposeError::Full) => {
@@ -272,6 +277,16 @@ impl QueueActor {
 
     /// Ticks only while there is something to wait for.
     fn keep_time(&mut self, ctx: &mut Context<Self>) {
+        let held_back = self.role == Role::Leader
+            && !self.pending.is_empty()
+            && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX;
+        if held_back && self.pacing.is_none() {
+            let wait = Duration::from_millis(self.pending.wait_ms());
+            self.pacing = Some(ctx.run_later(wait, |actor, ctx| {
+                actor.pacing = None;
+                actor.drive(ctx);
+            }));
+        }
         let needed = self.shell.core().is_active() || !self.pending.is_empty();
         match (needed, self.ticking) {
             (true, None) => {

@@ -44,7 +44,7 @@ fn consumers_go_before_publishers() {
         pending.push(batch.clone());
     }
     assert_eq!(
-        pending.take(ALL, None),
+        pending.take(ALL, FREE),
         [batches[2].clone(), batches[0].clone(), batches[1].clone()]
     );
     assert!(pending.is_empty() && pending.bytes() == 0);
@@ -58,34 +58,95 @@ fn a_session_that_publishes_keeps_its_order() {
         pending.push(batch.clone());
     }
     assert_eq!(
-        pending.take(ALL, None),
+        pending.take(ALL, FREE),
         [batches[2].clone(), batches[0].clone(), batches[1].clone()]
     );
 }
 
-#[test]
-fn publishers_go_at_the_consumers_pace_but_never_wait_for_ever() {
+/// No consumer was ever heard of.
+const FREE: Demand = Demand {
+    now_ms: 0,
+    settled: 0,
+    backlog: false,
+};
+
+/// Lets publishers of batches of one and a consumer go at it for `ms`, an entry each; answers how many publishes were
+/// let in during the last half. `settle` says how many messages are settled in a millisecond.
+fn let_in(ms: u64, settle: u64, backlog: bool, offered_per_ms: u64) -> u64 {
     let mut pending = Pending::default();
-    for seq in 1..=8 {
-        pending.push(publish(1, seq));
+    let mut seq = 1;
+    let mut late = 0;
+    for now_ms in 1..=ms {
+        for _ in 0..offered_per_ms {
+            pending.push(publish(1, seq));
+            seq += 1;
+        }
+        let demand = Demand {
+            now_ms,
+            settled: now_ms * settle,
+            backlog,
+        };
+        let most = Bound {
+            bytes: 10_000_000,
+            commands: u32::MAX,
+        };
+        let taken = pending.take(most, demand).len() as u64;
+        if now_ms > ms / 2 {
+            late += taken;
+        }
     }
-    let mut taken = Vec::new();
-    for seq in 1..=6 {
-        pending.push(settle(2, seq));
-        let settled = if seq == 2 { 2 } else { 0 };
-        taken.push(pending.take(ALL, Some(settled)).len() - 1);
-    }
+    late
+}
+
+#[test]
+fn publishers_go_at_the_pace_of_consumers_that_nearly_keep_up() {
+    let half_ms = 500;
+    assert_eq!(let_in(1_000, 64, true, 100) / half_ms, 56, "seven eighths");
+    assert_eq!(let_in(1_000, 64, false, 100) / half_ms, 100, "nothing waits");
+    assert_eq!(let_in(1_000, 0, true, 100) / half_ms, 100, "nobody consumes");
     assert_eq!(
-        taken,
-        [0, 2, 0, 0, 0, 1],
-        "two were settled; the fourth entry without publishes is one too many"
+        let_in(1_000, 10, true, 100) / half_ms,
+        100,
+        "consumers are slow: the queue is there to buffer"
     );
-    assert_eq!(pending.take(ALL, Some(0)).len(), 1, "an entry is never empty");
-    for seq in 9..=20 {
+    assert_eq!(
+        let_in(1_000, 1, true, 5) / half_ms,
+        5,
+        "what is under the floor is never held back"
+    );
+}
+
+#[test]
+fn publishes_that_wait_go_soon() {
+    let mut pending = Pending::default();
+    let mut demand = Demand {
+        now_ms: 1,
+        settled: 1_000,
+        backlog: true,
+    };
+    assert!(pending.take(ALL, demand).is_empty());
+    demand.now_ms = 60;
+    demand.settled = 2_000;
+    assert!(pending.take(ALL, demand).is_empty(), "consumers keep up from here on");
+    for seq in 1..=3_000 {
         pending.push(publish(1, seq));
     }
-    let quiet: Vec<usize> = (0..8).map(|_| pending.take(ALL, Some(0)).len()).collect();
-    assert_eq!(quiet, [1, 1, 1, 1, 1, 1, 1, 9], "nobody settles any more");
+    let all = Bound {
+        bytes: 10_000_000,
+        commands: u32::MAX,
+    };
+    let mut taken = 0;
+    while taken < 3_000 {
+        let wait_ms = pending.wait_ms();
+        assert!((1..=20).contains(&wait_ms), "{wait_ms}");
+        demand.now_ms += wait_ms;
+        let entry = pending.take(all, demand);
+        assert!(
+            !entry.is_empty() || demand.now_ms < 500,
+            "what waits goes within its time"
+        );
+        taken += entry.len();
+    }
 }
 
 #[test]
@@ -95,11 +156,13 @@ fn what_is_put_back_comes_first_again() {
         pending.push(batch);
     }
     let waiting = pending.bytes();
-    let entry = pending.take(ALL, None);
+    let entry = pending.take(ALL, FREE);
     pending.push(publish(1, 3));
     pending.put_back(entry.clone());
     assert_eq!(pending.bytes(), waiting + publish(1, 3).len());
-    assert_eq!(pending.take(ALL, None), [&entry[..], &[publish(1, 3)]].concat());
+    assert_eq!(pending.take(ALL, FREE), entry);
+    assert_eq!(pending.take(ALL, FREE), [publish(1, 3)]);
+    assert!(pending.is_empty() && pending.bytes() == 0);
 }
 
 #[test]
@@ -108,5 +171,5 @@ fn what_belongs_to_no_session_is_urgent() {
     pending.push(publish(1, 1));
     let down = record::system(&Command::SessionDown(session(9)));
     pending.push(down.clone());
-    assert_eq!(pending.take(ALL, None)[0], down);
+    assert_eq!(pending.take(ALL, FREE)[0], down);
 }

@@ -16,22 +16,23 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost_raft::Message as _;
-use raft::eraftpb::{EntryType, Message, MessageType, Snapshot};
+use bytes::{Buf, BufMut, Bytes};
+use raft::eraftpb::{Entry, Message, MessageType, Snapshot};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
-use crate::log::{LogEntry, LogStore, ReplicaState, Write};
+use crate::log::{LogStore, ReplicaState, Write};
 use crate::machine::{Machine, Meta};
 use crate::{GroupId, NodeId};
 use storage::LogView;
 pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status};
+use wire::Place;
 
 pub mod shell;
 mod storage;
 #[cfg(test)]
 mod tests;
 mod types;
+mod wire;
 
 /// Bytes before the payload of a normal entry: version and time.
 const ENTRY_HEADER_LEN: usize = 10;
@@ -64,6 +65,8 @@ pub struct GroupCore<M: Machine> {
     /// Readies whose write is on its way: their numbers, and the last entry of each.
     writing: VecDeque<(u64, Option<u64>)>,
     log_bytes_since_snapshot: u64,
+    /// Payloads that were proposed in this term and are not applied.
+    uncommitted_bytes: u64,
     snapshot_bytes: u64,
     /// Peers whose node is not reachable.
     down: Vec<NodeId>,
@@ -129,7 +132,6 @@ impl<M: Machine> GroupCore<M> {
             check_quorum: true,
             pre_vote: true,
             skip_bcast_commit: !options.eager_commit,
-            max_uncommitted_size: options.uncommitted_bytes_max,
             max_committed_size_per_ready: 8 << 20,
             ..raft::Config::default()
         };
@@ -151,6 +153,7 @@ impl<M: Machine> GroupCore<M> {
             waiting: VecDeque::new(),
             writing: VecDeque::new(),
             log_bytes_since_snapshot: 0,
+            uncommitted_bytes: 0,
             snapshot_bytes,
             down: Vec::new(),
             linger: LINGER_TICKS,
@@ -232,6 +235,9 @@ impl<M: Machine> GroupCore<M> {
             return Err(ProposeError::NotLeader);
         }
         let len: usize = parts.iter().map(Bytes::len).sum();
+        if self.uncommitted_bytes > 0 && self.uncommitted_bytes + len as u64 > self.options.uncommitted_bytes_max {
+            return Err(ProposeError::Full);
+        }
         let mut data = Vec::with_capacity(ENTRY_HEADER_LEN + len);
         data.put_u16_le(MACHINE_VERSION);
         data.put_u64_le(now_ms.max(self.stamp_ms));
@@ -239,14 +245,18 @@ impl<M: Machine> GroupCore<M> {
             data.extend_from_slice(part);
         }
         self.linger = LINGER_TICKS;
-        match self.raw.propose(Vec::new(), data) {
-            Ok(()) => {
-                self.stamp_ms = self.stamp_ms.max(now_ms);
-                Ok(())
-            }
-            Err(_) if self.raw.raft.state == StateRole::Leader => Err(ProposeError::Full),
-            Err(_) => Err(ProposeError::NotLeader),
+        // Refused only while leadership is being handed over.
+        if self.raw.propose(Vec::new(), wire::name(&data)).is_err() {
+            return Err(ProposeError::Full);
         }
+        self.stamp_ms = self.stamp_ms.max(now_ms);
+        self.uncommitted_bytes += len as u64;
+        let place = Place {
+            index: self.raw.raft.raft_log.last_index(),
+            term: self.raw.raft.term,
+        };
+        self.raw.mut_store().arrives(place, data.into());
+        Ok(())
     }
 
     /// Takes one event in. [`GroupCore::poll`] must follow.
@@ -282,7 +292,7 @@ impl<M: Machine> GroupCore<M> {
     }
 
     fn message(&mut self, bytes: &Bytes, staged: bool) {
-        let Ok(message) = Message::decode(bytes.as_ref()) else {
+        let Some((message, payloads)) = wire::decode(bytes.clone()) else {
             tracing::warn!(group = self.group, "a peer sent bytes that are no Raft message");
             return;
         };
@@ -317,6 +327,9 @@ impl<M: Machine> GroupCore<M> {
             // A peer that lost sight of an idle leader would ask for ever.
             self.linger = LINGER_TICKS;
             self.raw.ping();
+        }
+        for (place, payload) in payloads {
+            self.raw.mut_store().arrives(place, payload);
         }
         // A refused step is a stale or foreign message: Raft tolerates its loss.
         if let Err(error) = self.raw.step(message) {
@@ -429,7 +442,8 @@ impl<M: Machine> GroupCore<M> {
         while self.raw.has_ready() {
             self.ready(out)?;
         }
-        self.send_waiting(out);
+        self.send_waiting(out)?;
+        self.raw.mut_store().round_ends();
         self.report_role(out);
         Ok(())
     }
@@ -438,7 +452,7 @@ impl<M: Machine> GroupCore<M> {
         let mut ready = self.raw.ready();
         let number = ready.number();
         for message in ready.take_messages() {
-            self.send(message, out);
+            self.send(message, out)?;
         }
 
         let mut writes = Vec::new();
@@ -465,7 +479,7 @@ impl<M: Machine> GroupCore<M> {
                 sync = true;
             }
         }
-        let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(storage::from_raft).collect();
+        let entries = self.raw.mut_store().complete(ready.take_entries());
         if let Some(last) = entries.last() {
             last_entry = Some(last.index);
             self.log_bytes_since_snapshot += entries.iter().map(|entry| entry.data.len() as u64 + 32).sum::<u64>();
@@ -507,7 +521,7 @@ impl<M: Machine> GroupCore<M> {
 
         if let Some(last) = committed.last() {
             let applied = last.index;
-            self.apply(committed, out);
+            self.apply(committed, out)?;
             self.raw.advance_apply_to(applied);
             self.compact(out);
             self.raw.mut_store().evict(applied, false);
@@ -524,7 +538,7 @@ impl<M: Machine> GroupCore<M> {
         }
     }
 
-    fn send_waiting(&mut self, out: &mut Vec<Effect<M::Effect>>) {
+    fn send_waiting(&mut self, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
         let unwritten = self.writing.front().map(|(number, _)| *number);
         while let Some((number, _)) = self.waiting.front() {
             if unwritten.is_some_and(|unwritten| *number >= unwritten) {
@@ -532,21 +546,21 @@ impl<M: Machine> GroupCore<M> {
             }
             if let Some((_, messages)) = self.waiting.pop_front() {
                 for message in messages {
-                    self.send(message, out);
+                    self.send(message, out)?;
                 }
             }
         }
+        Ok(())
     }
 
-    fn send(&mut self, message: Message, out: &mut Vec<Effect<M::Effect>>) {
+    fn send(&mut self, message: Message, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
         let to = message.to;
         if self.down.contains(&to) && message.get_msg_type() == MessageType::MsgAppend {
-            return;
+            return Ok(());
         }
         let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
-        let mut bytes = BytesMut::with_capacity(message.encoded_len());
-        message.encode(&mut bytes).expect("a BytesMut grows as needed");
-        let message = bytes.freeze();
+        let view = self.raw.mut_store();
+        let message = wire::encode(&message, |place| view.payload(place))?;
         if snapshot {
             let state = self.raw.store().state.clone();
             let live = self
@@ -564,16 +578,22 @@ impl<M: Machine> GroupCore<M> {
         } else {
             out.push(Effect::Send { to, message });
         }
+        Ok(())
     }
 
-    fn apply(&mut self, committed: Vec<raft::eraftpb::Entry>, out: &mut Vec<Effect<M::Effect>>) {
+    fn apply(&mut self, committed: Vec<Entry>, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
         let leads = self.raw.raft.state == StateRole::Leader;
         for entry in committed {
             self.applied = entry.index;
-            if entry.get_entry_type() != EntryType::EntryNormal || entry.data.len() < ENTRY_HEADER_LEN {
+            if wire::named(&entry).is_none_or(|len| len < ENTRY_HEADER_LEN) {
                 continue;
             }
-            let mut header = &entry.data[..ENTRY_HEADER_LEN];
+            let data = self.raw.mut_store().payload(Place::of(&entry))?;
+            if entry.term == self.raw.raft.term {
+                let len = (data.len() - ENTRY_HEADER_LEN) as u64;
+                self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(len);
+            }
+            let (mut header, payload) = data.split_at(ENTRY_HEADER_LEN);
             let version = header.get_u16_le();
             let time_ms = header.get_u64_le();
             self.stamp_ms = self.stamp_ms.max(time_ms);
@@ -583,14 +603,14 @@ impl<M: Machine> GroupCore<M> {
                 time_ms,
                 version,
             };
-            self.machine
-                .apply(&meta, &entry.data[ENTRY_HEADER_LEN..], &mut self.effects);
+            self.machine.apply(&meta, payload, &mut self.effects);
             if leads || self.options.effects_everywhere {
                 out.extend(self.effects.drain(..).map(Effect::Machine));
             } else {
                 self.effects.clear();
             }
         }
+        Ok(())
     }
 
     /// Gives back what no live message needs, and stores the machine's state once the log has grown enough.
@@ -740,6 +760,9 @@ impl<M: Machine> GroupCore<M> {
             if raft.state == StateRole::Leader {
                 self.linger = LINGER_TICKS;
             }
+            if self.reported.is_none_or(|(_, term, _)| term != raft.term) {
+                self.uncommitted_bytes = 0;
+            }
             self.reported = Some(now);
             out.push(Effect::Role {
                 role: self.role,
@@ -760,7 +783,7 @@ impl<M: Machine> GroupCore<M> {
 
 /// The index of the snapshot that an encoded Raft message announces; none if it announces none.
 pub fn snapshot_index(message: &[u8]) -> Option<u64> {
-    let message = Message::decode(message).ok()?;
+    let (message, _) = wire::decode(Bytes::copy_from_slice(message))?;
     match message.get_msg_type() {
         MessageType::MsgSnapshot => Some(message.get_snapshot().get_metadata().index),
         _ => None,

@@ -226,6 +226,14 @@ pub enum Error {
         /// Who opens it.
         expected: Identity,
     },
+    /// An entry that must be there is not.
+    #[error("group {group}: entry {index} is missing from the log")]
+    Missing {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        index: u64,
+    },
     /// The store was written by a later version.
     #[error("the data directory {path} has format version {found}; this version reads up to {supported}")]
     NewerFormat {

@@ -2,19 +2,25 @@
 //!
 //! An entry is readable here from the moment it was appended, whether its sync is done or not; the cache therefore
 //! keeps every entry until the writer has reported it.
+//!
+//! raft-rs is shown entries whose payload is only named (see [`super::wire`]); the payloads stay here.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use super::wire::{self, Place};
 use crate::GroupId;
 use crate::log::{LogEntry, LogStore, ReplicaState};
 
 /// Entries read back from the store that are kept for the next read of the same entry.
 const READ_CACHE_ENTRIES: usize = 8;
+/// Runs of entries that are kept until the end of the round: one for each follower, and one to apply.
+const RUNS_MAX: usize = 4;
 /// Bytes after which the read cache keeps only its newest entry.
 const READ_CACHE_BYTES: usize = 2 << 20;
 
@@ -33,6 +39,10 @@ pub(super) struct LogView {
     persisted: u64,
     /// The last few entries that were read back, newest at the end.
     reads: VecDeque<LogEntry>,
+    /// Runs of entries that raft-rs had read from the store: their payloads are wanted next.
+    runs: RefCell<VecDeque<Vec<LogEntry>>>,
+    /// Payloads of entries that raft-rs has and that were not appended yet.
+    arriving: BTreeMap<Place, Bytes>,
 }
 
 impl LogView {
@@ -54,11 +64,70 @@ impl LogView {
             last_index,
             persisted: last_index,
             reads: VecDeque::new(),
+            runs: RefCell::default(),
+            arriving: BTreeMap::new(),
         })
     }
 
     pub(super) fn store(&self) -> &Arc<dyn LogStore> {
         &self.store
+    }
+
+    /// Keeps the payload of an entry that is handed to raft-rs, until it is appended or the round ends.
+    pub(super) fn arrives(&mut self, place: Place, payload: Bytes) {
+        self.arriving.insert(place, payload);
+    }
+
+    /// The round is over: nothing that arrived is wanted any more.
+    pub(super) fn round_ends(&mut self) {
+        self.arriving.clear();
+        self.runs.get_mut().clear();
+    }
+
+    /// raft-rs's entries as ours, with the payloads that arrived for them.
+    pub(super) fn complete(&mut self, entries: Vec<Entry>) -> Vec<LogEntry> {
+        let with_payload = |entry: Entry| {
+            let place = Place::of(&entry);
+            let data = match wire::named(&entry) {
+                None => Bytes::from(entry.data),
+                Some(len) => {
+                    let payload = self
+                        .arriving
+                        .remove(&place)
+                        .expect("a payload arrives before its entry");
+                    assert_eq!(payload.len(), len, "the payload of another entry at {place:?}");
+                    payload
+                }
+            };
+            LogEntry {
+                index: place.index,
+                term: place.term,
+                kind: kind(entry.entry_type),
+                data,
+            }
+        };
+        entries.into_iter().map(with_payload).collect()
+    }
+
+    /// The payload of an entry that raft-rs has.
+    pub(super) fn payload(&mut self, place: Place) -> Result<Bytes, crate::log::Error> {
+        if let Some(payload) = self.arriving.get(&place) {
+            return Ok(payload.clone());
+        }
+        match self.entry(place.index)? {
+            Some(entry) => {
+                assert_eq!(
+                    entry.term, place.term,
+                    "group {}: the log contradicts raft's",
+                    self.group
+                );
+                Ok(entry.data)
+            }
+            None => Err(crate::log::Error::Missing {
+                group: self.group,
+                index: place.index,
+            }),
+        }
     }
 
     /// Takes `entries` (contiguous, not below the compacted part) as the new end of the log.
@@ -79,6 +148,7 @@ impl LogView {
             }
         }
         self.reads.retain(|entry| entry.index < first.index);
+        self.runs.get_mut().clear();
         self.persisted = self.persisted.min(first.index - 1);
         for entry in entries {
             self.cache_bytes += entry.data.len();
@@ -116,6 +186,7 @@ impl LogView {
         self.cache.clear();
         self.cache_bytes = 0;
         self.reads.clear();
+        self.runs.get_mut().clear();
         self.last_index = state.snapshot_index;
         self.persisted = state.snapshot_index;
         self.state = state;
@@ -128,6 +199,12 @@ impl LogView {
         }
         if let Some(entry) = self.reads.iter().rev().find(|entry| entry.index == index) {
             return Ok(Some(entry.clone()));
+        }
+        for run in self.runs.get_mut().iter().rev() {
+            let at = run.first().and_then(|first| index.checked_sub(first.index));
+            if let Some(entry) = at.and_then(|at| run.get(usize::try_from(at).ok()?)) {
+                return Ok(Some(entry.clone()));
+            }
         }
         let read = self.store.entry(self.group, self.state.generation, index)?;
         if let Some(entry) = &read {
@@ -165,7 +242,12 @@ impl LogView {
             }
             bytes = stored.iter().map(|entry| entry.data.len()).sum();
             let whole = low + stored.len() as u64 == high.min(cache_first);
-            entries.extend(stored.into_iter().map(to_raft));
+            entries.extend(stored.iter().map(to_raft));
+            let mut runs = self.runs.borrow_mut();
+            runs.push_back(stored);
+            if runs.len() > RUNS_MAX {
+                runs.pop_front();
+            }
             if !whole {
                 return Ok(entries);
             }
@@ -176,35 +258,29 @@ impl LogView {
             if bytes > bytes_max && !entries.is_empty() {
                 break;
             }
-            entries.push(to_raft(entry.clone()));
+            entries.push(to_raft(entry));
         }
         Ok(entries)
     }
 }
 
-/// raft-rs's entry, its data copied.
-fn to_raft(entry: LogEntry) -> Entry {
+/// What raft-rs sees of an entry.
+fn to_raft(entry: &LogEntry) -> Entry {
     Entry {
         entry_type: i32::from(entry.kind),
         term: entry.term,
         index: entry.index,
-        data: entry.data.into(),
+        data: if i32::from(entry.kind) == EntryType::EntryNormal as i32 {
+            wire::name(&entry.data)
+        } else {
+            entry.data.to_vec()
+        },
         ..Entry::default()
     }
 }
 
-/// Our entry; raft-rs's data is moved.
-pub(super) fn from_raft(entry: Entry) -> LogEntry {
-    LogEntry {
-        index: entry.index,
-        term: entry.term,
-        kind: match entry.get_entry_type() {
-            EntryType::EntryNormal => 0,
-            EntryType::EntryConfChange => 1,
-            EntryType::EntryConfChangeV2 => 2,
-        },
-        data: Bytes::from(entry.data),
-    }
+fn kind(entry_type: i32) -> u8 {
+    u8::try_from(entry_type).expect("raft-rs has three types of entries")
 }
 
 fn store_error(error: crate::log::Error) -> raft::Error {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;

@@ -1,0 +1,154 @@
+//! Raft messages as bytes, the payloads of their entries beside them.
+//!
+//! raft-rs copies an entry at every step of its way. It is therefore given entries of which the payload is only named,
+//! by its length; the payload itself stays in one buffer from the link to the log.
+//!
+//! ```text
+//! envelope = head_len:u32 head payload*      little-endian
+//! head     = raft's Message; the data of a normal entry that has a payload is payload_len:u32
+//! ```
+//!
+//! The payloads stand in the order of the entries. Entries of other types, and those without a payload, stand in the
+//! head as they are.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost_raft::Message as _;
+use raft::eraftpb::{Entry, EntryType, Message};
+
+/// Where one entry's payload belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) index: u64,
+    pub(super) term: u64,
+}
+
+impl Place {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self {
+            index: entry.index,
+            term: entry.term,
+        }
+    }
+}
+
+/// What raft-rs sees of a payload.
+pub(super) fn name(payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).expect("a proposal is shorter than 4 GiB");
+    if len == 0 {
+        Vec::new()
+    } else {
+        len.to_le_bytes().to_vec()
+    }
+}
+
+/// The length of the payload that `entry` only names; none if it names none.
+pub(super) fn named(entry: &Entry) -> Option<usize> {
+    if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
+        return None;
+    }
+    let len = <[u8; 4]>::try_from(entry.data.as_slice()).ok()?;
+    usize::try_from(u32::from_le_bytes(len)).ok()
+}
+
+/// The envelope of `message`; `payload` finds what its entries name.
+pub(super) fn encode<E>(message: &Message, mut payload: impl FnMut(Place) -> Result<Bytes, E>) -> Result<Bytes, E> {
+    let payloads: Vec<Bytes> = message
+        .entries
+        .iter()
+        .filter(|entry| named(entry).is_some())
+        .map(|entry| payload(Place::of(entry)))
+        .collect::<Result<_, E>>()?;
+    let head_len = message.encoded_len();
+    let mut out = BytesMut::with_capacity(4 + head_len + payloads.iter().map(Bytes::len).sum::<usize>());
+    out.put_u32_le(u32::try_from(head_len).expect("a message without its payloads is short"));
+    message.encode(&mut out).expect("a BytesMut grows as needed");
+    for payload in payloads {
+        out.put_slice(&payload);
+    }
+    Ok(out.freeze())
+}
+
+/// A message and the payloads that its entries name, which are slices of `bytes`. None if it is malformed.
+pub(super) fn decode(mut bytes: Bytes) -> Option<(Message, Vec<(Place, Bytes)>)> {
+    let head_len = bytes.try_get_u32_le().ok()? as usize;
+    if bytes.len() < head_len {
+        return None;
+    }
+    let message = Message::decode(bytes.split_to(head_len)).ok()?;
+    let mut payloads = Vec::new();
+    for entry in &message.entries {
+        let normal = entry.get_entry_type() == EntryType::EntryNormal;
+        match named(entry) {
+            Some(len) if len > 0 && len <= bytes.len() => payloads.push((Place::of(entry), bytes.split_to(len))),
+            None if entry.data.is_empty() || !normal => {}
+            Some(_) | None => return None,
+        }
+    }
+    bytes.is_empty().then_some((message, payloads))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use raft::eraftpb::MessageType;
+
+    use super::*;
+
+    fn entry(index: u64, kind: EntryType, data: &[u8]) -> Entry {
+        let mut entry = Entry {
+            index,
+            term: 3,
+            data: data.to_vec(),
+            ..Entry::default()
+        };
+        entry.set_entry_type(kind);
+        entry
+    }
+
+    fn message() -> (Message, Vec<(Place, Bytes)>) {
+        let payloads = [(4, Bytes::from_static(b"four")), (7, Bytes::from(vec![7; 70_000]))];
+        let mut message = Message {
+            from: 1,
+            to: 2,
+            ..Message::default()
+        };
+        message.set_msg_type(MessageType::MsgAppend);
+        message.entries = vec![
+            entry(4, EntryType::EntryNormal, &name(&payloads[0].1)),
+            entry(5, EntryType::EntryNormal, b""),
+            entry(6, EntryType::EntryConfChangeV2, b"as it is"),
+            entry(7, EntryType::EntryNormal, &name(&payloads[1].1)),
+        ]
+        .into();
+        let placed = payloads.map(|(index, payload)| (Place { index, term: 3 }, payload));
+        (message, placed.to_vec())
+    }
+
+    fn encoded() -> Bytes {
+        let (message, payloads) = message();
+        let find = |place| Ok::<_, Infallible>(payloads.iter().find(|(at, _)| *at == place).expect("named").1.clone());
+        encode(&message, find).expect("every payload is found")
+    }
+
+    #[test]
+    fn payloads_travel_beside_the_message() {
+        assert_eq!(decode(encoded()), Some(message()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let whole = encoded();
+        for len in (0..200).chain(whole.len() - 3..whole.len()) {
+            assert_eq!(decode(whole.slice(..len)), None, "cut to {len} bytes");
+        }
+        let longer = [&whole[..], b"x"].concat();
+        assert_eq!(decode(longer.into()), None);
+        for data in [&b"abc"[..], b"\0\0\0\0", b"abcde"] {
+            let mut message = Message::default();
+            message.entries = vec![entry(1, EntryType::EntryNormal, data)].into();
+            let bytes = encode(&message, |_| Ok::<_, Infallible>(Bytes::new())).expect("nothing is looked up");
+            assert_eq!(decode(bytes), None, "an entry that names {data:?}");
+        }
+    }
+}

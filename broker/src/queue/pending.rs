@@ -72,6 +72,7 @@ impl Pending {
             self.bytes -= entry.iter().map(Bytes::len).sum::<usize>();
             return entry;
         }
+        let most = self.pace.entry_max(most);
         let mut entry = Vec::new();
         let mut bytes = 0;
         while let Some(batch) = self.urgent.front()

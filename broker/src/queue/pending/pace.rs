@@ -4,6 +4,8 @@
 //! faster. While consumers nearly keep up, publishes go in at just under their pace: the queue stays short and its
 //! messages young, at the same throughput. A queue whose consumers do not keep up is there to buffer: it takes all.
 
+use super::Bound;
+
 /// What the leader knows when it makes an entry.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::queue) struct Demand {
@@ -18,13 +20,18 @@ pub(in crate::queue) struct Demand {
 /// Time over which publishes and settlements are compared.
 const WINDOW_MS: u64 = 50;
 /// Consumers that settle one in so many of the messages that are published nearly keep up.
-const KEEP_UP: u64 = 4;
+const KEEP_UP: u64 = 8;
 /// Publishes that are let in for each millisecond of a window in any case.
 const FLOOR_PER_MS: u64 = 10;
 /// Publishes that may be owed to publishers, or by them.
 const ALLOWANCE_MAX: i64 = 2_048;
 /// One in so many settled messages lets no publish in: what waits shrinks until it is short.
 const SHRINK: u64 = 8;
+/// The size of an entry beside consumers that have enough to do: what they settle is in the entry after it.
+const ENTRY_MAX: Bound = Bound {
+    bytes: 256 << 10,
+    commands: 2_048,
+};
 /// The longest wait of publishes for consumers, in milliseconds, before they are looked at again.
 const WAIT_MS_MAX: u64 = 20;
 
@@ -34,6 +41,10 @@ pub(super) struct Pace {
     limiting: bool,
     /// Whether they also have enough to do.
     holding: bool,
+    /// Whether anything was settled in the last window.
+    heard: bool,
+    /// Whether consumers are at work and have enough to do.
+    beside: bool,
     /// Publishes that may go in; below zero after a batch that was larger than what was allowed.
     allowance: i64,
     now_ms: u64,
@@ -57,15 +68,29 @@ impl Pace {
         if self.now_ms >= self.window.since_ms + WINDOW_MS {
             let window = std::mem::take(&mut self.window);
             self.window.since_ms = self.now_ms;
-            self.limiting = window.settled > 0 && window.settled * KEEP_UP >= window.let_in;
+            self.heard = window.settled > 0;
+            self.limiting = self.heard && window.settled * KEEP_UP >= window.let_in;
         }
         self.holding = demand.backlog && self.limiting;
+        self.beside = demand.backlog && self.heard;
         let due = i64::try_from(settled - settled / SHRINK).unwrap_or(ALLOWANCE_MAX);
         self.allowance = if self.holding {
             self.allowance.saturating_add(due).min(ALLOWANCE_MAX)
         } else {
             ALLOWANCE_MAX
         };
+    }
+
+    /// How much the next entry may hold, of at most `most`.
+    pub(super) fn entry_max(&self, most: Bound) -> Bound {
+        if self.beside {
+            Bound {
+                bytes: most.bytes.min(ENTRY_MAX.bytes),
+                commands: most.commands.min(ENTRY_MAX.commands),
+            }
+        } else {
+            most
+        }
     }
 
     /// Whether a batch of publishes may go in now; counts it if so.

@@ -105,7 +105,7 @@ fn publishers_go_at_the_pace_of_consumers_that_nearly_keep_up() {
     assert_eq!(let_in(1_000, 64, false, 100) / half_ms, 100, "nothing waits");
     assert_eq!(let_in(1_000, 0, true, 100) / half_ms, 100, "nobody consumes");
     assert_eq!(
-        let_in(1_000, 10, true, 100) / half_ms,
+        let_in(1_000, 5, true, 100) / half_ms,
         100,
         "consumers are slow: the queue is there to buffer"
     );

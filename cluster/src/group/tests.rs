@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;
+use crate::log::LogEntry;
 use crate::log::memory::MemoryStore;
 use crate::machine::RestoreError;
 

@@ -97,7 +97,7 @@ impl Pace {
     pub(super) fn lets_in(&mut self, publishes: u32) -> bool {
         let elapsed_ms = self.now_ms - self.window.since_ms;
         if self.holding {
-            if self.allowance <= 0 && self.window.let_in >= FLOOR_PER_MS * elapsed_ms {
+            if self.allowance <= 0 && self.window.let_in >= FLOOR_PER_MS * (elapsed_ms + 1) {
                 return false;
             }
             self.allowance = (self.allowance - i64::from(publishes)).max(-ALLOWANCE_MAX);
@@ -110,6 +110,6 @@ impl Pace {
     pub(super) fn wait_ms(&self) -> u64 {
         let elapsed_ms = self.now_ms - self.window.since_ms;
         let due_ms = (self.window.let_in / FLOOR_PER_MS).saturating_sub(elapsed_ms);
-        (due_ms + 1).min(WAIT_MS_MAX)
+        due_ms.clamp(1, WAIT_MS_MAX)
     }
 }

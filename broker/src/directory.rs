@@ -22,7 +22,7 @@ use warren_proto::queue;
 use warren_proto::record::{Command, Events, SessionId, system};
 
 use crate::amqp::ReplyCode;
-use crate::mailbox;
+use crate::mailbox::{Mailbox, Post, Refused};
 use crate::metadata::View;
 
 /// What a queue's or the metadata's actor takes in.
@@ -136,7 +136,7 @@ pub enum Leader {
     #[default]
     Unknown,
     /// An actor of this node.
-    Local(Recipient<Inbound>),
+    Local(Post<Inbound>),
     /// Another node.
     Remote(NodeId),
 }
@@ -160,12 +160,12 @@ pub struct Directory {
     transport: OnceLock<Arc<dyn Transport>>,
     next_session: AtomicU64,
     groups: Mutex<FxHashMap<GroupId, Group>>,
-    sessions: Mutex<FxHashMap<u64, Recipient<SessionEvent>>>,
+    sessions: Mutex<FxHashMap<u64, Post<SessionEvent>>>,
 }
 
 #[derive(Default)]
 struct Group {
-    mailbox: Option<Recipient<Inbound>>,
+    mailbox: Option<Post<Inbound>>,
     leader: Option<NodeId>,
     term: u64,
     watchers: FxHashSet<SessionId>,
@@ -204,14 +204,14 @@ impl Directory {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sessions(&self) -> MutexGuard<'_, FxHashMap<u64, Recipient<SessionEvent>>> {
+    fn sessions(&self) -> MutexGuard<'_, FxHashMap<u64, Post<SessionEvent>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a connection its identity.
-    pub fn open_session(&self, mailbox: Recipient<SessionEvent>) -> SessionId {
+    pub fn open_session(&self, mailbox: impl Mailbox<SessionEvent> + 'static) -> SessionId {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
-        self.sessions().insert(id, mailbox);
+        self.sessions().insert(id, Arc::new(mailbox));
         SessionId {
             node: self.node,
             incarnation: self.incarnation,
@@ -232,7 +232,7 @@ impl Directory {
     }
 
     /// Every open connection's mailbox.
-    pub fn session_mailboxes(&self) -> Vec<Recipient<SessionEvent>> {
+    pub fn session_mailboxes(&self) -> Vec<Post<SessionEvent>> {
         self.sessions().values().cloned().collect()
     }
 
@@ -298,13 +298,13 @@ impl Directory {
                 self.ask(group);
                 Err(NotSent::NoLeader)
             }
-            Leader::Local(mailbox) => match mailbox.try_send(Inbound::Batch {
+            Leader::Local(mailbox) => match mailbox.offer(Inbound::Batch {
                 from: self.node,
                 bytes: batch,
             }) {
                 Ok(()) => Ok(()),
-                Err(SendError::Full(_)) => Err(NotSent::Full),
-                Err(SendError::Closed(_)) => Err(NotSent::NoLeader),
+                Err(Refused::Full) => Err(NotSent::Full),
+                Err(Refused::Closed) => Err(NotSent::NoLeader),
             },
             Leader::Remote(node) => self.post(*node, Port::QUEUE, group, batch).map_err(|_| NotSent::Full),
         }
@@ -315,7 +315,7 @@ impl Directory {
         match leader {
             Leader::Unknown => {}
             // A lost question is asked again by the session's retry timer.
-            Leader::Local(mailbox) => drop(mailbox.try_send(Inbound::Resync(request))),
+            Leader::Local(mailbox) => drop(mailbox.offer(Inbound::Resync(request))),
             Leader::Remote(node) => drop(self.post(*node, Port::RESYNC, group, request.encode_to_vec().into())),
         }
     }
@@ -336,10 +336,10 @@ impl Directory {
     }
 
     /// An actor for this group runs on this node now.
-    pub fn register(&self, group: GroupId, mailbox: Recipient<Inbound>) {
+    pub fn register(&self, group: GroupId, mailbox: impl Mailbox<Inbound> + 'static) {
         let mut groups = self.groups();
         let entry = groups.entry(group).or_default();
-        entry.mailbox = Some(mailbox);
+        entry.mailbox = Some(Arc::new(mailbox));
         if entry.leader.is_none() {
             entry.leader = self.home(group);
         }
@@ -347,12 +347,12 @@ impl Directory {
     }
 
     /// The group's actor on this node.
-    pub fn mailbox(&self, group: GroupId) -> Option<Recipient<Inbound>> {
+    pub fn mailbox(&self, group: GroupId) -> Option<Post<Inbound>> {
         self.groups().get(&group)?.mailbox.clone()
     }
 
     /// Every group actor of this node.
-    pub fn mailboxes(&self) -> Vec<Recipient<Inbound>> {
+    pub fn mailboxes(&self) -> Vec<Post<Inbound>> {
         self.groups()
             .values()
             .filter_map(|group| group.mailbox.clone())
@@ -362,7 +362,7 @@ impl Directory {
     /// Hands something to the group's actor on this node; dropped if there is none or its mailbox is full.
     pub fn deliver(&self, group: GroupId, message: Inbound) {
         if let Some(mailbox) = self.mailbox(group)
-            && mailbox.try_send(message).is_err()
+            && mailbox.offer(message).is_err()
         {
             tracing::debug!(group, "a full mailbox dropped a message");
         }
@@ -371,7 +371,7 @@ impl Directory {
     /// Hands something to the group's actor that must not be lost and is bounded by what the actor began itself.
     pub fn deliver_always(&self, group: GroupId, message: Inbound) {
         if let Some(mailbox) = self.mailbox(group) {
-            mailbox::always(&mailbox, message);
+            mailbox.always(message);
         }
     }
 
@@ -416,12 +416,12 @@ impl Directory {
             return;
         };
         if let Some(mailbox) = entry.mailbox {
-            mailbox::always(&mailbox, Inbound::Stop { delete: true });
+            mailbox.always(Inbound::Stop { delete: true });
         }
         let sessions = self.sessions();
         for watcher in &entry.watchers {
             if let Some(mailbox) = sessions.get(&watcher.id) {
-                mailbox::always(mailbox, SessionEvent::QueueGone { group });
+                mailbox.always(SessionEvent::QueueGone { group });
             }
         }
     }
@@ -432,9 +432,7 @@ impl Directory {
         let sessions = self.sessions();
         for watcher in &entry.watchers {
             if let Some(mailbox) = sessions.get(&watcher.id) {
-                mailbox::always(
-                    mailbox,
-                    SessionEvent::Leader {
+                mailbox.always(SessionEvent::Leader {
                         group,
                         leader: leader.clone(),
                     },
@@ -449,7 +447,7 @@ impl Directory {
         match mailbox {
             // Bounded: deliveries by the consumers' credit, the rest by the session's unapplied window.
             Some(mailbox) => {
-                mailbox::always(&mailbox, SessionEvent::Events(events));
+                mailbox.always(SessionEvent::Events(events));
                 true
             }
             None => false,

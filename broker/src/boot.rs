@@ -239,7 +239,7 @@ fn next_incarnation(path: &Path) -> anyhow::Result<u64> {
 }
 
 /// Where this run's numbers for staged snapshots start: seconds, of which a run uses fewer than pass.
-fn generation(incarnation: u64) -> u32 {
+pub fn generation(incarnation: u64) -> u32 {
     u32::try_from(incarnation / 1_000 % u64::from(u32::MAX))
         .unwrap_or(1)
         .max(1)

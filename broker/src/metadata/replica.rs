@@ -295,6 +295,8 @@ impl MetadataReplica {
             Effect::QueueDeclared(queue) | Effect::QueuePlaced(queue) => self.declared.push(queue),
             Effect::QueueDeleted(queue) => {
                 self.queues.remove(&queue.group);
+                // One that comes and goes in one round never starts.
+                self.declared.retain(|declared| declared.group != queue.group);
                 self.gone.push(queue.group);
             }
             Effect::NodeUp(run) => {

@@ -387,6 +387,9 @@ impl QueueReplica {
 
     fn resync(&mut self, request: queue::Resync) -> Result<(), Error> {
         if self.role != Role::Leader {
+            // A session that asks again has had no answer: its last question is enough.
+            let id = |request: &queue::Resync| (request.node, request.incarnation, request.id);
+            self.resyncs.retain(|waiting| id(waiting) != id(&request));
             if self.resyncs.len() < RESYNCS_MAX {
                 self.resyncs.push(request);
             }

@@ -271,10 +271,10 @@ impl World {
             return;
         }
         self.next_session = key;
-        run.accept(key, at, now_us);
         let seat = &mut self.seats[at];
-        seat.server = Some((id, run.number, key));
         seat.connection += 1;
+        seat.server = Some((id, run.number, key));
+        run.accept(key, (at, seat.connection), now_us);
         seat.client.connected(now_ms);
         self.say_out(at);
     }

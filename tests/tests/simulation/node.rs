@@ -74,8 +74,8 @@ pub(crate) struct Session {
     way: Way,
     input: BytesMut,
     outcomes: Vec<(Option<ChannelId>, oneshot::Receiver<Outcome>)>,
-    /// The client at the other end of the socket; none when the socket is gone.
-    pub(crate) client: Option<usize>,
+    /// The client at the other end of the socket, and which of its connections; none when the socket is gone.
+    pub(crate) client: Option<(usize, u64)>,
     pub(crate) timer_us: Option<u64>,
     begun_us: u64,
 }
@@ -276,7 +276,7 @@ impl NodeRun {
     }
 
     /// A client's socket was accepted.
-    pub(crate) fn accept(&mut self, key: u64, client: usize, now_us: u64) {
+    pub(crate) fn accept(&mut self, key: u64, client: (usize, u64), now_us: u64) {
         let id = self.directory.open_session(self.boxes.slot(Target::Session(key)));
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let ends = Ends {

@@ -433,8 +433,7 @@ impl World {
         if let Some(due_us) = run.sessions.get(&key).and_then(|session| session.timer_us) {
             self.at(due_us, Event::Timer(id, number, key));
         }
-        if let Some(at) = client {
-            let connection = self.seats[at].connection;
+        if let Some((at, connection)) = client {
             if !turned.output.is_empty() {
                 // The same pace always: nothing overtakes on one socket.
                 self.after(40, Event::ToClient(at, connection, Some(turned.output.freeze())));

@@ -5,6 +5,7 @@
 //!
 //! Knows no AMQP and no Raft. Everything it is told may be told twice.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 use warren_cluster::group::Event;
 use warren_cluster::transport::{Envelope, Port, Transport};
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::node::{LeaderIs, LeaderQuery, NodeMessage, SessionGone, node_message::Kind};
+use warren_proto::node::{LeaderIs, LeaderQuery, NodeMessage, SessionEnded, SessionGone, node_message::Kind};
 use warren_proto::queue;
 use warren_proto::record::{Command, Events, SessionId, system};
 
@@ -129,6 +130,9 @@ pub enum SessionEvent {
     },
 }
 
+/// Ends of sessions that are repeated until their queues know of them.
+const ENDING_MAX: usize = 65_536;
+
 /// Where a queue's commands go.
 #[derive(Clone, Debug, Default)]
 pub enum Leader {
@@ -161,6 +165,8 @@ pub struct Directory {
     next_session: AtomicU64,
     groups: Mutex<FxHashMap<GroupId, Group>>,
     sessions: Mutex<FxHashMap<u64, Post<SessionEvent>>>,
+    /// Sessions of this node that have ended, with the queues that do not know it yet.
+    ending: Mutex<BTreeSet<(GroupId, SessionId)>>,
 }
 
 #[derive(Default)]
@@ -182,6 +188,7 @@ impl Directory {
             next_session: AtomicU64::new(1),
             groups: Mutex::default(),
             sessions: Mutex::default(),
+            ending: Mutex::default(),
         }
     }
 
@@ -202,6 +209,10 @@ impl Directory {
 
     fn groups(&self) -> MutexGuard<'_, FxHashMap<GroupId, Group>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ending(&self) -> MutexGuard<'_, BTreeSet<(GroupId, SessionId)>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sessions(&self) -> MutexGuard<'_, FxHashMap<u64, Post<SessionEvent>>> {
@@ -255,12 +266,16 @@ impl Directory {
 
     /// Ends what [`Directory::watch`] began.
     pub fn unwatch(&self, group: GroupId, session: SessionId) {
-        let mut groups = self.groups();
-        if let Entry::Occupied(mut entry) = groups.entry(group) {
-            entry.get_mut().watchers.remove(&session);
-            if entry.get().watchers.is_empty() && entry.get().mailbox.is_none() {
-                entry.remove();
-            }
+        let ends = {
+            let ending = self.ending();
+            let first = ending.range((group, SessionId::SYSTEM)..).next();
+            first.is_some_and(|(other, _)| *other == group)
+        };
+        if let Some(entry) = self.groups().get_mut(&group) {
+            entry.watchers.remove(&session);
+        }
+        if !ends {
+            self.forget(group);
         }
     }
 
@@ -322,17 +337,87 @@ impl Directory {
 
     /// Tells a queue that a session of this node has ended, and forgets that it watched.
     ///
-    /// Should this be lost, the queue's leader finds out when it next compares its sessions with this node.
+    /// It is told again until it knows; where too many ends wait for that, the queue's leader finds out when it next
+    /// compares its sessions with this node.
     pub fn end_session_in(&self, group: GroupId, session: SessionId) {
-        let leader = {
-            let groups = self.groups();
-            groups.get(&group).map(|entry| self.place(entry)).unwrap_or_default()
-        };
-        let sent = self.send(group, &leader, system(&Command::SessionDown(session)));
-        if let Err(error) = sent {
-            tracing::debug!(group, ?session, %error, "the end of a session was not sent");
+        {
+            let mut ending = self.ending();
+            if ending.len() < ENDING_MAX {
+                ending.insert((group, session));
+            }
         }
+        self.tell_end(group, &[session]);
         self.unwatch(group, session);
+    }
+
+    fn tell_end(&self, group: GroupId, sessions: &[SessionId]) {
+        let leader = {
+            let mut groups = self.groups();
+            // Its place may have been forgotten with the last session that watched it.
+            let entry = groups.entry(group).or_default();
+            if entry.leader.is_none() {
+                entry.leader = self.home(group);
+            }
+            self.place(entry)
+        };
+        for session in sessions {
+            let sent = self.send(group, &leader, system(&Command::SessionDown(*session)));
+            if let Err(error) = sent {
+                tracing::debug!(group, ?session, %error, "the end of a session was not sent");
+                return;
+            }
+        }
+    }
+
+    /// Tells queues again which sessions of this node have ended. To be called about once a second.
+    pub fn repeat_ends(&self) {
+        let ending: Vec<(GroupId, SessionId)> = self.ending().iter().copied().collect();
+        for ends in ending.chunk_by(|one, other| one.0 == other.0) {
+            let group = ends[0].0;
+            let sessions: Vec<SessionId> = ends.iter().map(|(_, session)| *session).collect();
+            if self.view.queue_by_group(group).is_some() {
+                self.tell_end(group, &sessions);
+            } else {
+                self.ending().retain(|(other, _)| *other != group);
+                self.forget(group);
+            }
+        }
+    }
+
+    /// A queue led from this node has applied the end of a session.
+    pub fn end_applied(&self, group: GroupId, session: SessionId) {
+        if session.node == self.node {
+            self.end_known(group, session);
+        } else {
+            let ended = SessionEnded {
+                group,
+                incarnation: session.incarnation,
+                id: session.id,
+            };
+            self.tell(session.node, Kind::SessionEnded(ended));
+        }
+    }
+
+    /// A queue knows of the end of a session of this node.
+    pub fn end_known(&self, group: GroupId, session: SessionId) {
+        let known = {
+            let mut ending = self.ending();
+            let known = ending.remove(&(group, session));
+            known && ending.range((group, SessionId::SYSTEM)..).next().is_none_or(|(other, _)| *other != group)
+        };
+        if known {
+            self.forget(group);
+        }
+    }
+
+    /// Nobody here may need to know any more where that group is.
+    fn forget(&self, group: GroupId) {
+        if let Entry::Occupied(entry) = self.groups().entry(group)
+            && entry.get().watchers.is_empty()
+            && entry.get().mailbox.is_none()
+        {
+            entry.remove();
+        }
     }
 
     /// An actor for this group runs on this node now.

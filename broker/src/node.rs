@@ -102,6 +102,14 @@ impl NodeInbox {
                     }
                 }
             }
+            Kind::SessionEnded(ended) => {
+                let session = SessionId {
+                    node: self.directory.node(),
+                    incarnation: ended.incarnation,
+                    id: ended.id,
+                };
+                self.directory.end_known(ended.group, session);
+            }
             Kind::Barrier(barrier) => self.news(News::BarrierAsked(from, barrier)),
             Kind::BarrierPassed(passed) => self.news(News::BarrierPassed(from, passed)),
             Kind::AdminForward(forward) => {

@@ -39,6 +39,8 @@ const WAIT_TICKS: u32 = 100;
 const BARRIER_TICKS: u32 = 50;
 /// Ticks after which a node that was only silent counts as ended: its sessions' messages go back.
 const SILENT_TICKS: u32 = 600;
+/// Ticks after which queues that may not know it are told again which sessions have ended.
+const ENDS_TICKS: u32 = 10;
 /// Requests of this node that may be waiting.
 const WAITING_MAX: usize = 65_536;
 
@@ -145,6 +147,7 @@ pub struct MetadataReplica {
     gone: Vec<GroupId>,
     peers: BTreeMap<NodeId, (PeerState, u32)>,
     joined: bool,
+    ticks: u32,
 }
 
 impl MetadataReplica {
@@ -168,6 +171,7 @@ impl MetadataReplica {
             gone: Vec::new(),
             peers: BTreeMap::new(),
             joined: false,
+            ticks: 0,
         })
     }
 
@@ -477,6 +481,11 @@ impl MetadataReplica {
 
     /// 100 ms have passed. [`MetadataReplica::drive`] must follow.
     pub fn tick(&mut self) {
+        self.ticks += 1;
+        if self.ticks >= ENDS_TICKS {
+            self.ticks = 0;
+            self.setup.directory.repeat_ends();
+        }
         let mut again = Vec::new();
         self.requests.retain(|_, waiter| {
             waiter.age += 1;

@@ -133,6 +133,11 @@ pub enum Effect {
         /// The number of the first missing command.
         expected: u64,
     },
+    /// The queue knows that the session has ended, and whoever told it can forget that.
+    Ended {
+        /// Which.
+        session: SessionId,
+    },
     /// The queue has ended: remove it from the metadata.
     Gone,
 }
@@ -374,6 +379,7 @@ impl QueueMachine {
             let ended: Vec<u32> = match commands.next() {
                 Some(Ok(Command::SessionDown(session))) if session != SessionId::SYSTEM => {
                     self.remember_ended(session);
+                    out.push(Effect::Ended { session });
                     self.slots.get(&session).copied().into_iter().collect()
                 }
                 Some(Ok(Command::NodeDown { node, incarnation })) => {

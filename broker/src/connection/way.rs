@@ -100,7 +100,12 @@ impl Carrier for Way {
     }
 
     fn resync(&mut self, group: u64, request: Resync) {
+        let may_ask = self.may_ask;
         let directory = Arc::clone(&self.directory);
-        directory.resync(group, self.leader(group), request);
+        match self.leader(group) {
+            // A session that only consumes has nothing else that would find the leader.
+            Leader::Unknown if may_ask => directory.ask(group),
+            leader => directory.resync(group, leader, request),
+        }
     }
 }

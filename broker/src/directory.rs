@@ -403,7 +403,11 @@ impl Directory {
         let known = {
             let mut ending = self.ending();
             let known = ending.remove(&(group, session));
-            known && ending.range((group, SessionId::SYSTEM)..).next().is_none_or(|(other, _)| *other != group)
+            known
+                && ending
+                    .range((group, SessionId::SYSTEM)..)
+                    .next()
+                    .is_none_or(|(other, _)| *other != group)
         };
         if known {
             self.forget(group);
@@ -518,10 +522,9 @@ impl Directory {
         for watcher in &entry.watchers {
             if let Some(mailbox) = sessions.get(&watcher.id) {
                 mailbox.always(SessionEvent::Leader {
-                        group,
-                        leader: leader.clone(),
-                    },
-                );
+                    group,
+                    leader: leader.clone(),
+                });
             }
         }
     }

@@ -53,12 +53,7 @@ impl NodeInbox {
     }
 
     /// Connects the parts that are made after the inbox; once, at boot.
-    pub fn connect(
-        &self,
-        writer: Arc<dyn Submit>,
-        metadata: impl Mailbox<News> + 'static,
-        admin: Arc<dyn Forwarded>,
-    ) {
+    pub fn connect(&self, writer: Arc<dyn Submit>, metadata: impl Mailbox<News> + 'static, admin: Arc<dyn Forwarded>) {
         let fresh = self.writer.set(writer).is_ok()
             && self.metadata.set(Arc::new(metadata)).is_ok()
             && self.admin.set(admin).is_ok();

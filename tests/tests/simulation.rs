@@ -45,11 +45,14 @@ use world::{Summary, World};
 /// Seeds that found a mistake once.
 const KEPT: &[u64] = &[];
 /// A mistake made on purpose must be found within so many seeds.
-const CAUGHT_WITHIN: u64 = 200;
+const CAUGHT_WITHIN: u64 = 1_000;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is not a number: {text}")),
+    )
 }
 
 fn simulate(seed: u64, mutation: Option<Mutation>, verbose: bool) -> Result<Summary, Violation> {
@@ -119,7 +122,10 @@ fn seeds_find_nothing() {
     let begun = Instant::now();
     let (done, violations, sum) = seeds(first, count, limit);
     let seconds = begun.elapsed().as_secs_f64();
-    println!("{done} seeds from {first} on in {seconds:.1} s ({:.1}/s): {sum:?}", done as f64 / seconds);
+    println!(
+        "{done} seeds from {first} on in {seconds:.1} s ({:.1}/s): {sum:?}",
+        done as f64 / seconds
+    );
     assert!(
         violations.is_empty(),
         "{} of {done} seeds found something; the first: seed {}: {}\n{}",
@@ -129,6 +135,8 @@ fn seeds_find_nothing() {
         replay(violations[0].0)
     );
     assert!(done > 0 && sum.confirmed > 0 && sum.delivered > 0, "nothing happened");
+    let least = number("SIMULATION_MIN").unwrap_or(1);
+    assert!(done >= least, "only {done} seeds in time, not {least}");
 }
 
 /// The seed of `SIMULATION_SEED` step by step; without one there is nothing to do.

@@ -89,10 +89,10 @@ impl MetadataClient {
         let command = change.encode(request);
         // Bounded by what happens to nodes and queues, not by what clients send.
         self.actor.always(Submit {
-                request,
-                command,
-                answer: None,
-            });
+            request,
+            command,
+            answer: None,
+        });
     }
 
     /// The queue has ended: takes it out of the metadata.

@@ -396,7 +396,9 @@ impl MetadataReplica {
         }
         tracing::info!("leads the cluster's metadata");
         if !self.shell.core().machine().picture().is_bootstrapped() {
-            self.setup.client.submit_later(Change::Bootstrap(self.setup.bootstrap.clone()));
+            self.setup
+                .client
+                .submit_later(Change::Bootstrap(self.setup.bootstrap.clone()));
         }
         let ended: Vec<_> = self
             .peers

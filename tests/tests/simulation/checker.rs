@@ -1,12 +1,13 @@
 //! Watches from outside: what clients were told, and what the replicas hold. Draws nothing, changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher as _;
 
 use rustc_hash::FxHasher;
 use warren_broker::queue::machine::QueueMachine;
 use warren_broker::queue::replica::QueueReplica;
 use warren_cluster::GroupId;
+use warren_cluster::group::{GroupCore, Role};
 use warren_cluster::machine::Machine;
 
 use super::options::Options;
@@ -42,6 +43,10 @@ pub(crate) struct Violation(pub(crate) String);
 #[derive(Default)]
 pub(crate) struct Checker {
     messages: BTreeMap<MessageId, Message>,
+    /// Groups whose queue was deleted. A node that learns late of that may begin anew what others have removed.
+    ended: BTreeSet<GroupId>,
+    /// Who leads, by group and term.
+    leaders: BTreeMap<(GroupId, u64), u64>,
     /// Digests of machine states by group and applied index.
     states: BTreeMap<(GroupId, u64), (u64, u64)>,
     /// Messages dropped at a delivery limit, by queue name.
@@ -126,7 +131,10 @@ impl Checker {
         message.fresh += u32::from(!redelivered);
         let connection = message.connection;
         if message.fresh > 1 {
-            let text = format!("{id:?} was delivered {} times without the redelivered flag", message.fresh);
+            let text = format!(
+                "{id:?} was delivered {} times without the redelivered flag",
+                message.fresh
+            );
             self.fail(text);
         } else if bytes != body(id, message.len) {
             self.fail(format!("the body of {id:?} is not what was published"));
@@ -154,11 +162,32 @@ impl Checker {
                 replica.queue().group
             ));
         }
-        self.state(node, replica.queue().group, core.status().applied, machine);
+        if stats.ended {
+            self.ended.insert(replica.queue().group);
+        }
+        self.group(node, replica.queue().group, core);
+    }
+
+    /// One replica of any group, whenever it has moved.
+    pub(crate) fn group<M: Machine>(&mut self, node: u64, group: GroupId, core: &GroupCore<M>) {
+        if self.ended.contains(&group) {
+            return;
+        }
+        let status = core.status();
+        if status.role != Role::Follower {
+            let leader = *self.leaders.entry((group, status.term)).or_insert(node);
+            if leader != node {
+                self.fail(format!(
+                    "nodes {leader} and {node} both lead group {group} in term {}",
+                    status.term
+                ));
+            }
+        }
+        self.state(node, group, status.applied, core.machine());
     }
 
     /// A machine's state, where it can be compared with the others' at the same index.
-    pub(crate) fn state<M: Machine>(&mut self, node: u64, group: GroupId, applied: u64, machine: &M) {
+    fn state<M: Machine>(&mut self, node: u64, group: GroupId, applied: u64, machine: &M) {
         // All replicas are looked at in the same places, and not everywhere: it costs.
         if (applied.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) > 2 {
             return;
@@ -205,7 +234,11 @@ impl Checker {
         }
         for (queue, lost) in lost {
             if lost.len() as u64 > self.dropped.get(&queue).copied().unwrap_or(0) {
-                self.fail(format!("{} confirmed messages are lost, such as {:?}", lost.len(), lost[0]));
+                self.fail(format!(
+                    "{} confirmed messages are lost, such as {:?}",
+                    lost.len(),
+                    lost[0]
+                ));
             }
         }
     }

@@ -155,7 +155,14 @@ impl Client {
     }
 
     /// Bytes from the server.
-    pub(crate) fn hear(&mut self, bytes: &[u8], now_ms: u64, options: &Options, random: &mut Random, checker: &mut Checker) {
+    pub(crate) fn hear(
+        &mut self,
+        bytes: &[u8],
+        now_ms: u64,
+        options: &Options,
+        random: &mut Random,
+        checker: &mut Checker,
+    ) {
         self.read.extend_from_slice(bytes);
         loop {
             match frame::decode(&mut self.read, u32::MAX) {
@@ -251,7 +258,12 @@ impl Client {
                         heartbeat: 0,
                     },
                 );
-                self.put(0, &Method::ConnectionOpen { virtual_host: short("/") });
+                self.put(
+                    0,
+                    &Method::ConnectionOpen {
+                        virtual_host: short("/"),
+                    },
+                );
             }
             Method::ConnectionOpenOk {} => self.put(1, &Method::ChannelOpen {}),
             Method::ChannelOpenOk {} => {
@@ -273,7 +285,9 @@ impl Client {
                     checker.confirmed(id);
                 }
             }
-            Method::BasicNack { delivery_tag, multiple, .. } => {
+            Method::BasicNack {
+                delivery_tag, multiple, ..
+            } => {
                 self.answered(*delivery_tag, *multiple, checker);
             }
             Method::BasicGetEmpty {} => self.getting = false,
@@ -298,7 +312,10 @@ impl Client {
     /// Takes the publishes that a confirm names off the list.
     fn answered(&mut self, tag: u64, multiple: bool, checker: &mut Checker) -> Vec<MessageId> {
         if tag == 0 || tag >= self.next_tag {
-            checker.fail(format!("client {}: a confirm for publish {tag}, which was not made", self.id));
+            checker.fail(format!(
+                "client {}: a confirm for publish {tag}, which was not made",
+                self.id
+            ));
             return Vec::new();
         }
         if !multiple {
@@ -466,7 +483,9 @@ impl Client {
             }
             let tags: Vec<u64> = self.held.keys().copied().collect();
             let delivery_tag = *random.pick(&tags);
-            let Some(id) = self.held.remove(&delivery_tag) else { return };
+            let Some(id) = self.held.remove(&delivery_tag) else {
+                return;
+            };
             let (mix, drawn) = (options.mix, random.below(100));
             if drawn < mix.requeue {
                 self.put(

@@ -53,10 +53,14 @@ impl Store {
             match self.mutation {
                 Some(Mutation::ForgetsVote) => {
                     state.vote = 0;
+                    state.term = state.term.saturating_sub(1).max(1);
                     writes.push(Write::State { group, state });
                 }
                 Some(Mutation::ForgetsTail) => {
-                    let last = self.memory.last_index(group, state.generation).expect("a healthy store");
+                    let last = self
+                        .memory
+                        .last_index(group, state.generation)
+                        .expect("a healthy store");
                     if let Some(last) = last.filter(|last| *last > state.snapshot_index + 1) {
                         writes.push(Write::Remove {
                             group,
@@ -116,7 +120,8 @@ impl LogStore for Store {
         if let Some(mutation) = self.mutation {
             mutation.spoil_writes(&mut writes);
         }
-        self.memory.write(&writes, sync && self.mutation != Some(Mutation::NeverSyncs))
+        self.memory
+            .write(&writes, sync && self.mutation != Some(Mutation::NeverSyncs))
     }
 
     fn disk_usage(&self) -> Result<u64, Error> {

@@ -52,7 +52,10 @@ impl World {
             2 => {
                 let until_us = now_us + 1_000 * self.faults.from(10, 3_500);
                 self.say(|| format!("node {id} stands still until {until_us} us"));
-                if let Some(node) = self.nodes.get_mut(&id) {
+                // What waits for its thaw keeps its order: it is not frozen anew before.
+                if let Some(node) = self.nodes.get_mut(&id)
+                    && node.frozen_until_us <= now_us
+                {
                     node.frozen_until_us = until_us;
                 }
             }
@@ -131,7 +134,11 @@ impl World {
         let Some(run) = node.run.take() else { return };
         run.disk.abandon(written);
         let unsynced = node.store.memory().unsynced() as u64;
-        let kept = if killed { unsynced } else { self.faults.from(0, unsynced) };
+        let kept = if killed {
+            unsynced
+        } else {
+            self.faults.from(0, unsynced)
+        };
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.store.reopen(kept as usize);
         node.host_up = killed;
@@ -146,7 +153,11 @@ impl World {
             }
             for (from, to) in [(id, peer), (peer, id)] {
                 let len = self.links[&(from, to)].flying.len() as u64;
-                let kept = if from == id { self.faults.from(0, len) as usize } else { 0 };
+                let kept = if from == id {
+                    self.faults.from(0, len) as usize
+                } else {
+                    0
+                };
                 let Some(link) = self.links.get_mut(&(from, to)) else {
                     continue;
                 };

@@ -69,6 +69,9 @@ impl World {
             return;
         }
         // What a full mailbox may drop, and what may come again after a stream was opened anew.
+        if self.mutation == Some(Mutation::LosesEvents) && envelope.port == Port::SESSION && self.network.chance(100) {
+            return;
+        }
         let loose = envelope.port != Port::SESSION;
         if loose && !self.healed {
             let faults = self.options.faults.clone();
@@ -244,10 +247,6 @@ impl World {
         link.broken = true;
         link.flying.truncate(kept);
         let stream = link.newest;
-        if self.mutation == Some(Mutation::HidesResets) && !by_peer {
-            link.broken = false;
-            return;
-        }
         for node in [from, to] {
             let Some(run) = self.nodes[&node].run.as_ref().map(|run| run.number) else {
                 continue;

@@ -2,18 +2,16 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use warren_broker::queue::machine::{Config, QueueMachine};
-use warren_cluster::machine::Meta;
 use warren_cluster::log::Write;
-use warren_proto::record::{
-    BATCH_HEADER_LEN, Batch, BatchWriter, Command, Events, Outcome, Run, batches, system,
-};
+use warren_cluster::machine::Meta;
+use warren_proto::record::{BATCH_HEADER_LEN, Batch, BatchWriter, Command, Events, Outcome, Run, batches, system};
 
 /// One mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutation {
     /// The disk reports what was never synced.
     NeverSyncs,
-    /// A restarted replica does not know whom it voted for.
+    /// A restarted replica does not know of its last term, nor whom it voted for.
     ForgetsVote,
     /// A restarted replica has lost the last entry of its log.
     ForgetsTail,
@@ -35,8 +33,8 @@ pub(crate) enum Mutation {
     ReusesIncarnation,
     /// A batch that is sent again comes as another session's.
     RenamesSessions,
-    /// A link that broke is mended without a word.
-    HidesResets,
+    /// Now and then a link loses what a queue tells a session, and nobody hears of it.
+    LosesEvents,
     /// A body changes on its way to the disk of one node.
     FlipsBits,
 }
@@ -54,7 +52,7 @@ pub(crate) const ALL: [Mutation; 14] = [
     Mutation::AcksEarly,
     Mutation::ReusesIncarnation,
     Mutation::RenamesSessions,
-    Mutation::HidesResets,
+    Mutation::LosesEvents,
     Mutation::FlipsBits,
 ];
 

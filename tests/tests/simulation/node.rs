@@ -170,10 +170,7 @@ impl NodeRun {
             members: members.to_vec(),
             bootstrap: bootstrap(),
             announce: (
-                Run {
-                    node: id,
-                    incarnation,
-                },
+                Run { node: id, incarnation },
                 format!("node-{id}"),
                 format!("node-{id}:1"),
             ),
@@ -410,7 +407,9 @@ impl Session {
     /// Whether the metadata have answered something that it waits for.
     pub(crate) fn has_answer(&self) -> bool {
         // What is taken off the channel is given to the core at once.
-        self.outcomes.iter().any(|(_, outcome)| !outcome.is_empty() || outcome.is_terminated())
+        self.outcomes
+            .iter()
+            .any(|(_, outcome)| !outcome.is_empty() || outcome.is_terminated())
     }
 
     fn outcomes_to_core(&mut self) {

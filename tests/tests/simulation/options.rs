@@ -115,7 +115,7 @@ impl Options {
             publishers: random.from(1, 3),
             consumers: random.from(1, 4),
             getters: some(random, 30, 1),
-            messages: random.from(30, 250),
+            messages: random.from(30, 500),
             body_max: *random.pick(&[0, 16, 300, 300, 2_000, 9_000]),
             window: *random.pick(&[1, 10, 50, 500]),
             burst: random.from(1, 20),
@@ -125,15 +125,15 @@ impl Options {
                 reject: some(random, 30, 10),
                 discard: some(random, 40, 20),
             },
-            faulty_ms: random.from(3_000, 14_000),
+            faulty_ms: random.from(3_000, 30_000),
             faults,
             mailbox: *random.pick(&[3, 16, 128, 1_024, 1_024, 1_024]),
             link: *random.pick(&[8, 64, 65_536, 65_536]),
-            snapshot_log_bytes: *random.pick(&[400, 2_000, 2_000, 10_000, 100_000]),
+            snapshot_log_bytes: *random.pick(&[100, 400, 2_000, 10_000, 100_000]),
             cache_bytes: *random.pick(&[0, 500, 4_000, 1 << 20]),
             latency_us: *random.pick(&[(50, 200), (50, 2_000), (500, 20_000)]),
             disk_us: *random.pick(&[(50, 300), (50, 300), (100, 10_000)]),
             skew_ms: *random.pick(&[0, 5, 500, 60_000]),
-            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use warren_broker::metadata::replica::GROUP;
 use warren_cluster::NodeId;
 use warren_cluster::transport::{Envelope, OutgoingSnapshot};
 
@@ -286,7 +287,10 @@ impl World {
             Event::Wake(node, _, target) => self.wake(node, target),
             Event::Tick(node, _, target) => self.tick(node, target),
             Event::Timer(node, _, key) => {
-                let due = self.nodes[&node].run.as_ref().and_then(|run| run.sessions.get(&key)?.timer_us);
+                let due = self.nodes[&node]
+                    .run
+                    .as_ref()
+                    .and_then(|run| run.sessions.get(&key)?.timer_us);
                 // The timer may have been set anew meanwhile.
                 if due.is_some_and(|due| due <= self.now_us) {
                     self.turn(node, key, Turn::Tick);
@@ -409,8 +413,7 @@ impl World {
         };
         match target {
             Target::Metadata => {
-                let core = run.metadata.core();
-                self.checker.state(id, 1, core.status().applied, core.machine());
+                self.checker.group(id, GROUP, run.metadata.core());
             }
             Target::Queue(group) => {
                 if let Some(replica) = run.queues.get(&group) {
@@ -477,7 +480,12 @@ impl World {
         let snapshots = run.net.take_snapshots();
         let filled = run.boxes.take_filled();
         let waiting = run.waiting_sessions();
-        let needs: Vec<_> = run.queues.iter().filter(|(_, replica)| replica.needs_ticks()).map(|(group, _)| *group).collect();
+        let needs: Vec<_> = run
+            .queues
+            .iter()
+            .filter(|(_, replica)| replica.needs_ticks())
+            .map(|(group, _)| *group)
+            .collect();
         let writes = run.disk.begin();
         for (to, envelope) in out {
             self.send(id, to, envelope);
@@ -627,7 +635,12 @@ impl World {
                 self.checker.compare(*group, *id, core.status().applied, core.machine());
                 self.checker.round_trip(*group, core.machine());
                 let dropped = core.machine().stats().totals.dropped;
-                let queue = replica.queue().name.as_str().strip_prefix("queue-").and_then(|at| at.parse().ok());
+                let queue = replica
+                    .queue()
+                    .name
+                    .as_str()
+                    .strip_prefix("queue-")
+                    .and_then(|at| at.parse().ok());
                 if let Some(queue) = queue {
                     self.checker.dropped.insert(queue, dropped);
                 }

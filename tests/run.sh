@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Every suite, or those named: tests/run.sh [unit] [fuzz] [conformance] [interop] [durability]
+# Every suite, or those named: tests/run.sh [unit] [fuzz] [simulation] [conformance] [interop] [durability]
 #   unit         tests inside the crates, and suites that need no cluster
 #   fuzz         the AMQP codec against made-up bytes, for FUZZ_S (20) seconds
+#   simulation   the cluster's cores in one thread each, from a seed: as many seeds as fit in SIMULATION_S (240) seconds
 #   conformance  what any AMQP 0-9-1 client sees, asked over raw sockets of a cluster of three
 #   interop      clients of several languages and ages against the same cluster
 #   durability   what is confirmed survives nodes that are killed
@@ -15,10 +16,11 @@ cd "$TOP"
 # shellcheck source-path=SCRIPTDIR source=../deploy/prepare.sh
 . deploy/prepare.sh
 
-ALL=(unit fuzz conformance interop durability)
-# Test binaries that are not to be run without a cluster.
-LIVE=(conformance durability)
+ALL=(unit fuzz simulation conformance interop durability)
+# Test binaries that are suites of their own.
+OWN=(simulation conformance durability)
 FUZZ_S=${FUZZ_S:-20}
+SIMULATION_S=${SIMULATION_S:-240}
 
 case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 wanted=("$@")
@@ -89,7 +91,7 @@ for package in json.load(sys.stdin)["packages"]:
         if "test" in target["kind"]:
             print(target["name"])') || return
   for target in $list; do
-    [[ " ${LIVE[*]} " == *" $target "* ]] || targets+=(--test "$target")
+    [[ " ${OWN[*]} " == *" $target "* ]] || targets+=(--test "$target")
   done
   cargo test --release --workspace --no-fail-fast --lib --bins "${targets[@]}"
 }
@@ -105,6 +107,12 @@ fuzz() {
     -- -max_total_time="$FUZZ_S" -artifact_prefix="$WORK/" -verbosity=0 -print_final_stats=1 2>&1 | tee "$log" || return
   local runs; runs=$(awk '/^stat::number_of_executed_units:/ { print $2 }' "$log")
   [ "${runs:-0}" -gt 0 ] && echo "1 passed, 0 failed"
+}
+
+# Fails below 1,000 seeds: fewer would say little.
+simulation() {
+  SIMULATION_S=$SIMULATION_S SIMULATION_MIN=${SIMULATION_MIN:-1000} \
+    cargo test --release --workspace --no-fail-fast --test simulation -- --nocapture --test-threads=1
 }
 
 # Of the whole workspace, like the build: one package alone would get other features, and be built again.
@@ -155,7 +163,7 @@ export WARREN_BIN=$CARGO_TARGET_DIR/release
 
 for name in "${wanted[@]}"; do
   case $name in
-    unit | fuzz | durability) suite "$name" "$name" ;;
+    unit | fuzz | simulation | durability) suite "$name" "$name" ;;
     conformance | interop) live "$name" ;;
   esac
 done

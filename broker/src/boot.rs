@@ -29,8 +29,9 @@ use crate::connection::Limits;
 use crate::directory::Directory;
 use crate::fatal;
 use crate::listener::Listener;
-use crate::mailbox;
-use crate::metadata::actor::{Environment, MetadataActor, PeerChanged};
+use crate::mailbox::Mailbox as _;
+use crate::metadata::actor::{Environment, MetadataActor};
+use crate::metadata::replica::News;
 use crate::metadata::{AddUser, Bootstrap, Run, View};
 use crate::node::NodeInbox;
 
@@ -123,9 +124,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let (metadata, client) = MetadataActor::start_here(environment);
     admin.connect(client.clone(), transport.clone());
+    let metadata = metadata.recipient();
     inbox.connect(writer.clone(), metadata.clone(), admin.clone());
     for (node, state) in transport.peers() {
-        mailbox::always_to(&metadata, PeerChanged { node, state });
+        metadata.always(News::Peer { node, state });
     }
     tracing::info!(node = name, incarnation, cluster = %config.cluster.listen, "waits for its cluster");
 
@@ -237,7 +239,7 @@ fn next_incarnation(path: &Path) -> anyhow::Result<u64> {
 }
 
 /// Where this run's numbers for staged snapshots start: seconds, of which a run uses fewer than pass.
-fn generation(incarnation: u64) -> u32 {
+pub fn generation(incarnation: u64) -> u32 {
     u32::try_from(incarnation / 1_000 % u64::from(u32::MAX))
         .unwrap_or(1)
         .max(1)

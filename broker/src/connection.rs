@@ -40,6 +40,7 @@ pub mod registry;
 mod routes;
 pub(crate) mod session;
 mod socket;
+pub mod way;
 
 /// A refused login or an unreadable stream is kept waiting this long, so that guessing is slow.
 const REFUSED_MS: u64 = 3_000;

@@ -5,6 +5,7 @@
 //!
 //! Knows no AMQP and no Raft. Everything it is told may be told twice.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,12 +18,12 @@ use tokio::sync::oneshot;
 use warren_cluster::group::Event;
 use warren_cluster::transport::{Envelope, Port, Transport};
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::node::{LeaderIs, LeaderQuery, NodeMessage, SessionGone, node_message::Kind};
+use warren_proto::node::{LeaderIs, LeaderQuery, NodeMessage, SessionEnded, SessionGone, node_message::Kind};
 use warren_proto::queue;
 use warren_proto::record::{Command, Events, SessionId, system};
 
 use crate::amqp::ReplyCode;
-use crate::mailbox;
+use crate::mailbox::{Mailbox, Post, Refused};
 use crate::metadata::View;
 
 /// What a queue's or the metadata's actor takes in.
@@ -129,6 +130,9 @@ pub enum SessionEvent {
     },
 }
 
+/// Ends of sessions that are repeated until their queues know of them.
+const ENDING_MAX: usize = 65_536;
+
 /// Where a queue's commands go.
 #[derive(Clone, Debug, Default)]
 pub enum Leader {
@@ -136,7 +140,7 @@ pub enum Leader {
     #[default]
     Unknown,
     /// An actor of this node.
-    Local(Recipient<Inbound>),
+    Local(Post<Inbound>),
     /// Another node.
     Remote(NodeId),
 }
@@ -160,12 +164,14 @@ pub struct Directory {
     transport: OnceLock<Arc<dyn Transport>>,
     next_session: AtomicU64,
     groups: Mutex<FxHashMap<GroupId, Group>>,
-    sessions: Mutex<FxHashMap<u64, Recipient<SessionEvent>>>,
+    sessions: Mutex<FxHashMap<u64, Post<SessionEvent>>>,
+    /// Sessions of this node that have ended, with the queues that do not know it yet.
+    ending: Mutex<BTreeSet<(GroupId, SessionId)>>,
 }
 
 #[derive(Default)]
 struct Group {
-    mailbox: Option<Recipient<Inbound>>,
+    mailbox: Option<Post<Inbound>>,
     leader: Option<NodeId>,
     term: u64,
     watchers: FxHashSet<SessionId>,
@@ -182,6 +188,7 @@ impl Directory {
             next_session: AtomicU64::new(1),
             groups: Mutex::default(),
             sessions: Mutex::default(),
+            ending: Mutex::default(),
         }
     }
 
@@ -204,14 +211,18 @@ impl Directory {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sessions(&self) -> MutexGuard<'_, FxHashMap<u64, Recipient<SessionEvent>>> {
+    fn ending(&self) -> MutexGuard<'_, BTreeSet<(GroupId, SessionId)>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, FxHashMap<u64, Post<SessionEvent>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a connection its identity.
-    pub fn open_session(&self, mailbox: Recipient<SessionEvent>) -> SessionId {
+    pub fn open_session(&self, mailbox: impl Mailbox<SessionEvent> + 'static) -> SessionId {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
-        self.sessions().insert(id, mailbox);
+        self.sessions().insert(id, Arc::new(mailbox));
         SessionId {
             node: self.node,
             incarnation: self.incarnation,
@@ -232,7 +243,7 @@ impl Directory {
     }
 
     /// Every open connection's mailbox.
-    pub fn session_mailboxes(&self) -> Vec<Recipient<SessionEvent>> {
+    pub fn session_mailboxes(&self) -> Vec<Post<SessionEvent>> {
         self.sessions().values().cloned().collect()
     }
 
@@ -255,12 +266,16 @@ impl Directory {
 
     /// Ends what [`Directory::watch`] began.
     pub fn unwatch(&self, group: GroupId, session: SessionId) {
-        let mut groups = self.groups();
-        if let Entry::Occupied(mut entry) = groups.entry(group) {
-            entry.get_mut().watchers.remove(&session);
-            if entry.get().watchers.is_empty() && entry.get().mailbox.is_none() {
-                entry.remove();
-            }
+        let ends = {
+            let ending = self.ending();
+            let first = ending.range((group, SessionId::SYSTEM)..).next();
+            first.is_some_and(|(other, _)| *other == group)
+        };
+        if let Some(entry) = self.groups().get_mut(&group) {
+            entry.watchers.remove(&session);
+        }
+        if !ends {
+            self.forget(group);
         }
     }
 
@@ -298,13 +313,13 @@ impl Directory {
                 self.ask(group);
                 Err(NotSent::NoLeader)
             }
-            Leader::Local(mailbox) => match mailbox.try_send(Inbound::Batch {
+            Leader::Local(mailbox) => match mailbox.offer(Inbound::Batch {
                 from: self.node,
                 bytes: batch,
             }) {
                 Ok(()) => Ok(()),
-                Err(SendError::Full(_)) => Err(NotSent::Full),
-                Err(SendError::Closed(_)) => Err(NotSent::NoLeader),
+                Err(Refused::Full) => Err(NotSent::Full),
+                Err(Refused::Closed) => Err(NotSent::NoLeader),
             },
             Leader::Remote(node) => self.post(*node, Port::QUEUE, group, batch).map_err(|_| NotSent::Full),
         }
@@ -315,31 +330,105 @@ impl Directory {
         match leader {
             Leader::Unknown => {}
             // A lost question is asked again by the session's retry timer.
-            Leader::Local(mailbox) => drop(mailbox.try_send(Inbound::Resync(request))),
+            Leader::Local(mailbox) => drop(mailbox.offer(Inbound::Resync(request))),
             Leader::Remote(node) => drop(self.post(*node, Port::RESYNC, group, request.encode_to_vec().into())),
         }
     }
 
     /// Tells a queue that a session of this node has ended, and forgets that it watched.
     ///
-    /// Should this be lost, the queue's leader finds out when it next compares its sessions with this node.
+    /// It is told again until it knows; where too many ends wait for that, the queue's leader finds out when it next
+    /// compares its sessions with this node.
     pub fn end_session_in(&self, group: GroupId, session: SessionId) {
-        let leader = {
-            let groups = self.groups();
-            groups.get(&group).map(|entry| self.place(entry)).unwrap_or_default()
-        };
-        let sent = self.send(group, &leader, system(&Command::SessionDown(session)));
-        if let Err(error) = sent {
-            tracing::debug!(group, ?session, %error, "the end of a session was not sent");
+        {
+            let mut ending = self.ending();
+            if ending.len() < ENDING_MAX {
+                ending.insert((group, session));
+            }
         }
+        self.tell_end(group, &[session]);
         self.unwatch(group, session);
     }
 
+    fn tell_end(&self, group: GroupId, sessions: &[SessionId]) {
+        let leader = {
+            let mut groups = self.groups();
+            // Its place may have been forgotten with the last session that watched it.
+            let entry = groups.entry(group).or_default();
+            if entry.leader.is_none() {
+                entry.leader = self.home(group);
+            }
+            self.place(entry)
+        };
+        for session in sessions {
+            let sent = self.send(group, &leader, system(&Command::SessionDown(*session)));
+            if let Err(error) = sent {
+                tracing::debug!(group, ?session, %error, "the end of a session was not sent");
+                return;
+            }
+        }
+    }
+
+    /// Tells queues again which sessions of this node have ended. To be called about once a second.
+    pub fn repeat_ends(&self) {
+        let ending: Vec<(GroupId, SessionId)> = self.ending().iter().copied().collect();
+        for ends in ending.chunk_by(|one, other| one.0 == other.0) {
+            let group = ends[0].0;
+            let sessions: Vec<SessionId> = ends.iter().map(|(_, session)| *session).collect();
+            if self.view.queue_by_group(group).is_some() {
+                self.tell_end(group, &sessions);
+            } else {
+                self.ending().retain(|(other, _)| *other != group);
+                self.forget(group);
+            }
+        }
+    }
+
+    /// A queue led from this node has applied the end of a session.
+    pub fn end_applied(&self, group: GroupId, session: SessionId) {
+        if session.node == self.node {
+            self.end_known(group, session);
+        } else {
+            let ended = SessionEnded {
+                group,
+                incarnation: session.incarnation,
+                id: session.id,
+            };
+            self.tell(session.node, Kind::SessionEnded(ended));
+        }
+    }
+
+    /// A queue knows of the end of a session of this node.
+    pub fn end_known(&self, group: GroupId, session: SessionId) {
+        let known = {
+            let mut ending = self.ending();
+            let known = ending.remove(&(group, session));
+            known
+                && ending
+                    .range((group, SessionId::SYSTEM)..)
+                    .next()
+                    .is_none_or(|(other, _)| *other != group)
+        };
+        if known {
+            self.forget(group);
+        }
+    }
+
+    /// Nobody here may need to know any more where that group is.
+    fn forget(&self, group: GroupId) {
+        if let Entry::Occupied(entry) = self.groups().entry(group)
+            && entry.get().watchers.is_empty()
+            && entry.get().mailbox.is_none()
+        {
+            entry.remove();
+        }
+    }
+
     /// An actor for this group runs on this node now.
-    pub fn register(&self, group: GroupId, mailbox: Recipient<Inbound>) {
+    pub fn register(&self, group: GroupId, mailbox: impl Mailbox<Inbound> + 'static) {
         let mut groups = self.groups();
         let entry = groups.entry(group).or_default();
-        entry.mailbox = Some(mailbox);
+        entry.mailbox = Some(Arc::new(mailbox));
         if entry.leader.is_none() {
             entry.leader = self.home(group);
         }
@@ -347,12 +436,12 @@ impl Directory {
     }
 
     /// The group's actor on this node.
-    pub fn mailbox(&self, group: GroupId) -> Option<Recipient<Inbound>> {
+    pub fn mailbox(&self, group: GroupId) -> Option<Post<Inbound>> {
         self.groups().get(&group)?.mailbox.clone()
     }
 
     /// Every group actor of this node.
-    pub fn mailboxes(&self) -> Vec<Recipient<Inbound>> {
+    pub fn mailboxes(&self) -> Vec<Post<Inbound>> {
         self.groups()
             .values()
             .filter_map(|group| group.mailbox.clone())
@@ -362,7 +451,7 @@ impl Directory {
     /// Hands something to the group's actor on this node; dropped if there is none or its mailbox is full.
     pub fn deliver(&self, group: GroupId, message: Inbound) {
         if let Some(mailbox) = self.mailbox(group)
-            && mailbox.try_send(message).is_err()
+            && mailbox.offer(message).is_err()
         {
             tracing::debug!(group, "a full mailbox dropped a message");
         }
@@ -371,7 +460,7 @@ impl Directory {
     /// Hands something to the group's actor that must not be lost and is bounded by what the actor began itself.
     pub fn deliver_always(&self, group: GroupId, message: Inbound) {
         if let Some(mailbox) = self.mailbox(group) {
-            mailbox::always(&mailbox, message);
+            mailbox.always(message);
         }
     }
 
@@ -416,12 +505,12 @@ impl Directory {
             return;
         };
         if let Some(mailbox) = entry.mailbox {
-            mailbox::always(&mailbox, Inbound::Stop { delete: true });
+            mailbox.always(Inbound::Stop { delete: true });
         }
         let sessions = self.sessions();
         for watcher in &entry.watchers {
             if let Some(mailbox) = sessions.get(&watcher.id) {
-                mailbox::always(mailbox, SessionEvent::QueueGone { group });
+                mailbox.always(SessionEvent::QueueGone { group });
             }
         }
     }
@@ -432,13 +521,10 @@ impl Directory {
         let sessions = self.sessions();
         for watcher in &entry.watchers {
             if let Some(mailbox) = sessions.get(&watcher.id) {
-                mailbox::always(
-                    mailbox,
-                    SessionEvent::Leader {
-                        group,
-                        leader: leader.clone(),
-                    },
-                );
+                mailbox.always(SessionEvent::Leader {
+                    group,
+                    leader: leader.clone(),
+                });
             }
         }
     }
@@ -449,7 +535,7 @@ impl Directory {
         match mailbox {
             // Bounded: deliveries by the consumers' credit, the rest by the session's unapplied window.
             Some(mailbox) => {
-                mailbox::always(&mailbox, SessionEvent::Events(events));
+                mailbox.always(SessionEvent::Events(events));
                 true
             }
             None => false,

@@ -14,7 +14,7 @@ pub mod directory;
 pub mod exchange;
 pub mod fatal;
 pub mod listener;
-mod mailbox;
+pub mod mailbox;
 pub mod message;
 pub mod metadata;
 pub mod name;

@@ -48,6 +48,7 @@ mod facts;
 mod permission;
 mod placement;
 mod refusal;
+pub mod replica;
 mod requests;
 mod snapshot;
 mod view;

@@ -7,12 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
-use actix::Addr;
 use bytes::{Buf, Bytes};
 use prost::Message as _;
 use warren_cluster::group::Event;
 use warren_cluster::group::shell::Events;
-use warren_cluster::log::writer::{Done, Persisted, Request, Writer};
+use warren_cluster::log::writer::{Done, Persisted, Request, Submit};
 use warren_cluster::log::{LogEntry, LogStore, ReplicaState, Write};
 use warren_cluster::transport::{
     BoxError, Envelope, Inbox, PeerState, Port, Refused, SnapshotEnd, SnapshotOffer, SnapshotSink,
@@ -24,15 +23,15 @@ use warren_proto::{queue, record, transport};
 
 use crate::admin::Forwarded;
 use crate::directory::{Directory, Inbound};
-use crate::mailbox;
-use crate::metadata::actor::{BarrierMessage, MetadataActor, PeerChanged};
+use crate::mailbox::{Mailbox, Post};
+use crate::metadata::replica::News;
 
 /// See the module.
 pub struct NodeInbox {
     directory: Arc<Directory>,
     store: Arc<dyn LogStore>,
-    writer: OnceLock<Arc<Writer>>,
-    metadata: OnceLock<Addr<MetadataActor>>,
+    writer: OnceLock<Arc<dyn Submit>>,
+    metadata: OnceLock<Post<News>>,
     admin: OnceLock<Arc<dyn Forwarded>>,
     /// The next generation to stage a snapshot under; distinct from every one used before.
     generation: AtomicU32,
@@ -54,9 +53,10 @@ impl NodeInbox {
     }
 
     /// Connects the parts that are made after the inbox; once, at boot.
-    pub fn connect(&self, writer: Arc<Writer>, metadata: Addr<MetadataActor>, admin: Arc<dyn Forwarded>) {
-        let fresh =
-            self.writer.set(writer).is_ok() && self.metadata.set(metadata).is_ok() && self.admin.set(admin).is_ok();
+    pub fn connect(&self, writer: Arc<dyn Submit>, metadata: impl Mailbox<News> + 'static, admin: Arc<dyn Forwarded>) {
+        let fresh = self.writer.set(writer).is_ok()
+            && self.metadata.set(Arc::new(metadata)).is_ok()
+            && self.admin.set(admin).is_ok();
         assert!(fresh, "the inbox is connected once");
     }
 
@@ -97,8 +97,16 @@ impl NodeInbox {
                     }
                 }
             }
-            Kind::Barrier(barrier) => self.barrier(BarrierMessage::Asked(from, barrier)),
-            Kind::BarrierPassed(passed) => self.barrier(BarrierMessage::Passed(from, passed)),
+            Kind::SessionEnded(ended) => {
+                let session = SessionId {
+                    node: self.directory.node(),
+                    incarnation: ended.incarnation,
+                    id: ended.id,
+                };
+                self.directory.end_known(ended.group, session);
+            }
+            Kind::Barrier(barrier) => self.news(News::BarrierAsked(from, barrier)),
+            Kind::BarrierPassed(passed) => self.news(News::BarrierPassed(from, passed)),
             Kind::AdminForward(forward) => {
                 if let Some(admin) = self.admin.get() {
                     admin.asked(from, forward);
@@ -112,10 +120,10 @@ impl NodeInbox {
         }
     }
 
-    fn barrier(&self, message: BarrierMessage) {
+    /// Bounded by the changes that clients wait for, and by what happens to nodes.
+    fn news(&self, news: News) {
         if let Some(metadata) = self.metadata.get() {
-            // Bounded by the changes that clients wait for.
-            mailbox::always_to(metadata, message);
+            metadata.always(news);
         }
     }
 
@@ -173,21 +181,19 @@ impl Inbox for NodeInbox {
         for mailbox in self.directory.mailboxes() {
             let event = if up { Event::PeerUp(node) } else { Event::PeerDown(node) };
             // One message for each group and change of state: bounded by the number of groups.
-            mailbox::always(&mailbox, Inbound::Group(event));
+            mailbox.always(Inbound::Group(event));
             if let PeerState::Dead { incarnation } = state {
-                mailbox::always(&mailbox, Inbound::RunEnded { node, incarnation });
+                mailbox.always(Inbound::RunEnded { node, incarnation });
             }
         }
-        if let Some(metadata) = self.metadata.get() {
-            mailbox::always_to(metadata, PeerChanged { node, state });
-        }
+        self.news(News::Peer { node, state });
     }
 
     fn link_reset(&self, node: NodeId) {
         for mailbox in self.directory.mailboxes() {
             // One message for each group and reset.
-            mailbox::always(&mailbox, Inbound::Group(Event::PeerUp(node)));
-            mailbox::always(&mailbox, Inbound::LinkReset(node));
+            mailbox.always(Inbound::Group(Event::PeerUp(node)));
+            mailbox.always(Inbound::LinkReset(node));
         }
         self.directory.link_reset(node);
     }
@@ -195,7 +201,7 @@ impl Inbox for NodeInbox {
     fn link_writable(&self, node: NodeId) {
         for mailbox in self.directory.mailboxes() {
             // At most one for each refused send that a mailbox began.
-            mailbox::always(&mailbox, Inbound::LinkWritable(node));
+            mailbox.always(Inbound::LinkWritable(node));
         }
     }
 
@@ -257,7 +263,7 @@ struct Staging {
     snapshot_index: u64,
     chunks: Vec<Bytes>,
     entries: u64,
-    writer: Arc<Writer>,
+    writer: Arc<dyn Submit>,
     store: Arc<dyn LogStore>,
     directory: Arc<Directory>,
     staging: Arc<Mutex<BTreeSet<GroupId>>>,

@@ -17,6 +17,7 @@ pub mod client;
 pub mod machine;
 mod outbox;
 mod pending;
+pub mod replica;
 pub mod transient;
 
 /// What the machine must know of its queue from the first entry on.

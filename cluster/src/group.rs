@@ -315,6 +315,10 @@ impl<M: Machine> GroupCore<M> {
             });
             return;
         }
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.may_stand() {
+            // The leader that wanted to be followed takes its office back.
+            return;
+        }
         let stands = matches!(
             message.get_msg_type(),
             MessageType::MsgRequestPreVote | MessageType::MsgRequestVote
@@ -385,6 +389,7 @@ impl<M: Machine> GroupCore<M> {
 
     fn campaign(&mut self) {
         if self.raw.raft.state != StateRole::Leader
+            && self.may_stand()
             && let Err(error) = self.raw.campaign()
         {
             tracing::debug!(group = self.group, %error, "cannot campaign");
@@ -432,6 +437,19 @@ impl<M: Machine> GroupCore<M> {
             self.raw.mut_store().persisted(last);
         }
         self.raw.on_persist_ready(number);
+        // A snapshot counts as applied once it is on the disk.
+        let log = &self.raw.raft.raft_log;
+        let applied = self.applied.min(log.committed).min(log.persisted);
+        if applied > log.applied {
+            self.raw.advance_apply_to(applied);
+        }
+    }
+
+    /// Whether raft-rs may be made to stand for election: it reads the entries between what it counts as applied and
+    /// what is committed, and after a snapshot that is not on the disk yet it would look for them before the log's
+    /// beginning.
+    fn may_stand(&self) -> bool {
+        self.raw.raft.raft_log.applied >= self.raw.store().state.compacted_index
     }
 
     /// Moves everything that has become due into `out`.

@@ -126,7 +126,8 @@ pub trait Inbox: Send + Sync + 'static {
     fn peer_changed(&self, node: NodeId, state: PeerState);
 
     /// Envelopes to or from that node may have been lost. Those accepted by [`Transport::send`] after this
-    /// call will arrive in order, or another call follows.
+    /// call will arrive in order, or another call follows, at either end: each hears of it when its stream ends, and
+    /// the receiver once more when the next one opens, because the sender may have been the last to notice.
     fn link_reset(&self, node: NodeId);
 
     /// The link to that node has opened, or has room again after a send was refused as full.

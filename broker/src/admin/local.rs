@@ -1,6 +1,5 @@
 //! What only this node knows: the replicas it runs and the connections it serves.
 
-use actix::Recipient;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use warren_proto::record::SessionId;
@@ -9,7 +8,7 @@ use super::protocol::{Arguments, ChannelRow, ConnectionRow};
 use super::{Inner, NODES_TIMEOUT, json};
 use crate::connection::Description as Connection;
 use crate::directory::{Description, Inbound};
-use crate::mailbox;
+use crate::mailbox::Post;
 use crate::metadata::actor::GROUP;
 
 /// A question from one node to another.
@@ -120,7 +119,7 @@ impl Inner {
     }
 
     async fn replicas(&self, groups: &[u64]) -> Vec<Replica> {
-        let mailboxes: Vec<Recipient<Inbound>> = if groups.is_empty() {
+        let mailboxes: Vec<Post<Inbound>> = if groups.is_empty() {
             self.directory.mailboxes()
         } else {
             groups
@@ -132,7 +131,7 @@ impl Inner {
         for mailbox in mailboxes {
             let (answer_tx, answer) = oneshot::channel();
             // One message for each group and operator's call, of which few are under way at once.
-            mailbox::always(&mailbox, Inbound::Describe(answer_tx));
+            mailbox.always(Inbound::Describe(answer_tx));
             waiting.push(answer);
         }
         let deadline = tokio::time::Instant::now() + NODES_TIMEOUT / 2;

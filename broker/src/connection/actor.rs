@@ -12,19 +12,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix::prelude::*;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
-use warren_proto::queue::Resync;
-use warren_proto::record::SessionId;
 
 use super::registry::Registry;
 use super::socket::{Gate, Readiness};
-use super::{Carrier, Connection, Description, Effect, Ends, Limits};
+use super::way::Way;
+use super::{Connection, Description, Effect, Ends, Limits};
 use crate::amqp::Fault;
-use crate::directory::{Directory, Leader, NotSent, SessionEvent};
+use crate::directory::{Directory, SessionEvent};
 use crate::metadata::Change;
 use crate::metadata::client::MetadataClient;
 
@@ -33,8 +31,6 @@ const SLICES: usize = 64;
 /// Read buffers grow and shrink between these.
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
-/// How often a queue without a leader is asked after.
-const ASK_MS: u64 = 250;
 /// A timer this much too late is not armed anew.
 const TIMER_SLACK_MS: u64 = 2;
 
@@ -69,57 +65,11 @@ pub struct ConnectionActor {
     gate: Rc<Gate>,
     input: BytesMut,
     read_len: usize,
-    leaders: FxHashMap<u64, Leader>,
+    way: Way,
     started: Instant,
     timer: Option<(SpawnHandle, u64)>,
     awaits_writable: bool,
     turn_ends: bool,
-    /// Queues without a leader are asked after now and then, not in every turn.
-    may_ask: bool,
-    asked_ms: u64,
-    gone: Vec<u64>,
-}
-
-/// The way of batches to the queues' leaders.
-struct Way<'a> {
-    shared: &'a Shared,
-    leaders: &'a mut FxHashMap<u64, Leader>,
-    /// Queues that were deleted before anybody watched them: no word of it will come.
-    gone: &'a mut Vec<u64>,
-    session: SessionId,
-    may_ask: bool,
-}
-
-impl Way<'_> {
-    fn leader(&mut self, group: u64) -> &Leader {
-        let Self {
-            shared, gone, session, ..
-        } = self;
-        self.leaders.entry(group).or_insert_with(|| {
-            let leader = shared.directory.watch(group, *session);
-            if shared.metadata.view().queue_by_group(group).is_none() {
-                gone.push(group);
-            }
-            leader
-        })
-    }
-}
-
-impl Carrier for Way<'_> {
-    fn send(&mut self, group: u64, batch: Bytes) -> Result<(), NotSent> {
-        let may_ask = self.may_ask;
-        let directory = Arc::clone(&self.shared.directory);
-        let leader = self.leader(group);
-        if matches!(leader, Leader::Unknown) && !may_ask {
-            return Err(NotSent::NoLeader);
-        }
-        directory.send(group, leader, batch)
-    }
-
-    fn resync(&mut self, group: u64, request: Resync) {
-        let directory = Arc::clone(&self.shared.directory);
-        directory.resync(group, self.leader(group), request);
-    }
 }
 
 impl ConnectionActor {
@@ -157,6 +107,7 @@ impl ConnectionActor {
             .map_or(0, |since| since.as_millis() as u64);
         let (limits, view) = (Arc::clone(&shared.limits), shared.metadata.view().clone());
         // Time starts at 1, so that 0 can mean never.
+        let way = Way::new(Arc::clone(&shared.directory), view.clone(), id);
         let mut core = Connection::new(limits, id, ends, view, StdRng::from_os_rng(), 1, unix_ms);
         if let Some(fault) = refusal {
             core.refuse_open(fault);
@@ -168,14 +119,11 @@ impl ConnectionActor {
             gate,
             input: BytesMut::new(),
             read_len: READ_MIN,
-            leaders: FxHashMap::default(),
+            way,
             started: Instant::now(),
             timer: None,
             awaits_writable: false,
             turn_ends: false,
-            may_ask: false,
-            asked_ms: 0,
-            gone: Vec::new(),
         }
     }
 
@@ -197,16 +145,13 @@ impl ConnectionActor {
     fn end(&mut self, context: &mut Context<Self>) {
         self.turn_ends = false;
         self.core.begin(self.now_ms());
-        self.with_way(|core, way| core.end_turn(way));
+        self.core.end_turn(&mut self.way);
         self.perform(context);
         self.write(context);
         // Deliveries that were written may have been settled or credited.
-        self.with_way(|core, way| core.flush(way));
+        self.core.flush(&mut self.way);
         self.perform(context);
-        self.may_ask = false;
-        for group in std::mem::take(&mut self.gone) {
-            self.leaders.remove(&group);
-            self.shared.directory.unwatch(group, self.core.id());
+        for group in self.way.end_turn() {
             self.begin(context).on_queue_gone(group);
         }
         if self.core.is_over() {
@@ -221,17 +166,6 @@ impl ConnectionActor {
         self.core.set_reading(reads);
         self.gate.set_open(reads);
         self.arm(context);
-    }
-
-    fn with_way(&mut self, turn: impl FnOnce(&mut Connection, &mut Way<'_>)) {
-        let mut way = Way {
-            shared: &self.shared,
-            leaders: &mut self.leaders,
-            gone: &mut self.gone,
-            session: self.core.id(),
-            may_ask: self.may_ask,
-        };
-        turn(&mut self.core, &mut way);
     }
 
     fn perform(&mut self, context: &mut Context<Self>) {
@@ -354,11 +288,7 @@ impl ConnectionActor {
         let delay = Duration::from_millis(due_ms.saturating_sub(self.now_ms()).max(1));
         let handle = context.run_later(delay, |actor, context| {
             actor.timer = None;
-            let now_ms = actor.now_ms();
-            if now_ms >= actor.asked_ms + ASK_MS {
-                actor.may_ask = true;
-                actor.asked_ms = now_ms;
-            }
+            actor.way.on_tick(actor.now_ms());
             if actor.input.is_empty() {
                 actor.input = BytesMut::new();
             }
@@ -399,11 +329,11 @@ impl Handler<SessionEvent> for ConnectionActor {
         match event {
             SessionEvent::Events(events) => self.begin(context).on_events(&events),
             SessionEvent::Leader { group, leader } => {
-                self.leaders.insert(group, leader);
+                self.way.moved(group, leader);
                 self.begin(context).on_leader(group);
             }
             SessionEvent::QueueGone { group } => {
-                self.leaders.remove(&group);
+                self.way.forget(group);
                 self.begin(context).on_queue_gone(group);
             }
             SessionEvent::Close { code, text } => self.begin(context).on_close(code, &text),

@@ -10,7 +10,7 @@ use warren_cluster::GroupId;
 
 use super::{Change, Outcome, Request, View};
 use crate::directory::Directory;
-use crate::mailbox;
+use crate::mailbox::{Mailbox, Post};
 
 /// The change may or may not take effect: no majority answered in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,17 +34,17 @@ pub struct Submit {
 pub struct MetadataClient {
     view: View,
     directory: Arc<Directory>,
-    actor: Recipient<Submit>,
+    actor: Post<Submit>,
     next: Arc<AtomicU64>,
 }
 
 impl MetadataClient {
     /// A handle on that actor.
-    pub fn new(view: View, directory: Arc<Directory>, actor: Recipient<Submit>) -> Self {
+    pub fn new(view: View, directory: Arc<Directory>, actor: impl Mailbox<Submit> + 'static) -> Self {
         Self {
             view,
             directory,
-            actor,
+            actor: Arc::new(actor),
             next: Arc::new(AtomicU64::new(1)),
         }
     }
@@ -65,18 +65,22 @@ impl MetadataClient {
     /// Makes a change; resolves when it is applied on this node and on every reachable one, so that whoever is told
     /// of it finds it wherever they ask.
     pub async fn submit(&self, change: Change) -> Result<Outcome, Unavailable> {
+        self.ask(change).await.map_err(|_| Unavailable)
+    }
+
+    /// The same for whoever does not wait in place: the outcome comes through the receiver, which ends without one
+    /// where [`MetadataClient::submit`] would fail.
+    pub fn ask(&self, change: Change) -> oneshot::Receiver<Outcome> {
         let (answer, outcome) = oneshot::channel();
         let request = self.request();
         let command = change.encode(request);
-        self.actor
-            .send(Submit {
-                request,
-                command,
-                answer: Some(answer),
-            })
-            .await
-            .map_err(|_| Unavailable)?;
-        outcome.await.map_err(|_| Unavailable)
+        // Bounded by the channels and operators' calls of this node: each waits for its answer.
+        self.actor.always(Submit {
+            request,
+            command,
+            answer: Some(answer),
+        });
+        outcome
     }
 
     /// Makes a change that nobody waits for and that is asked for again if it is lost.
@@ -84,14 +88,11 @@ impl MetadataClient {
         let request = self.request();
         let command = change.encode(request);
         // Bounded by what happens to nodes and queues, not by what clients send.
-        mailbox::always(
-            &self.actor,
-            Submit {
-                request,
-                command,
-                answer: None,
-            },
-        );
+        self.actor.always(Submit {
+            request,
+            command,
+            answer: None,
+        });
     }
 
     /// The queue has ended: takes it out of the metadata.

@@ -143,7 +143,12 @@ pub struct QueueClient {
     questions: VecDeque<Question>,
     consumers: FxHashMap<u32, Inbound>,
     ended: VecDeque<(u32, u64)>,
+    /// A resync is to be sent.
     resync: bool,
+    /// The number of the resync that was sent and is not answered.
+    asked: Option<u64>,
+    /// Counts the resyncs sent.
+    resyncs: u64,
     /// When the queue last said something new, or sending began after idleness.
     moved_ms: u64,
     rewound_ms: u64,
@@ -170,6 +175,8 @@ impl QueueClient {
             consumers: FxHashMap::default(),
             ended: VecDeque::new(),
             resync: false,
+            asked: None,
+            resyncs: 0,
             moved_ms: 0,
             rewound_ms: 0,
             resynced_ms: 0,
@@ -310,16 +317,22 @@ impl QueueClient {
         self.resync = !self.consumers.is_empty() || !self.ended.is_empty();
     }
 
-    /// The resync to send, if one is due: which delivery of each consumer comes next here.
+    /// The resync to send, if one is due: which delivery of each consumer comes next here. It may be lost on the way:
+    /// until it is answered, it becomes due again.
     pub fn take_resync(&mut self, now_ms: u64) -> Option<queue::Resync> {
-        if !self.resync || (self.resynced_ms != 0 && now_ms < self.resynced_ms + REPEAT_MS) {
+        let due_ms = self.resynced_ms + if self.resync { REPEAT_MS } else { SILENCE_MS };
+        let wanted = self.resync || self.asked.is_some();
+        if !wanted || (self.resynced_ms != 0 && now_ms < due_ms) {
             return None;
         }
         self.resync = false;
+        self.asked = None;
         if self.consumers.is_empty() && self.ended.is_empty() {
             return None;
         }
         self.resynced_ms = now_ms;
+        self.resyncs += 1;
+        self.asked = Some(self.resyncs);
         let live = self
             .consumers
             .iter()
@@ -334,12 +347,13 @@ impl QueueClient {
             incarnation: self.session.incarnation,
             id: self.session.id,
             consumers,
+            number: self.resyncs,
         })
     }
 
     /// Whether [`QueueClient::tick`] has anything to wait for.
     pub fn needs_tick(&self) -> bool {
-        self.resync || !self.unapplied.is_empty() || !self.questions.is_empty()
+        self.resync || self.asked.is_some() || !self.unapplied.is_empty() || !self.questions.is_empty()
     }
 
     /// Gives up on what has waited longer than `timeout_ms`, and rewinds after silence.
@@ -387,7 +401,10 @@ impl QueueClient {
         }
         self.confirm(&events.refused, out);
         for (seq, reply) in &events.replies {
-            if !matches!(reply.kind, Some(Reply::Cancelled(_) | Reply::GetOk(_))) {
+            if !matches!(
+                reply.kind,
+                Some(Reply::Cancelled(_) | Reply::GetOk(_) | Reply::Resynced(_))
+            ) {
                 self.answer(*seq, reply, now_ms, out);
             }
         }
@@ -396,8 +413,10 @@ impl QueueClient {
     /// Takes in the answers that come after the deliveries of the same events, and drops what is applied.
     pub fn finish(&mut self, events: &Events, now_ms: u64, out: &mut Vec<Notice>) {
         for (seq, reply) in &events.replies {
-            if matches!(reply.kind, Some(Reply::Cancelled(_))) {
-                self.answer(*seq, reply, now_ms, out);
+            match reply.kind {
+                Some(Reply::Cancelled(_)) => self.answer(*seq, reply, now_ms, out),
+                Some(Reply::Resynced(_)) if self.asked == Some(*seq) => self.asked = None,
+                _ => {}
             }
         }
         self.drop_applied();

@@ -133,6 +133,11 @@ pub enum Effect {
         /// The number of the first missing command.
         expected: u64,
     },
+    /// The queue knows that the session has ended, and whoever told it can forget that.
+    Ended {
+        /// Which.
+        session: SessionId,
+    },
     /// The queue has ended: remove it from the metadata.
     Gone,
 }
@@ -374,6 +379,7 @@ impl QueueMachine {
             let ended: Vec<u32> = match commands.next() {
                 Some(Ok(Command::SessionDown(session))) if session != SessionId::SYSTEM => {
                     self.remember_ended(session);
+                    out.push(Effect::Ended { session });
                     self.slots.get(&session).copied().into_iter().collect()
                 }
                 Some(Ok(Command::NodeDown { node, incarnation })) => {
@@ -688,12 +694,25 @@ impl QueueMachine {
 
     /// Sends a session again what it holds and may not have seen: deliveries of the named consumers from the given
     /// ids on, each consumer's in order, and all messages that it got. Consumers unknown here are ignored.
+    /// Says last that this was all, also to a session that is unknown here.
     pub fn resync(&self, request: &queue::Resync, out: &mut Vec<Effect>) {
-        let id = SessionId {
+        let session = SessionId {
             node: request.node,
             incarnation: request.incarnation,
             id: request.id,
         };
+        self.send_again(session, request, out);
+        if request.number > 0 {
+            let kind = Some(ReplyKind::Resynced(queue::Resynced {}));
+            out.push(Effect::Reply {
+                session,
+                seq: request.number,
+                reply: queue::Reply { kind },
+            });
+        }
+    }
+
+    fn send_again(&self, id: SessionId, request: &queue::Resync, out: &mut Vec<Effect>) {
         let Some(&slot) = self.slots.get(&id) else { return };
         let session = &self.sessions[slot];
         if session.held == 0 {

@@ -99,6 +99,7 @@ impl Outbox {
                     }
                 }
             }
+            Effect::Ended { session } => self.directory.end_applied(self.group, session),
             Effect::Gone => return true,
         }
         false

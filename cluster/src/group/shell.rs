@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Effect, Error, Event, GroupCore, Options, ProposeError, Role};
-use crate::log::writer::{Done, Persisted, Request, Writer};
+use crate::log::writer::{Done, Persisted, Request, Submit};
 use crate::log::{LogStore, ReplicaState, Write};
 use crate::machine::Machine;
 use crate::transport::{self, Envelope, OutgoingSnapshot, Port, SnapshotPart, Transport};
@@ -24,7 +24,7 @@ pub struct Io {
     /// Where logs are read.
     pub store: Arc<dyn LogStore>,
     /// Where logs are written.
-    pub writer: Arc<Writer>,
+    pub writer: Arc<dyn Submit>,
     /// The links to other nodes.
     pub transport: Arc<dyn Transport>,
     /// Hears what was persisted and which snapshots were sent, and passes it to the group's mailbox.

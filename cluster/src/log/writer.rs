@@ -50,6 +50,12 @@ pub trait Persisted: Send + Sync {
 #[error("the log writer has stopped")]
 pub struct Stopped;
 
+/// Takes requests, carries them out in order and reports each: [`Writer`], or what stands in for it in a simulation.
+pub trait Submit: Send + Sync {
+    /// Queues a request; never waits for the disk.
+    fn submit(&self, request: Request) -> Result<(), Stopped>;
+}
+
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -89,7 +95,7 @@ impl Writer {
         })
     }
 
-    /// Queues a request; never waits for the disk.
+    /// See [`Submit::submit`].
     ///
     /// The queue has no bound of its own: callers bound what they have in flight, with [`Writer::pending_bytes`].
     pub fn submit(&self, request: Request) -> Result<(), Stopped> {
@@ -129,6 +135,12 @@ impl Writer {
         {
             tracing::error!("on_fatal of the log writer panicked");
         }
+    }
+}
+
+impl Submit for Writer {
+    fn submit(&self, request: Request) -> Result<(), Stopped> {
+        Self::submit(self, request)
     }
 }
 

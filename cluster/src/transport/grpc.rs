@@ -81,6 +81,8 @@ pub(super) struct Link {
     /// Ends a pause before the next attempt to connect.
     pub(super) poke: Notify,
     arriving: Mutex<Option<Arriving>>,
+    /// The run of the latest stream that the peer's envelopes came on; 0: there was none.
+    arrived: AtomicU64,
     pub(super) received: AtomicU64,
     pub(super) received_bytes: AtomicU64,
 }
@@ -112,6 +114,14 @@ impl Arriving {
 }
 
 impl Link {
+    /// Puts the peer's new stream in the place of the one before. Says whether that run had one before it, open or
+    /// not: between two streams the peer may have sent into the end of the first.
+    pub(super) fn follow(&self, arriving: Arriving) -> bool {
+        let incarnation = arriving.incarnation;
+        let open = self.arrive(Some(arriving));
+        self.arrived.swap(incarnation, Ordering::Relaxed) == incarnation || open
+    }
+
     /// Puts a stream in the place of the one before, and says whether there was one.
     pub(super) fn arrive(&self, arriving: Option<Arriving>) -> bool {
         let before = std::mem::replace(&mut *locked(&self.arriving), arriving);
@@ -174,6 +184,7 @@ impl GrpcTransport {
                 queue,
                 poke: Notify::new(),
                 arriving: Mutex::default(),
+                arrived: AtomicU64::new(0),
                 received: AtomicU64::new(0),
                 received_bytes: AtomicU64::new(0),
             };

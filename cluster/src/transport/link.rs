@@ -212,7 +212,7 @@ pub(super) async fn serve(
     }
     shared.step(Event::Opened { node, incarnation });
     let arriving = Arriving::new(incarnation, Arc::clone(&meter));
-    if link.arrive(Some(arriving.clone())) {
+    if link.follow(arriving.clone()) {
         shared.inbox.link_reset(node);
     }
     link.poke.notify_one();

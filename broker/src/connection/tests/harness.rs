@@ -513,6 +513,7 @@ impl Broker {
                             payload,
                         });
                     }
+                    Effect::Ended { .. } => {}
                     Effect::Gone => is_gone = true,
                 }
             }

@@ -261,6 +261,34 @@ fn deliveries_are_taken_once_and_in_order() {
 }
 
 #[test]
+fn a_resync_is_repeated_until_it_is_answered() {
+    let mut client = client();
+    attach(&mut client, 9, 1);
+    client.seal(1);
+    let events = Events {
+        replies: vec![(1, reply(Reply::Attached(queue::Attached {})))],
+        ..applied(1)
+    };
+    hear(&mut client, &events, 2);
+    assert!(!client.needs_tick());
+    client.rewind(10);
+    let first = client.take_resync(10).expect("due");
+    assert!(client.needs_tick(), "it may be lost");
+    assert_eq!(client.take_resync(900), None);
+    let second = client.take_resync(1_100).expect("due again");
+    assert!(second.number > first.number);
+    let answer = |number| Events {
+        replies: vec![(number, reply(Reply::Resynced(queue::Resynced {})))],
+        ..applied(1)
+    };
+    hear(&mut client, &answer(first.number), 1_200);
+    assert!(client.needs_tick(), "an answer to another question");
+    hear(&mut client, &answer(second.number), 1_200);
+    assert!(!client.needs_tick());
+    assert_eq!(client.take_resync(9_000), None);
+}
+
+#[test]
 fn late_deliveries_of_an_ended_consumer_go_back() {
     let mut client = client();
     attach(&mut client, 9, 1);

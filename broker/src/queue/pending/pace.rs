@@ -9,7 +9,7 @@ use super::Bound;
 /// What the leader knows when it makes an entry.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::queue) struct Demand {
-    /// The leader's steady clock, in milliseconds.
+    /// The leader's clock, in milliseconds. It may be set back.
     pub(in crate::queue) now_ms: u64,
     /// Messages that consumers settled since the queue's machine was made.
     pub(in crate::queue) settled: u64,
@@ -63,7 +63,13 @@ impl Pace {
     pub(super) fn heard(&mut self, demand: Demand) {
         let settled = demand.settled.saturating_sub(self.settled);
         self.settled = demand.settled;
-        self.now_ms = self.now_ms.max(demand.now_ms);
+        if demand.now_ms < self.now_ms {
+            self.window = Window {
+                since_ms: demand.now_ms,
+                ..Window::default()
+            };
+        }
+        self.now_ms = demand.now_ms;
         self.window.settled += settled;
         if self.now_ms >= self.window.since_ms + WINDOW_MS {
             let window = std::mem::take(&mut self.window);

@@ -118,16 +118,27 @@ fn publishers_go_at_the_pace_of_consumers_that_nearly_keep_up() {
 
 #[test]
 fn publishes_that_wait_go_soon() {
+    waiting_publishes_go(60);
+}
+
+#[test]
+fn publishes_that_wait_go_soon_by_a_clock_that_was_set_back() {
+    waiting_publishes_go(3_600_000);
+}
+
+/// All that waits goes, although no consumer settles any more, after the clock read `first_ms` and then 60.
+fn waiting_publishes_go(first_ms: u64) {
     let mut pending = Pending::default();
     let mut demand = Demand {
-        now_ms: 1,
+        now_ms: first_ms - 59,
         settled: 1_000,
         backlog: true,
     };
     assert!(pending.take(ALL, demand).is_empty());
-    demand.now_ms = 60;
+    demand.now_ms = first_ms;
     demand.settled = 2_000;
     assert!(pending.take(ALL, demand).is_empty(), "consumers keep up from here on");
+    demand.now_ms = 60;
     for seq in 1..=3_000 {
         pending.push(publish(1, seq));
     }

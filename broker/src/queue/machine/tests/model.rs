@@ -456,6 +456,7 @@ impl Model {
         if !self.ended_sessions.contains(&session) {
             self.ended_sessions.push(session);
         }
+        self.effects.push(Effect::Ended { session });
         self.end_sessions(|other| other == session);
     }
 

@@ -292,6 +292,7 @@ impl World {
                             next: *next,
                         })
                         .collect(),
+                    number: 0,
                 };
                 let mut effects = Vec::new();
                 self.machine.resync(&request, &mut effects);

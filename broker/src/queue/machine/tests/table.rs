@@ -162,6 +162,7 @@ impl World {
                         incarnation,
                         id,
                         consumers,
+                        number: 7,
                     },
                     &mut self.effects,
                 );
@@ -363,6 +364,7 @@ fn describe(effect: &Effect) -> String {
             text
         }
         Effect::Gap { session, expected } => format!("{} gap, expected {expected}", name(*session)),
+        Effect::Ended { session } => format!("{} ended", name(*session)),
         Effect::Gone => "gone".to_owned(),
     }
 }

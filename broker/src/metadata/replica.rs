@@ -1,0 +1,626 @@
+//! This node's replica of the metadata: applies what the group agreed on, publishes it, and says which queues and
+//! exchanges are to run here.
+//!
+//! ```text
+//! MetadataClient ─Submit─▶ MetadataReplica ─▶ leader's log ─▶ apply here ─▶ Round: exchanges ─▶ View ─▶ peers' barriers ─▶ answer
+//! ```
+//!
+//! A change is answered only when every reachable node has applied it: what one node was told holds on all of them.
+//! A request is repeated until its answer comes out of the log, so it may be applied twice; changes allow that.
+//!
+//! No actor and no clock: its shell, `actor.rs`, feeds it what comes, tells it the time and carries its rounds out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use actix::Message;
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use warren_cluster::group::shell::{GroupShell, Io, Output};
+use warren_cluster::group::{Error, Event, GroupCore, Options, Role};
+use warren_cluster::transport::{PeerState, Port};
+use warren_cluster::{GroupId, NodeId};
+use warren_proto::node::{Barrier, BarrierPassed, node_message::Kind};
+
+use super::client::{MetadataClient, Submit};
+use super::{Bootstrap, Change, Effect, Exchange, MetadataMachine, Outcome, Picture, Placement, Queue, Request, Run};
+use crate::amqp::ReplyCode;
+use crate::directory::{Directory, Inbound, SessionEvent};
+use crate::exchange::actor::Update;
+
+/// The metadata's group.
+pub const GROUP: GroupId = 1;
+
+/// Ticks after which an unanswered request is sent again.
+const REPEAT_TICKS: u32 = 5;
+/// Ticks after which whoever waits for an answer is told that none came.
+const WAIT_TICKS: u32 = 100;
+/// Ticks after which an answer no longer waits for nodes that are reachable but do not apply.
+const BARRIER_TICKS: u32 = 50;
+/// Ticks after which a node that was only silent counts as ended: its sessions' messages go back.
+const SILENT_TICKS: u32 = 600;
+/// Ticks after which queues that may not know it are told again which sessions have ended.
+const ENDS_TICKS: u32 = 10;
+/// Requests of this node that may be waiting.
+const WAITING_MAX: usize = 65_536;
+
+/// What the replica needs of the node around it.
+pub struct Setup {
+    /// The handle on this very replica.
+    pub client: MetadataClient,
+    /// Where everything is.
+    pub directory: Arc<Directory>,
+    /// For the group.
+    pub io: Io,
+    /// The voters of the metadata group: all configured nodes.
+    pub members: Vec<NodeId>,
+    /// What the first leader ever makes of an empty cluster.
+    pub bootstrap: Bootstrap,
+    /// This run, its name and its address.
+    pub announce: (Run, String, String),
+    /// Bounds of the group.
+    pub options: Options,
+}
+
+/// What reaches the replica from other nodes, beside its group's messages.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub enum News {
+    /// About a peer's run, from the transport.
+    Peer {
+        /// The peer.
+        node: NodeId,
+        /// Its state now.
+        state: PeerState,
+    },
+    /// A node waits, for a client's sake, until this one has applied an entry.
+    BarrierAsked(NodeId, Barrier),
+    /// A node has applied the entry that this one waited for.
+    BarrierPassed(NodeId, BarrierPassed),
+}
+
+/// What is to become of an exchange's actor.
+#[derive(Clone, Debug)]
+pub enum ExchangeStep {
+    /// Every exchange ends: the whole state was replaced.
+    Reset,
+    /// This one begins, without bindings.
+    Begin(Arc<Exchange>),
+    /// The one with this id ends.
+    End(u64),
+}
+
+/// What applied entries call for. First the exchanges, in order; then their updates, each exchange's in order; once
+/// readers see those, [`MetadataReplica::published`].
+#[must_use]
+pub struct Round {
+    /// Exchanges that begin and end.
+    pub exchanges: Vec<ExchangeStep>,
+    /// Changes of bindings by exchange.
+    pub updates: Updates,
+    /// What to publish then.
+    pub applied: Applied,
+}
+
+/// The rest of a [`Round`].
+#[must_use]
+pub struct Applied {
+    picture: Picture,
+    index: u64,
+    answers: Vec<(oneshot::Sender<Outcome>, Outcome)>,
+}
+
+/// Changes of bindings by exchange.
+pub type Updates = BTreeMap<u64, Vec<Update>>;
+
+struct Waiter {
+    command: Bytes,
+    answer: Option<oneshot::Sender<Outcome>>,
+    age: u32,
+}
+
+/// Answers that wait until `nodes` have applied the entry.
+struct Waiting {
+    nodes: BTreeSet<NodeId>,
+    answers: Vec<(oneshot::Sender<Outcome>, Outcome)>,
+    age: u32,
+}
+
+/// See the module.
+pub struct MetadataReplica {
+    setup: Setup,
+    shell: GroupShell<MetadataMachine>,
+    outputs: Vec<Output<Effect>>,
+    pending: Vec<Bytes>,
+    role: Role,
+    requests: BTreeMap<u64, Waiter>,
+    barriers: BTreeMap<u64, Waiting>,
+    next_barrier: u64,
+    /// Other nodes' barriers that this replica has not reached.
+    asked: Vec<(NodeId, Barrier)>,
+    /// The log position of the published view.
+    published: u64,
+    queues: BTreeSet<GroupId>,
+    /// Queues to start once the view shows them.
+    declared: Vec<Arc<Queue>>,
+    /// Queues whose sessions are to be told, once the view no longer shows them.
+    gone: Vec<GroupId>,
+    peers: BTreeMap<NodeId, (PeerState, u32)>,
+    joined: bool,
+    ticks: u32,
+}
+
+impl MetadataReplica {
+    /// Opens the replica. [`MetadataReplica::begin`] must follow.
+    pub fn open(setup: Setup) -> Result<Self, Error> {
+        let machine = MetadataMachine::new();
+        let shell = GroupShell::open(setup.io.clone(), GROUP, &setup.members, machine, setup.options.clone())?;
+        Ok(Self {
+            setup,
+            shell,
+            outputs: Vec::new(),
+            pending: Vec::new(),
+            role: Role::Follower,
+            requests: BTreeMap::new(),
+            barriers: BTreeMap::new(),
+            next_barrier: 1,
+            asked: Vec::new(),
+            published: 0,
+            queues: BTreeSet::new(),
+            declared: Vec::new(),
+            gone: Vec::new(),
+            peers: BTreeMap::new(),
+            joined: false,
+            ticks: 0,
+        })
+    }
+
+    /// Makes this run known to the cluster, and begins with the state as stored.
+    pub fn begin(&mut self) -> Round {
+        if self.setup.members.len() == 1 {
+            self.shell.handle(Event::Campaign);
+        }
+        self.announce();
+        let mut round = self.round();
+        self.reconcile(&mut round);
+        self.finish(round)
+    }
+
+    /// The group inside, for reads.
+    pub fn core(&self) -> &GroupCore<MetadataMachine> {
+        self.shell.core()
+    }
+
+    /// Whether the metadata have taken this run in.
+    pub fn has_joined(&self) -> bool {
+        self.joined
+    }
+
+    /// Does what has become due. The round that comes out must be carried out before anything else goes in.
+    pub fn drive(&mut self, now_ms: u64) -> Result<Option<Round>, Error> {
+        if self.role == Role::Leader && !self.pending.is_empty() {
+            match self.shell.propose(&self.pending, now_ms) {
+                Ok(()) => self.pending.clear(),
+                // Requests are repeated by those who made them.
+                Err(error) => {
+                    tracing::debug!(%error, "metadata changes not proposed");
+                    self.pending.clear();
+                }
+            }
+        }
+        self.shell.poll(&mut self.outputs)?;
+        if self.outputs.is_empty() {
+            return Ok(None);
+        }
+        let outputs = std::mem::take(&mut self.outputs);
+        Ok(self.perform(outputs))
+    }
+
+    fn round(&self) -> Round {
+        Round {
+            exchanges: Vec::new(),
+            updates: Updates::new(),
+            applied: Applied {
+                picture: Picture::default(),
+                index: 0,
+                answers: Vec::new(),
+            },
+        }
+    }
+
+    /// The round as it stands after the last applied entry.
+    fn finish(&self, mut round: Round) -> Round {
+        round.applied.index = self.shell.core().status().applied;
+        round.applied.picture = self.shell.core().machine().picture().clone();
+        round
+    }
+
+    fn perform(&mut self, outputs: Vec<Output<Effect>>) -> Option<Round> {
+        let mut round = self.round();
+        let mut applied = false;
+        for output in outputs {
+            match output {
+                Output::Role { role, .. } => self.entered(role),
+                Output::Restored => {
+                    applied = true;
+                    self.reconcile(&mut round);
+                }
+                Output::Machine(effect) => {
+                    applied = true;
+                    self.effect(effect, &mut round);
+                }
+            }
+        }
+        if applied {
+            return Some(self.finish(round));
+        }
+        // Entries without effects count as well for those who wait for their index.
+        self.published = self.published.max(self.shell.core().status().applied);
+        self.answer_barriers();
+        None
+    }
+
+    /// Publishes what a round applied. Answers the queues to start here; [`MetadataReplica::drive`] must follow.
+    pub fn published(&mut self, applied: Applied) -> Vec<Arc<Queue>> {
+        let Applied {
+            picture,
+            index,
+            answers,
+        } = applied;
+        self.setup.client.view().publish(picture);
+        self.published = index;
+        self.answer_barriers();
+        let started = self.start_and_end_queues();
+        self.wait_for_peers(index, answers);
+        started
+    }
+
+    fn effect(&mut self, effect: Effect, round: &mut Round) {
+        match effect {
+            Effect::Answer { request, outcome } => {
+                if request.node == self.setup.directory.node()
+                    && request.incarnation == self.setup.directory.incarnation()
+                    && let Some(waiter) = self.requests.remove(&request.id)
+                    && let Some(answer) = waiter.answer
+                {
+                    round.applied.answers.push((answer, outcome));
+                }
+            }
+            Effect::ExchangeDeclared(exchange) => round.exchanges.push(ExchangeStep::Begin(exchange)),
+            Effect::ExchangeDeleted(exchange) => round.exchanges.push(ExchangeStep::End(exchange.id)),
+            Effect::Bound { exchange, binding } => {
+                let updates = round.updates.entry(exchange.id).or_default();
+                updates.push(Update::Bound(binding));
+            }
+            Effect::Unbound { exchange, binding } => {
+                let updates = round.updates.entry(exchange.id).or_default();
+                updates.push(Update::Unbound(binding));
+            }
+            Effect::QueueDeclared(queue) | Effect::QueuePlaced(queue) => self.declared.push(queue),
+            Effect::QueueDeleted(queue) => {
+                self.queues.remove(&queue.group);
+                // One that comes and goes in one round never starts.
+                self.declared.retain(|declared| declared.group != queue.group);
+                self.gone.push(queue.group);
+            }
+            Effect::NodeUp(run) => {
+                if run == self.setup.announce.0 {
+                    self.joined = true;
+                }
+                self.run_ended(Run {
+                    node: run.node,
+                    incarnation: run.incarnation.saturating_sub(1),
+                });
+            }
+            Effect::NodeDown(run) => {
+                self.run_ended(run);
+                if run.node == self.setup.announce.0.node && run.incarnation >= self.setup.announce.0.incarnation {
+                    self.rejoin();
+                }
+            }
+            Effect::VhostDeleted(_) | Effect::UserDeleted(_) => {}
+        }
+    }
+
+    /// The others have given this run up: what its clients held was given to others.
+    fn rejoin(&mut self) {
+        tracing::warn!("the cluster counted this node as down; its clients' sessions have ended");
+        for session in self.setup.directory.session_mailboxes() {
+            // One message for each connection, which ends with it.
+            let text = "the node was cut off from its cluster".into();
+            session.always(SessionEvent::Close {
+                code: ReplyCode::ConnectionForced,
+                text,
+            });
+        }
+        self.announce();
+    }
+
+    fn announce(&self) {
+        let (run, name, address) = self.setup.announce.clone();
+        self.setup.client.submit_later(Change::NodeUp { run, name, address });
+    }
+
+    fn run_ended(&self, run: Run) {
+        for mailbox in self.setup.directory.mailboxes() {
+            mailbox.always(Inbound::RunEnded {
+                node: run.node,
+                incarnation: run.incarnation,
+            });
+        }
+    }
+
+    /// Makes exchanges and queues agree with a state that came as a whole.
+    fn reconcile(&mut self, round: &mut Round) {
+        let picture = self.shell.core().machine().picture().clone();
+        round.exchanges.push(ExchangeStep::Reset);
+        let vhosts: Vec<_> = picture.vhosts().map(|vhost| vhost.name.clone()).collect();
+        for vhost in vhosts {
+            for exchange in picture.exchanges(&vhost) {
+                round.exchanges.push(ExchangeStep::Begin(exchange.clone()));
+                let bound = picture
+                    .bindings_from(&vhost, &exchange.name)
+                    .cloned()
+                    .map(Update::Bound);
+                round.updates.entry(exchange.id).or_default().extend(bound);
+            }
+        }
+        let kept: BTreeSet<GroupId> = picture.all_queues().map(|queue| queue.group).collect();
+        self.gone.extend(self.queues.difference(&kept));
+        self.queues.retain(|group| kept.contains(group));
+        self.declared = picture.all_queues().cloned().collect();
+    }
+
+    /// Ends the queues that are no more, and answers those of this node that do not run yet.
+    fn start_and_end_queues(&mut self) -> Vec<Arc<Queue>> {
+        for group in std::mem::take(&mut self.gone) {
+            self.setup.directory.queue_gone(group);
+        }
+        let node = self.setup.directory.node();
+        let run = self.setup.announce.0;
+        let mut started = std::mem::take(&mut self.declared);
+        started.retain(|queue| {
+            let here = match &queue.placement {
+                Placement::Replicated { replicas, .. } => replicas.contains(&node),
+                Placement::Transient { home } => *home == run,
+            };
+            here && self.queues.insert(queue.group)
+        });
+        started
+    }
+
+    fn entered(&mut self, role: Role) {
+        let was = std::mem::replace(&mut self.role, role);
+        if role != Role::Leader || was == Role::Leader {
+            return;
+        }
+        tracing::info!("leads the cluster's metadata");
+        if !self.shell.core().machine().picture().is_bootstrapped() {
+            self.setup
+                .client
+                .submit_later(Change::Bootstrap(self.setup.bootstrap.clone()));
+        }
+        let ended: Vec<_> = self
+            .peers
+            .iter()
+            .filter_map(|(node, (state, _))| match state {
+                PeerState::Dead { incarnation } => Some(Run {
+                    node: *node,
+                    incarnation: *incarnation,
+                }),
+                PeerState::Up { .. } | PeerState::Silent { .. } => None,
+            })
+            .collect();
+        for run in ended {
+            self.setup.client.submit_later(Change::NodeDown { run });
+        }
+    }
+
+    /// Answers once every reachable peer has applied `index`.
+    fn wait_for_peers(&mut self, index: u64, answers: Vec<(oneshot::Sender<Outcome>, Outcome)>) {
+        if answers.is_empty() {
+            return;
+        }
+        let nodes: BTreeSet<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(_, (state, _))| matches!(state, PeerState::Up { .. }))
+            .map(|(node, _)| *node)
+            .collect();
+        if nodes.is_empty() {
+            respond(answers);
+            return;
+        }
+        let request = self.next_barrier;
+        self.next_barrier += 1;
+        for node in &nodes {
+            self.setup
+                .directory
+                .tell(*node, Kind::Barrier(Barrier { index, request }));
+        }
+        self.barriers.insert(request, Waiting { nodes, answers, age: 0 });
+    }
+
+    fn passed(&mut self, node: NodeId, request: u64) {
+        let Some(waiting) = self.barriers.get_mut(&request) else {
+            return;
+        };
+        waiting.nodes.remove(&node);
+        if waiting.nodes.is_empty()
+            && let Some(waiting) = self.barriers.remove(&request)
+        {
+            respond(waiting.answers);
+        }
+    }
+
+    fn answer_barriers(&mut self) {
+        let published = self.published;
+        let directory = &self.setup.directory;
+        self.asked.retain(|(node, barrier)| {
+            let reached = barrier.index <= published;
+            if reached {
+                directory.tell(
+                    *node,
+                    Kind::BarrierPassed(BarrierPassed {
+                        request: barrier.request,
+                    }),
+                );
+            }
+            !reached
+        });
+    }
+
+    fn forward(&mut self, command: Bytes) {
+        match self.shell.core().leader() {
+            Some(leader) if leader == self.setup.directory.node() => self.pending.push(command),
+            Some(leader) => {
+                // What the link does not take is sent again by the next ticks.
+                let _ = self.setup.directory.post(leader, Port::METADATA, GROUP, command);
+            }
+            None => {}
+        }
+    }
+
+    /// 100 ms have passed. [`MetadataReplica::drive`] must follow.
+    pub fn tick(&mut self) {
+        self.ticks += 1;
+        if self.ticks >= ENDS_TICKS {
+            self.ticks = 0;
+            self.setup.directory.repeat_ends();
+        }
+        let mut again = Vec::new();
+        self.requests.retain(|_, waiter| {
+            waiter.age += 1;
+            if waiter.age % REPEAT_TICKS == 0 {
+                again.push(waiter.command.clone());
+            }
+            waiter.answer.is_none() || waiter.age < WAIT_TICKS
+        });
+        for command in again {
+            self.forward(command);
+        }
+        let mut late = Vec::new();
+        for (request, waiting) in &mut self.barriers {
+            waiting.age += 1;
+            if waiting.age >= BARRIER_TICKS {
+                late.push(*request);
+            }
+        }
+        for request in late {
+            if let Some(waiting) = self.barriers.remove(&request) {
+                tracing::warn!(nodes = ?waiting.nodes, "nodes are slow to apply a metadata change");
+                respond(waiting.answers);
+            }
+        }
+        let mut ended = Vec::new();
+        for (node, (state, ticks)) in &mut self.peers {
+            *ticks = ticks.saturating_add(1);
+            if let PeerState::Silent { incarnation } = state
+                && *ticks == SILENT_TICKS
+            {
+                ended.push(Run {
+                    node: *node,
+                    incarnation: *incarnation,
+                });
+            }
+        }
+        for run in ended {
+            self.end_run(run);
+        }
+        self.shell.handle(Event::Tick);
+    }
+
+    /// Takes in one message. [`MetadataReplica::drive`] must follow.
+    pub fn handle(&mut self, message: Inbound) {
+        match message {
+            Inbound::Group(event) => self.shell.handle(event),
+            Inbound::Batch { bytes, .. } => {
+                if self.role == Role::Leader {
+                    self.pending.push(bytes);
+                }
+            }
+            Inbound::Describe(answer) => {
+                let status = self.shell.core().status();
+                let description = crate::directory::Description {
+                    group: GROUP,
+                    node: self.setup.directory.node(),
+                    role: if self.role == Role::Leader {
+                        "leader"
+                    } else {
+                        "follower"
+                    },
+                    leader: status.leader,
+                    raft: Some(status),
+                    ..crate::directory::Description::default()
+                };
+                let _ = answer.send(description);
+            }
+            Inbound::Stop { .. }
+            | Inbound::Resync(_)
+            | Inbound::RunEnded { .. }
+            | Inbound::LinkReset(_)
+            | Inbound::LinkWritable(_)
+            | Inbound::LeaderQuery(_) => {}
+        }
+    }
+
+    /// Somebody on this node wants a change. [`MetadataReplica::drive`] must follow.
+    pub fn submit(&mut self, message: Submit) {
+        let Submit {
+            request: Request { id, .. },
+            command,
+            answer,
+        } = message;
+        if self.requests.len() >= WAITING_MAX {
+            // Dropping the answer tells the waiter.
+            return;
+        }
+        self.requests.insert(
+            id,
+            Waiter {
+                command: command.clone(),
+                answer,
+                age: 0,
+            },
+        );
+        self.forward(command);
+    }
+
+    /// Takes in what was heard from another node. [`MetadataReplica::drive`] must follow.
+    pub fn news(&mut self, news: News) {
+        match news {
+            News::Peer { node, state } => self.peer_changed(node, state),
+            News::BarrierAsked(node, barrier) => {
+                self.asked.push((node, barrier));
+                self.answer_barriers();
+            }
+            News::BarrierPassed(node, passed) => self.passed(node, passed.request),
+        }
+    }
+
+    fn peer_changed(&mut self, node: NodeId, state: PeerState) {
+        self.peers.insert(node, (state, 0));
+        if !matches!(state, PeerState::Up { .. }) {
+            let waiting: Vec<u64> = self.barriers.keys().copied().collect();
+            for request in waiting {
+                self.passed(node, request);
+            }
+        }
+        if let PeerState::Dead { incarnation } = state {
+            self.end_run(Run { node, incarnation });
+        }
+    }
+
+    fn end_run(&self, run: Run) {
+        if self.role == Role::Leader {
+            self.setup.client.submit_later(Change::NodeDown { run });
+        }
+    }
+}
+
+fn respond(answers: Vec<(oneshot::Sender<Outcome>, Outcome)>) {
+    for (answer, outcome) in answers {
+        // Whoever asked may have gone.
+        let _ = answer.send(outcome);
+    }
+}

@@ -1,0 +1,427 @@
+//! One durable queue on one node: a Raft replica of the queue machine, and what it does for the queue's sessions.
+//!
+//! The leader folds all commands that wait into one log entry while earlier ones are on their way, performs the
+//! machine's effects, and answers sessions wherever they are. A follower only applies.
+//!
+//! No actor and no clock: its shell, `actor.rs`, feeds it what comes and tells it the time.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use warren_cluster::group::shell::{GroupShell, Io, Output};
+use warren_cluster::group::{Error, Event, GroupCore, Options, ProposeError, Role};
+use warren_cluster::transport::PeerState;
+use warren_cluster::{GroupId, NodeId};
+use warren_proto::node::{LeaderIs, SessionCheck, node_message::Kind};
+use warren_proto::queue;
+use warren_proto::record::{Command, SessionId, batches, system};
+
+use super::machine::{Effect, QueueMachine};
+use super::outbox::Outbox;
+use super::pending::{Bound, Demand, Pending};
+use crate::directory::{Description, Directory, Inbound};
+use crate::metadata::client::MetadataClient;
+use crate::metadata::{Placement, Queue};
+
+/// Log entries on their way at once: one travels while the next is being gathered.
+const ENTRIES_IN_FLIGHT_MAX: u64 = 2;
+/// Commands folded into one entry.
+const ENTRY_MAX: Bound = Bound {
+    bytes: 1 << 20,
+    commands: u32::MAX,
+};
+/// Waiting messages that are enough to keep consumers busy.
+const BACKLOG_MIN: u64 = 1_000;
+/// Commands that may wait for the next entry, in bytes; beyond it batches are dropped and sent again later.
+const PENDING_BYTES_MAX: usize = 32 << 20;
+/// Questions that may wait for this replica to lead; a session repeats what is not answered.
+const RESYNCS_MAX: usize = 4_096;
+
+/// See the module.
+pub struct QueueReplica {
+    queue: Arc<Queue>,
+    directory: Arc<Directory>,
+    metadata: MetadataClient,
+    io: Io,
+    shell: GroupShell<QueueMachine>,
+    outputs: Vec<Output<Effect>>,
+    outbox: Outbox,
+    pending: Pending,
+    /// Questions that wait until this replica leads in earnest.
+    resyncs: Vec<queue::Resync>,
+    role: Role,
+    term: u64,
+    removing: bool,
+    /// Whether this replica should lead when the group is new.
+    preferred: bool,
+}
+
+impl QueueReplica {
+    /// Opens the replica. [`QueueReplica::begin`] must follow.
+    pub fn open(
+        queue: Arc<Queue>,
+        directory: Arc<Directory>,
+        metadata: MetadataClient,
+        io: Io,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let group = queue.group;
+        let new = io.store.state(group)?.is_none();
+        let machine = QueueMachine::new(super::config(&queue));
+        let shell = GroupShell::open(io.clone(), group, queue.replicas(), machine, options)?;
+        let preferred = new && prefers(&queue, io.node);
+        let outbox = Outbox::new(group, directory.clone());
+        Ok(Self {
+            queue,
+            directory,
+            metadata,
+            io,
+            shell,
+            outputs: Vec::new(),
+            outbox,
+            pending: Pending::default(),
+            resyncs: Vec::new(),
+            role: Role::Follower,
+            term: 0,
+            removing: false,
+            preferred,
+        })
+    }
+
+    /// Learns which peers are there, and leads if that is its part.
+    pub fn begin(&mut self, now_ms: u64) -> Result<(), Error> {
+        for (node, state) in self.io.transport.peers() {
+            if !matches!(state, PeerState::Up { .. }) {
+                self.shell.handle(Event::PeerDown(node));
+            }
+        }
+        if self.preferred || self.queue.replicas().len() == 1 {
+            self.shell.handle(Event::Campaign);
+        }
+        self.drive(now_ms)
+    }
+
+    /// Takes in one message and does what follows from it. Must not be called again after [`Inbound::Stop`].
+    pub fn handle(&mut self, message: Inbound, now_ms: u64) -> Result<(), Error> {
+        match message {
+            Inbound::Group(event) => self.shell.handle(event),
+            Inbound::Batch { from, bytes } => self.batch(from, bytes),
+            Inbound::Resync(request) => self.resync(request)?,
+            Inbound::RunEnded { node, incarnation } => {
+                // A replica that does not lead asks again when it does: see `check_sessions`.
+                if self.role == Role::Leader {
+                    self.run_ended(node, incarnation);
+                }
+            }
+            Inbound::LinkReset(node) => {
+                self.outbox.reset(node);
+                if self.role == Role::Leader {
+                    self.check_sessions(Some(node));
+                }
+            }
+            Inbound::LinkWritable(node) => self.outbox.writable(node),
+            Inbound::LeaderQuery(from) => self.correct(from),
+            Inbound::Describe(answer) => drop(answer.send(self.describe())),
+            Inbound::Stop { delete } => {
+                if delete {
+                    self.shell.drop_group();
+                }
+                return Ok(());
+            }
+        }
+        self.drive(now_ms)
+    }
+
+    /// 100 ms have passed. Needed while [`QueueReplica::needs_ticks`].
+    pub fn tick(&mut self, now_ms: u64) -> Result<(), Error> {
+        self.shell.handle(Event::Tick);
+        self.drive(now_ms)
+    }
+
+    /// Whether there is something to wait for.
+    pub fn needs_ticks(&self) -> bool {
+        self.shell.core().is_active() || !self.pending.is_empty()
+    }
+
+    /// Milliseconds after which [`QueueReplica::resume`] is wanted, if publishes wait for consumers.
+    pub fn pause_ms(&self) -> Option<u64> {
+        let held_back = self.role == Role::Leader
+            && !self.pending.is_empty()
+            && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX;
+        held_back.then(|| self.pending.wait_ms())
+    }
+
+    /// Publishes that waited for consumers may go.
+    pub fn resume(&mut self, now_ms: u64) -> Result<(), Error> {
+        self.drive(now_ms)
+    }
+
+    /// Gives back the memory of a queue that has nothing to do.
+    pub fn rest(&mut self) {
+        self.shell.core_mut().rest();
+    }
+
+    /// The group inside, for reads.
+    pub fn core(&self) -> &GroupCore<QueueMachine> {
+        self.shell.core()
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    fn group(&self) -> GroupId {
+        self.queue.group
+    }
+
+    /// Proposes what waits, performs what is due, until nothing is left.
+    fn drive(&mut self, now_ms: u64) -> Result<(), Error> {
+        loop {
+            self.propose(now_ms);
+            self.shell.poll(&mut self.outputs)?;
+            if self.outputs.is_empty() {
+                let gone = self.outbox.flush();
+                if gone.is_empty() {
+                    return Ok(());
+                }
+                for session in gone {
+                    self.pending.push(system(&Command::SessionDown(session)));
+                }
+            } else {
+                let outputs = std::mem::take(&mut self.outputs);
+                self.perform(outputs)?;
+            }
+        }
+    }
+
+    fn propose(&mut self, now_ms: u64) {
+        while !self.pending.is_empty()
+            && self.role == Role::Leader
+            && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX
+        {
+            let machine = self.shell.core().machine();
+            let demand = Demand {
+                now_ms,
+                settled: machine.settled_total(),
+                backlog: machine.ready_len() >= BACKLOG_MIN,
+            };
+            let entry = self.pending.take(ENTRY_MAX, demand);
+            if entry.is_empty() {
+                break;
+            }
+            match self.shell.propose(&entry, now_ms) {
+                Ok(()) => {}
+                Err(ProposeError::Full) => {
+                    self.pending.put_back(entry);
+                    break;
+                }
+                // Sessions send again to whoever leads next.
+                Err(ProposeError::NotLeader) => {
+                    self.pending.clear();
+                    break;
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, outputs: Vec<Output<Effect>>) -> Result<(), Error> {
+        for output in outputs {
+            match output {
+                Output::Machine(effect) => self.effect(effect)?,
+                Output::Role { role, term, leader } => self.entered(role, term, leader)?,
+                // A follower's state serves nobody yet.
+                Output::Restored => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn effect(&mut self, effect: Effect) -> Result<(), Error> {
+        let mut failed = None;
+        let core = self.shell.core_mut();
+        let gone = self.outbox.add(effect, self.term, |at| match core.payload(at.index) {
+            Ok(payload) => {
+                let start = at.offset as usize;
+                let end = start + at.len as usize;
+                payload
+                    .filter(|payload| payload.len() >= end)
+                    .map(|payload| payload.slice(start..end))
+            }
+            Err(error) => {
+                failed = Some(error);
+                None
+            }
+        });
+        if gone && !self.removing {
+            self.removing = true;
+            self.metadata.remove_queue(self.queue.group);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn entered(&mut self, role: Role, term: u64, leader: Option<NodeId>) -> Result<(), Error> {
+        let was = std::mem::replace(&mut self.role, role);
+        self.term = term;
+        match role {
+            Role::Leader => {
+                if was != Role::Leader {
+                    tracing::debug!(queue = %self.queue.name, term, "leads");
+                    self.directory.announce(self.group(), term);
+                    let mut effects = Vec::new();
+                    self.shell.core().machine().entered_leader(&mut effects);
+                    for request in std::mem::take(&mut self.resyncs) {
+                        self.shell.core().machine().resync(&request, &mut effects);
+                    }
+                    for effect in effects {
+                        self.effect(effect)?;
+                    }
+                    self.check_sessions(None);
+                }
+            }
+            Role::Elected => {}
+            Role::Follower => {
+                // Sessions send again to whoever leads next.
+                self.pending.clear();
+                self.removing = false;
+                if leader != Some(self.io.node) {
+                    self.directory.leader_is(self.group(), term, leader);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the sessions of runs that are known to have ended, and asks the nodes of the others whether they still exist.
+    fn check_sessions(&mut self, only: Option<NodeId>) {
+        for (node, state) in self.io.transport.peers() {
+            let incarnation = match state {
+                PeerState::Dead { incarnation } => incarnation,
+                PeerState::Up { incarnation } | PeerState::Silent { incarnation } => incarnation.saturating_sub(1),
+            };
+            self.run_ended(node, incarnation);
+        }
+        let mut asked: std::collections::BTreeMap<(NodeId, u64), Vec<u64>> = std::collections::BTreeMap::new();
+        let mut gone = Vec::new();
+        for session in self.shell.core().machine().sessions() {
+            if only.is_some_and(|only| only != session.node) {
+                continue;
+            }
+            if session.node == self.io.node {
+                if !self.directory.has_session(session) {
+                    gone.push(session);
+                }
+            } else {
+                asked
+                    .entry((session.node, session.incarnation))
+                    .or_default()
+                    .push(session.id);
+            }
+        }
+        for session in gone {
+            self.pending.push(system(&Command::SessionDown(session)));
+        }
+        for ((node, incarnation), ids) in asked {
+            let check = SessionCheck {
+                group: self.group(),
+                incarnation,
+                ids,
+            };
+            self.directory.tell(node, Kind::SessionCheck(check));
+        }
+    }
+
+    /// The runs of `node` up to `incarnation` have ended, and with them their sessions.
+    fn run_ended(&mut self, node: NodeId, incarnation: u64) {
+        let of_it = |session: SessionId| session.node == node && session.incarnation <= incarnation;
+        if self.shell.core().machine().sessions().any(of_it) {
+            self.pending.push(system(&Command::NodeDown { node, incarnation }));
+        }
+    }
+
+    fn batch(&mut self, from: NodeId, bytes: Bytes) {
+        // An elected replica keeps what comes until it may propose: its followers have told their sessions already.
+        if self.role == Role::Follower {
+            self.correct(from);
+            return;
+        }
+        if self.pending.bytes() + bytes.len() > PENDING_BYTES_MAX && !self.pending.is_empty() {
+            tracing::debug!(queue = %self.queue.name, "too much waits for the log; a batch will be sent again");
+            return;
+        }
+        // What does not decode must not reach the log: the machine would ignore it, and its sender would not know.
+        if batches(&bytes).any(|batch| batch.is_err()) {
+            tracing::warn!(queue = %self.queue.name, from, "a node sent a malformed batch");
+            return;
+        }
+        self.pending.push(bytes);
+    }
+
+    /// Tells a node that asked the wrong replica who leads.
+    fn correct(&self, from: NodeId) {
+        let status = self.shell.core().status();
+        let leader = match self.role {
+            Role::Leader => Some(self.io.node),
+            Role::Elected => None,
+            Role::Follower => status.leader.filter(|leader| *leader != self.io.node),
+        };
+        if from == self.io.node {
+            self.directory.leader_is(self.group(), status.term, leader);
+        } else if let Some(leader) = leader {
+            self.directory.tell(
+                from,
+                Kind::LeaderIs(LeaderIs {
+                    group: self.group(),
+                    term: status.term,
+                    leader,
+                }),
+            );
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let status = self.shell.core().status();
+        let machine = self.shell.core().machine();
+        let role = match (status.role, status.leader) {
+            (Role::Leader | Role::Elected, _) => "leader",
+            (Role::Follower, Some(_)) => "follower",
+            (Role::Follower, None) => "candidate",
+        };
+        Description {
+            group: self.group(),
+            node: self.io.node,
+            role,
+            leader: status.leader,
+            raft: Some(status),
+            stats: machine.stats(),
+            consumers: machine.consumers().map(Into::into).collect(),
+        }
+    }
+
+    fn resync(&mut self, request: queue::Resync) -> Result<(), Error> {
+        if self.role != Role::Leader {
+            // A session that asks again has had no answer: its last question is enough.
+            let id = |request: &queue::Resync| (request.node, request.incarnation, request.id);
+            self.resyncs.retain(|waiting| id(waiting) != id(&request));
+            if self.resyncs.len() < RESYNCS_MAX {
+                self.resyncs.push(request);
+            }
+            return Ok(());
+        }
+        let mut effects = Vec::new();
+        self.shell.core().machine().resync(&request, &mut effects);
+        for effect in effects {
+            self.effect(effect)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether `node` should lead the queue's group when it begins.
+fn prefers(queue: &Queue, node: NodeId) -> bool {
+    match &queue.placement {
+        Placement::Replicated { replicas, leader: 0 } => replicas.first() == Some(&node),
+        Placement::Replicated { leader, .. } => *leader == node,
+        Placement::Transient { .. } => false,
+    }
+}

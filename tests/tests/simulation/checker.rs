@@ -1,0 +1,253 @@
+//! Watches from outside: what clients were told, and what the replicas hold. Draws nothing, changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher as _;
+
+use rustc_hash::FxHasher;
+use warren_broker::queue::machine::QueueMachine;
+use warren_broker::queue::replica::QueueReplica;
+use warren_cluster::GroupId;
+use warren_cluster::group::{GroupCore, Role};
+use warren_cluster::machine::Machine;
+
+use super::options::Options;
+
+/// Names one message of the workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct MessageId {
+    /// By its place in the options.
+    pub(crate) queue: usize,
+    pub(crate) publisher: u64,
+    /// Counts the publisher's messages.
+    pub(crate) number: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Message {
+    confirmed: bool,
+    /// Deliveries that said nothing of an earlier one.
+    fresh: u32,
+    deliveries: u32,
+    /// A client acknowledged or discarded it.
+    settled: bool,
+    len: usize,
+    /// The publisher's connection, of those that it had: order holds within one.
+    connection: u64,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Violation(pub(crate) String);
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Checker {
+    messages: BTreeMap<MessageId, Message>,
+    /// Groups whose queue was deleted. A node that learns late of that may begin anew what others have removed.
+    ended: BTreeSet<GroupId>,
+    /// Who leads, by group and term.
+    leaders: BTreeMap<(GroupId, u64), u64>,
+    /// Digests of machine states by group and applied index.
+    states: BTreeMap<(GroupId, u64), (u64, u64)>,
+    /// Messages dropped at a delivery limit, by queue name.
+    pub(crate) dropped: BTreeMap<usize, u64>,
+    pub(crate) confirmed: u64,
+    pub(crate) delivered: u64,
+    pub(crate) violation: Option<Violation>,
+    /// Says what clients are told.
+    verbose: bool,
+}
+
+/// The body of a message: its name, then bytes that follow from it.
+pub(crate) fn body(id: MessageId, len: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(24 + len);
+    for part in [id.queue as u64, id.publisher, id.number] {
+        body.extend_from_slice(&part.to_le_bytes());
+    }
+    body.extend((0..len).map(|at| (id.number as usize + at) as u8));
+    body
+}
+
+fn name(body: &[u8]) -> Option<MessageId> {
+    let part = |at: usize| Some(u64::from_le_bytes(body.get(at * 8..at * 8 + 8)?.try_into().ok()?));
+    Some(MessageId {
+        queue: usize::try_from(part(0)?).ok()?,
+        publisher: part(1)?,
+        number: part(2)?,
+    })
+}
+
+impl Checker {
+    pub(crate) fn new(verbose: bool) -> Self {
+        Self {
+            verbose,
+            ..Self::default()
+        }
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        if self.verbose {
+            println!("{:>12}  {}", "", what());
+        }
+    }
+
+    pub(crate) fn fail(&mut self, text: String) {
+        self.violation.get_or_insert(Violation(text));
+    }
+
+    pub(crate) fn published(&mut self, id: MessageId, connection: u64, len: usize) {
+        self.say(|| format!("published {id:?}"));
+        self.messages.insert(
+            id,
+            Message {
+                len,
+                connection,
+                ..Message::default()
+            },
+        );
+    }
+
+    pub(crate) fn confirmed(&mut self, id: MessageId) {
+        self.say(|| format!("confirmed {id:?}"));
+        if let Some(message) = self.messages.get_mut(&id) {
+            message.confirmed = true;
+            self.confirmed += 1;
+        }
+    }
+
+    /// A message as a client got it, and its publisher's connection; none if it is no message that was published.
+    pub(crate) fn delivered(&mut self, client: u64, bytes: &[u8], redelivered: bool) -> Option<(MessageId, u64)> {
+        self.say(|| format!("client {client} gets {:?}, redelivered: {redelivered}", name(bytes)));
+        let found = name(bytes).and_then(|id| Some((id, self.messages.get_mut(&id)?)));
+        let Some((id, message)) = found else {
+            self.fail(format!(
+                "a message was delivered that nobody published ({} bytes)",
+                bytes.len()
+            ));
+            return None;
+        };
+        self.delivered += 1;
+        message.deliveries += 1;
+        message.fresh += u32::from(!redelivered);
+        let connection = message.connection;
+        if message.fresh > 1 {
+            let text = format!(
+                "{id:?} was delivered {} times without the redelivered flag",
+                message.fresh
+            );
+            self.fail(text);
+        } else if bytes != body(id, message.len) {
+            self.fail(format!("the body of {id:?} is not what was published"));
+        }
+        Some((id, connection))
+    }
+
+    pub(crate) fn settled(&mut self, id: MessageId) {
+        self.say(|| format!("settled {id:?}"));
+        if let Some(message) = self.messages.get_mut(&id) {
+            message.settled = true;
+        }
+    }
+
+    /// One replica, whenever it has moved.
+    pub(crate) fn queue(&mut self, node: u64, replica: &QueueReplica) {
+        let core = replica.core();
+        let machine = core.machine();
+        let stats = machine.stats();
+        let totals = stats.totals;
+        let gone = totals.acked + totals.discarded + totals.dropped + totals.purged;
+        if !stats.ended && totals.published != stats.ready + stats.unacked + gone {
+            self.fail(format!(
+                "node {node}, group {}: a message is in no place or in two: {stats:?}",
+                replica.queue().group
+            ));
+        }
+        if stats.ended {
+            self.ended.insert(replica.queue().group);
+        }
+        self.group(node, replica.queue().group, core);
+    }
+
+    /// One replica of any group, whenever it has moved.
+    pub(crate) fn group<M: Machine>(&mut self, node: u64, group: GroupId, core: &GroupCore<M>) {
+        if self.ended.contains(&group) {
+            return;
+        }
+        let status = core.status();
+        if status.role != Role::Follower {
+            let leader = *self.leaders.entry((group, status.term)).or_insert(node);
+            if leader != node {
+                self.fail(format!(
+                    "nodes {leader} and {node} both lead group {group} in term {}",
+                    status.term
+                ));
+            }
+        }
+        self.state(node, group, status.applied, core.machine());
+    }
+
+    /// A machine's state, where it can be compared with the others' at the same index.
+    fn state<M: Machine>(&mut self, node: u64, group: GroupId, applied: u64, machine: &M) {
+        // All replicas are looked at in the same places, and not everywhere: it costs.
+        if (applied.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) > 2 {
+            return;
+        }
+        let digest = digest(machine);
+        let (first, known) = *self.states.entry((group, applied)).or_insert((node, digest));
+        if known != digest {
+            self.fail(format!(
+                "nodes {first} and {node} differ in group {group} after entry {applied}"
+            ));
+        }
+    }
+
+    /// What replicas that have applied the same hold is the same; a state read back from its snapshot is the same.
+    pub(crate) fn compare<M: Machine>(&mut self, group: GroupId, node: u64, index: u64, machine: &M) {
+        let digest = digest(machine);
+        let (first, known) = *self.states.entry((group, index)).or_insert((node, digest));
+        if known != digest {
+            self.fail(format!(
+                "nodes {first} and {node} differ in group {group} after entry {index}"
+            ));
+        }
+    }
+
+    pub(crate) fn round_trip(&mut self, group: GroupId, machine: &QueueMachine) {
+        let chunks = machine.snapshot();
+        match QueueMachine::restore(machine.config().clone(), &chunks) {
+            Ok(restored) => {
+                if restored.snapshot() != chunks {
+                    self.fail(format!("group {group}: the state read back from a snapshot is another"));
+                }
+            }
+            Err(error) => self.fail(format!("group {group}: a snapshot does not read: {error}")),
+        }
+    }
+
+    /// After everything has been drained.
+    pub(crate) fn end(&mut self, options: &Options) {
+        let mut lost: BTreeMap<usize, Vec<MessageId>> = BTreeMap::new();
+        for (id, message) in &self.messages {
+            if message.confirmed && !message.settled && !options.queues[id.queue].deleted {
+                lost.entry(id.queue).or_default().push(*id);
+            }
+        }
+        for (queue, lost) in lost {
+            if lost.len() as u64 > self.dropped.get(&queue).copied().unwrap_or(0) {
+                self.fail(format!(
+                    "{} confirmed messages are lost, such as {:?}",
+                    lost.len(),
+                    lost[0]
+                ));
+            }
+        }
+    }
+}
+
+fn digest<M: Machine>(machine: &M) -> u64 {
+    let mut hasher = FxHasher::default();
+    for chunk in machine.snapshot() {
+        hasher.write(&chunk);
+    }
+    hasher.finish()
+}

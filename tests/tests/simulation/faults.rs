@@ -1,0 +1,360 @@
+//! What breaks: processes, machines, disks, clocks, links, clients' connections.
+
+use warren_cluster::NodeId;
+
+use super::mutation::Mutation;
+use super::world::{Ended, Event, World};
+
+/// The shortest pause between two faults.
+const PAUSE_MS: u64 = 50;
+
+impl World {
+    fn any_node(&mut self) -> NodeId {
+        let members = self.members.clone();
+        *self.faults.pick(&members)
+    }
+
+    /// One fault of a kind that this run has, and the next one after a while.
+    pub(crate) fn fault(&mut self) {
+        if self.healed {
+            return;
+        }
+        let faults = self.options.faults.clone();
+        let kinds = [
+            faults.kills,
+            faults.power_cuts,
+            faults.freezes,
+            faults.breaks,
+            faults.partitions,
+            faults.one_way,
+            faults.slow_disks,
+            faults.failed_writes,
+            faults.clock_jumps,
+            faults.connection_deaths,
+        ];
+        let sum: u64 = kinds.iter().sum();
+        if sum == 0 {
+            return;
+        }
+        let pause_ms = self.faults.from(PAUSE_MS, PAUSE_MS + 2 * 60_000 / sum);
+        self.after(pause_ms * 1_000, Event::Fault);
+        let mut drawn = self.faults.below(sum);
+        let mut kind = 0;
+        while drawn >= kinds[kind] {
+            drawn -= kinds[kind];
+            kind += 1;
+        }
+        let id = self.any_node();
+        let now_us = self.now_us;
+        match kind {
+            0 => self.crash(id, true),
+            1 => self.crash(id, false),
+            2 => {
+                let until_us = now_us + 1_000 * self.faults.from(10, 3_500);
+                self.say(|| format!("node {id} stands still until {until_us} us"));
+                // What waits for its thaw keeps its order: it is not frozen anew before.
+                if let Some(node) = self.nodes.get_mut(&id)
+                    && node.frozen_until_us <= now_us
+                {
+                    node.frozen_until_us = until_us;
+                }
+            }
+            3 => {
+                let peer = self.any_node();
+                if peer != id {
+                    self.say(|| format!("the stream from node {id} to node {peer} breaks"));
+                    self.break_link(id, peer, false, 30_000);
+                }
+            }
+            4 => {
+                // Some nodes on one side, the rest on the other.
+                let sides: Vec<bool> = self.members.iter().map(|_| self.faults.below(2) == 0).collect();
+                let members = self.members.clone();
+                let mut pairs = Vec::new();
+                for (from, side) in members.iter().zip(&sides) {
+                    for (to, other) in members.iter().zip(&sides) {
+                        if side != other {
+                            pairs.push((*from, *to));
+                        }
+                    }
+                }
+                self.block(pairs);
+            }
+            5 => {
+                let peer = self.any_node();
+                if peer != id {
+                    self.block(vec![(id, peer)]);
+                }
+            }
+            6 => {
+                let until_us = now_us + 1_000 * self.faults.from(100, 5_000);
+                self.say(|| format!("node {id}'s disk is slow until {until_us} us"));
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.slow_until_us = until_us;
+                }
+            }
+            7 => {
+                self.say(|| format!("node {id}'s next write fails"));
+                if let Some(node) = self.nodes.get_mut(&id)
+                    && node.run.is_some()
+                {
+                    node.store.fail_next_write();
+                }
+            }
+            8 => {
+                let by_ms = self.faults.from(0, 4_000) as i64 - 2_000;
+                self.say(|| format!("node {id}'s clock jumps by {by_ms} ms"));
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.skew_ms += by_ms;
+                }
+            }
+            _ => {
+                let at = self.faults.below(self.seats.len() as u64) as usize;
+                self.disconnect(at);
+            }
+        }
+    }
+
+    fn block(&mut self, pairs: Vec<(NodeId, NodeId)>) {
+        let for_us = 1_000 * self.faults.from(50, 6_000);
+        self.say(|| format!("nothing passes between {pairs:?} for {for_us} us"));
+        for pair in &pairs {
+            if let Some(link) = self.links.get_mut(pair) {
+                link.blocked = true;
+            }
+        }
+        self.after(for_us, Event::Unblock(pairs));
+    }
+
+    /// A node's process ends at once: with `killed`, what it had written is safe with its system; else the power is
+    /// gone, and with it what was not synced.
+    pub(crate) fn crash(&mut self, id: NodeId, killed: bool) {
+        let written = self.faults.below(2) == 0;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(run) = node.run.take() else { return };
+        run.disk.abandon(written);
+        let unsynced = node.store.memory().unsynced() as u64;
+        let kept = if killed {
+            unsynced
+        } else {
+            self.faults.from(0, unsynced)
+        };
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.store.reopen(kept as usize);
+        node.host_up = killed;
+        node.frozen_until_us = 0;
+        node.starting = true;
+        self.summary.crashes += 1;
+        self.say(|| format!("node {id} is gone (killed: {killed}, {kept} of {unsynced} unsynced writes kept)"));
+        drop(run);
+        for peer in self.members.clone() {
+            if peer == id {
+                continue;
+            }
+            for (from, to) in [(id, peer), (peer, id)] {
+                let len = self.links[&(from, to)].flying.len() as u64;
+                let kept = if from == id {
+                    self.faults.from(0, len) as usize
+                } else {
+                    0
+                };
+                let Some(link) = self.links.get_mut(&(from, to)) else {
+                    continue;
+                };
+                link.flying.truncate(kept);
+                link.broken = true;
+                let stream = if from == id { link.receiver } else { link.sender };
+                if from == id {
+                    link.sender = 0;
+                    link.waiting.clear();
+                } else {
+                    link.receiver = 0;
+                }
+                let Some(run) = self.nodes[&peer].run.as_ref().map(|run| run.number) else {
+                    continue;
+                };
+                // A killed process's system says so at once; a dead machine says nothing.
+                let delay = if killed && !self.links[&(id, peer)].blocked {
+                    self.faults.from(200, 10_000)
+                } else {
+                    self.faults.from(1_000_000, 3_000_000)
+                };
+                let ended = Ended {
+                    node: peer,
+                    run,
+                    from,
+                    to,
+                    stream,
+                    by_peer: killed,
+                };
+                self.after(delay, Event::Ended(ended));
+            }
+        }
+        for at in 0..self.seats.len() {
+            if self.seats[at].server.is_some_and(|(node, ..)| node == id) {
+                let connection = self.seats[at].connection;
+                let delay = if killed { 500 } else { 1_000_000 };
+                self.after(delay, Event::ToClient(at, connection, None));
+            }
+        }
+        let down_ms = if self.healed {
+            50
+        } else {
+            *self.faults.pick(&[5, 50, 300, 2_000, 6_000])
+        };
+        self.after(1_000 * down_ms, Event::Start(id));
+    }
+
+    /// A client's socket is gone, without a word to the broker.
+    fn disconnect(&mut self, at: usize) {
+        if let Some((node, run, key)) = self.seats[at].server {
+            self.say(|| format!("the connection of client {at} dies"));
+            self.after(100, Event::FromClient(node, run, key, None));
+            let connection = self.seats[at].connection;
+            self.after(0, Event::ToClient(at, connection, None));
+        }
+    }
+
+    /// Bytes for a client, or the end of its socket.
+    pub(crate) fn to_client(&mut self, at: usize, connection: u64, bytes: Option<bytes::Bytes>) {
+        let now_ms = self.now_ms();
+        let seat = &mut self.seats[at];
+        if seat.connection != connection || seat.client.is_offline() {
+            return;
+        }
+        match bytes {
+            Some(bytes) => seat
+                .client
+                .hear(&bytes, now_ms, &self.options, &mut self.work, &mut self.checker),
+            None => {
+                seat.client.disconnected(now_ms);
+                seat.server = None;
+            }
+        }
+        self.say_out(at);
+    }
+
+    /// What a client wants to send leaves.
+    fn say_out(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        let Some((node, run, key)) = seat.server else {
+            seat.client.out.clear();
+            return;
+        };
+        if seat.client.out.is_empty() {
+            return;
+        }
+        let bytes = seat.client.out.split().freeze();
+        // The same pace always: nothing overtakes on one socket.
+        self.after(40, Event::FromClient(node, run, key, Some(bytes)));
+    }
+
+    /// A client's turn.
+    pub(crate) fn act(&mut self, at: usize) {
+        let pause = self.work.from(1_000, 40_000);
+        self.after(pause, Event::Act(at));
+        let now_ms = self.now_ms();
+        if self.seats[at].client.is_offline() {
+            return self.connect(at);
+        }
+        if self.seats[at].client.gives_up(now_ms) {
+            return self.disconnect(at);
+        }
+        let seat = &mut self.seats[at];
+        seat.client.act(&self.options, &mut self.work, &mut self.checker);
+        self.say_out(at);
+    }
+
+    fn connect(&mut self, at: usize) {
+        let id = {
+            let members = self.members.clone();
+            *self.work.pick(&members)
+        };
+        let now_us = self.now_us;
+        let now_ms = self.now_ms();
+        let key = self.next_session + 1;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if node.frozen_until_us > now_us {
+            return;
+        }
+        let Some(run) = node.run.as_mut() else { return };
+        if !run.is_ready() {
+            return;
+        }
+        self.next_session = key;
+        let seat = &mut self.seats[at];
+        seat.connection += 1;
+        seat.server = Some((id, run.number, key));
+        run.accept(key, (at, seat.connection), now_us);
+        seat.client.connected(now_ms);
+        self.say_out(at);
+    }
+
+    /// Mistakes that a mutation makes in what a node sends.
+    pub(crate) fn mutated(
+        &mut self,
+        from: NodeId,
+        envelope: warren_cluster::transport::Envelope,
+    ) -> warren_cluster::transport::Envelope {
+        use bytes::{BufMut as _, BytesMut};
+        use prost_raft::Message as _;
+        use raft::eraftpb::{Message, MessageType};
+        use warren_cluster::transport::{Envelope, Port};
+
+        let Some(mutation) = self.mutation else { return envelope };
+        let number = self.nodes[&from].run.as_ref().map_or(0, |run| run.number);
+        match (mutation, envelope.port) {
+            (Mutation::ConfirmsEarly, Port::QUEUE) => {
+                if let Some((batch, events)) = Mutation::early(envelope.to, &envelope.payload)
+                    && batch.session.node == from
+                {
+                    let mut payload = BytesMut::new();
+                    payload.put_u64_le(batch.session.incarnation);
+                    events.encode(&mut payload);
+                    let early = Envelope {
+                        port: Port::SESSION,
+                        to: batch.session.id,
+                        payload: payload.freeze(),
+                    };
+                    self.after(10, Event::Stray(from, number, from, early));
+                }
+            }
+            (Mutation::RenamesSessions, Port::QUEUE) => {
+                if let Some((batch, _)) = Mutation::early(envelope.to, &envelope.payload)
+                    && batch.first_seq == 1
+                {
+                    let doubled = Envelope {
+                        payload: Mutation::renamed(&envelope.payload),
+                        ..envelope.clone()
+                    };
+                    self.after(10, Event::Stray(from, number, from, doubled));
+                    // Wherever the leader is.
+                    for peer in self.members.clone() {
+                        if let Some(run) = self.nodes[&peer].run.as_ref().map(|run| run.number) {
+                            let doubled = Envelope {
+                                payload: Mutation::renamed(&envelope.payload),
+                                ..envelope.clone()
+                            };
+                            self.after(10, Event::Stray(peer, run, from, doubled));
+                        }
+                    }
+                }
+            }
+            (Mutation::GrantsVotes | Mutation::AcksEarly, Port::RAFT) => {
+                if let Ok(mut message) = Message::decode(&envelope.payload[..]) {
+                    match (mutation, message.get_msg_type()) {
+                        (Mutation::GrantsVotes, MessageType::MsgRequestVoteResponse) => message.reject = false,
+                        (Mutation::AcksEarly, MessageType::MsgAppendResponse) if !message.reject => message.index += 1,
+                        _ => return envelope,
+                    }
+                    return Envelope {
+                        payload: message.encode_to_vec().into(),
+                        ..envelope
+                    };
+                }
+            }
+            _ => {}
+        }
+        envelope
+    }
+}

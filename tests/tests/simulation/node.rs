@@ -1,0 +1,468 @@
+//! One node: what outlives a crash, and one run of the production code around its mailboxes, disk and links.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::sync::oneshot;
+use warren_broker::admin::Forwarded;
+use warren_broker::auth::{Algorithm, PasswordHash};
+use warren_broker::boot;
+use warren_broker::connection::way::Way;
+use warren_broker::connection::{Connection, Effect, Ends, Limits};
+use warren_broker::directory::{Directory, Inbound, SessionEvent};
+use warren_broker::metadata::client::MetadataClient;
+use warren_broker::metadata::replica::{GROUP, MetadataReplica, Round, Setup};
+use warren_broker::metadata::{AddUser, Bootstrap, Change, Outcome, Run, View};
+use warren_broker::node::NodeInbox;
+use warren_broker::queue::client::ChannelId;
+use warren_broker::queue::replica::QueueReplica;
+use warren_cluster::group::shell::Io;
+use warren_cluster::group::{Error, Options as GroupOptions};
+use warren_cluster::liveness::{self, Liveness};
+use warren_cluster::transport::Transport;
+use warren_cluster::{GroupId, NodeId};
+use warren_proto::node::{AdminForward, AdminRows};
+
+use super::boxes::{Boxes, Letter, Target};
+use super::disk::{Disk, Store};
+use super::options::Options;
+use super::wire::Net;
+
+/// Milliseconds since 1970 when the simulation begins.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// What outlives a crash.
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) store: Arc<Store>,
+    pub(crate) incarnation: u64,
+    pub(crate) run: Option<NodeRun>,
+    /// Its wall clock is so far from the simulation's.
+    pub(crate) skew_ms: i64,
+    /// It does nothing until then.
+    pub(crate) frozen_until_us: u64,
+    /// Its disk is slow until then.
+    pub(crate) slow_until_us: u64,
+    /// Its machine answers, even if the process is not there.
+    pub(crate) host_up: bool,
+    /// How long the next beginning of the process takes; none is under way while it runs.
+    pub(crate) starting: bool,
+}
+
+impl Node {
+    pub(crate) fn wall_ms(&self, now_us: u64) -> u64 {
+        (EPOCH_MS + now_us / 1_000).saturating_add_signed(self.skew_ms)
+    }
+}
+
+/// Operators are not simulated.
+struct NoOperators;
+
+impl Forwarded for NoOperators {
+    fn asked(&self, _: NodeId, _: AdminForward) {}
+
+    fn answered(&self, _: NodeId, _: AdminRows) {}
+}
+
+/// One client's connection, as its actor would keep it.
+pub(crate) struct Session {
+    pub(crate) core: Connection,
+    way: Way,
+    input: BytesMut,
+    outcomes: Vec<(Option<ChannelId>, oneshot::Receiver<Outcome>)>,
+    /// The client at the other end of the socket, and which of its connections; none when the socket is gone.
+    pub(crate) client: Option<(usize, u64)>,
+    pub(crate) timer_us: Option<u64>,
+    begun_us: u64,
+}
+
+/// What came of a turn of a session.
+#[derive(Default)]
+pub(crate) struct Turned {
+    pub(crate) output: BytesMut,
+    pub(crate) hung_up: bool,
+    pub(crate) over: bool,
+}
+
+/// One process.
+pub(crate) struct NodeRun {
+    /// Counts the runs of all nodes.
+    pub(crate) number: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) boxes: Arc<Boxes>,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) net: Arc<Net>,
+    pub(crate) inbox: Arc<NodeInbox>,
+    pub(crate) liveness: Liveness,
+    pub(crate) metadata: MetadataReplica,
+    pub(crate) queues: BTreeMap<GroupId, QueueReplica>,
+    pub(crate) sessions: BTreeMap<u64, Session>,
+    /// Queues whose ticks are under way.
+    pub(crate) ticking: std::collections::BTreeSet<GroupId>,
+    directory: Arc<Directory>,
+    client: MetadataClient,
+    view: View,
+    io: Io,
+    options: GroupOptions,
+}
+
+fn bootstrap() -> Bootstrap {
+    Bootstrap {
+        cluster_id: "simulation".into(),
+        vhost: "/".into(),
+        user: AddUser {
+            name: "guest".into(),
+            password: Some(PasswordHash::new(Algorithm::Sha256, [1, 2, 3, 4], b"guest")),
+            tags: vec!["administrator".into()],
+        },
+    }
+}
+
+impl NodeRun {
+    /// Starts a process on what `node` has stored.
+    pub(crate) fn start(
+        node: &Node,
+        number: u64,
+        members: &[NodeId],
+        options: &Options,
+        wall_ms: u64,
+    ) -> Result<Self, Error> {
+        let id = node.id;
+        let incarnation = node.incarnation;
+        let view = View::new();
+        let directory = Arc::new(Directory::new(id, incarnation, view.clone()));
+        let inbox = Arc::new(NodeInbox::new(
+            directory.clone(),
+            node.store.clone(),
+            boot::generation(incarnation),
+        ));
+        let boxes = Boxes::new(options.mailbox);
+        let disk = Disk::new(node.store.clone());
+        let others = members.iter().copied().filter(|other| *other != id).collect();
+        let net = Net::new(options.link, others);
+        let transport: Arc<dyn Transport> = net.clone();
+        directory.set_transport(transport.clone());
+        let io = Io {
+            node: id,
+            store: node.store.clone(),
+            writer: disk.clone(),
+            transport,
+            events: inbox.clone(),
+        };
+        let slot = boxes.slot(Target::Metadata);
+        let client = MetadataClient::new(view.clone(), directory.clone(), slot.clone());
+        let group = GroupOptions {
+            cache_bytes_max: options.cache_bytes,
+            snapshot_log_bytes: options.snapshot_log_bytes,
+            append_bytes_max: 20_000,
+            appends_in_flight_max: 8,
+            uncommitted_bytes_max: 200_000,
+            ..GroupOptions::default()
+        };
+        let setup = Setup {
+            client: client.clone(),
+            directory: directory.clone(),
+            io: io.clone(),
+            members: members.to_vec(),
+            bootstrap: bootstrap(),
+            announce: (
+                Run { node: id, incarnation },
+                format!("node-{id}"),
+                format!("node-{id}:1"),
+            ),
+            options: GroupOptions {
+                eager_commit: true,
+                effects_everywhere: true,
+                ..group.clone()
+            },
+        };
+        let metadata = MetadataReplica::open(setup)?;
+        inbox.connect(disk.clone(), slot.clone(), Arc::new(NoOperators));
+        directory.register(GROUP, slot);
+        let mut run = Self {
+            number,
+            incarnation,
+            boxes,
+            disk,
+            net,
+            inbox,
+            liveness: Liveness::new(liveness::Options {
+                silence_ms: 1_000,
+                broken_ms: 1_000,
+                stall_ms: 500,
+            }),
+            metadata,
+            queues: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            ticking: std::collections::BTreeSet::new(),
+            directory,
+            client,
+            view,
+            io,
+            options: group,
+        };
+        let round = run.metadata.begin();
+        run.carry_out(round, wall_ms)?;
+        Ok(run)
+    }
+
+    /// Whether clients are let in.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.metadata.has_joined()
+    }
+
+    /// Carries rounds out until none is left. Exchanges other than the default one are not simulated.
+    fn carry_out(&mut self, round: Round, wall_ms: u64) -> Result<(), Error> {
+        let mut next = Some(round);
+        while let Some(round) = next {
+            for queue in self.metadata.published(round.applied) {
+                let group = queue.group;
+                let replica = QueueReplica::open(
+                    queue,
+                    self.directory.clone(),
+                    self.client.clone(),
+                    self.io.clone(),
+                    self.options.clone(),
+                )?;
+                self.directory.register(group, self.boxes.slot(Target::Queue(group)));
+                let replica = self.queues.entry(group).or_insert(replica);
+                replica.begin(wall_ms)?;
+            }
+            next = self.metadata.drive(wall_ms)?;
+        }
+        Ok(())
+    }
+
+    fn drive(&mut self, wall_ms: u64) -> Result<(), Error> {
+        match self.metadata.drive(wall_ms)? {
+            Some(round) => self.carry_out(round, wall_ms),
+            None => Ok(()),
+        }
+    }
+
+    /// The metadata's or a queue's actor takes one letter.
+    pub(crate) fn letter(&mut self, target: Target, letter: Letter, wall_ms: u64) -> Result<(), Error> {
+        match (target, letter) {
+            (Target::Metadata, Letter::Inbound(message)) => self.metadata.handle(message),
+            (Target::Metadata, Letter::Submit(message)) => self.metadata.submit(message),
+            (Target::Metadata, Letter::News(news)) => self.metadata.news(news),
+            (Target::Queue(group), Letter::Inbound(message)) => {
+                let ends = matches!(message, Inbound::Stop { .. });
+                if let Some(replica) = self.queues.get_mut(&group) {
+                    replica.handle(message, wall_ms)?;
+                }
+                if ends {
+                    self.queues.remove(&group);
+                    self.boxes.close(target);
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        }
+        self.drive(wall_ms)
+    }
+
+    /// 100 ms have passed for the metadata.
+    pub(crate) fn tick_metadata(&mut self, wall_ms: u64) -> Result<(), Error> {
+        self.metadata.tick();
+        self.drive(wall_ms)
+    }
+
+    /// A client's socket was accepted.
+    pub(crate) fn accept(&mut self, key: u64, client: (usize, u64), now_us: u64) {
+        let id = self.directory.open_session(self.boxes.slot(Target::Session(key)));
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let ends = Ends {
+            peer: address(40_000),
+            local: address(5672),
+        };
+        let limits = Limits {
+            unapplied_bytes_max: 100_000,
+            unapplied_commands_max: 1_000,
+            publish_timeout_ms: 10_000,
+            ..Limits::default()
+        };
+        let core = Connection::new(
+            Arc::new(limits),
+            id,
+            ends,
+            self.view.clone(),
+            StdRng::seed_from_u64(key),
+            1,
+            0,
+        );
+        let session = Session {
+            way: Way::new(self.directory.clone(), self.view.clone(), id),
+            core,
+            input: BytesMut::new(),
+            outcomes: Vec::new(),
+            client: Some(client),
+            timer_us: None,
+            begun_us: now_us,
+        };
+        self.sessions.insert(key, session);
+    }
+
+    /// What the connection's actor does: takes `input` in, ends the turn, and performs what comes of it.
+    pub(crate) fn turn(&mut self, key: u64, input: Turn, now_us: u64) -> Turned {
+        let Self {
+            sessions,
+            client,
+            directory,
+            boxes,
+            ..
+        } = self;
+        let Some(session) = sessions.get_mut(&key) else {
+            return Turned::default();
+        };
+        let now_ms = (now_us - session.begun_us) / 1_000 + 1;
+        session.core.begin(now_ms);
+        match input {
+            Turn::Bytes(bytes) => session.input.extend_from_slice(&bytes),
+            Turn::Lost => {
+                session.client = None;
+                session.core.on_lost();
+            }
+            Turn::Tick => {
+                session.way.on_tick(now_ms);
+                session.core.on_tick();
+            }
+            Turn::Event(SessionEvent::Events(events)) => session.core.on_events(&events),
+            Turn::Event(SessionEvent::Leader { group, leader }) => {
+                session.way.moved(group, leader);
+                session.core.on_leader(group);
+            }
+            Turn::Event(SessionEvent::QueueGone { group }) => {
+                session.way.forget(group);
+                session.core.on_queue_gone(group);
+            }
+            Turn::Event(SessionEvent::Close { code, text }) => session.core.on_close(code, &text),
+            Turn::Look => {}
+        }
+        let mut turned = Turned::default();
+        // Whether the socket was not read when the turn began.
+        let mut stalled = !session.core.wants_input();
+        loop {
+            session.outcomes_to_core();
+            let waiting = session.input.len();
+            if session.core.wants_input() && waiting > 0 {
+                session.core.on_input(&mut session.input, waiting);
+            }
+            let moved = session.input.len() < waiting;
+            session.core.end_turn(&mut session.way);
+            session.perform(client, directory);
+            session.write(&mut turned.output);
+            session.core.flush(&mut session.way);
+            session.perform(client, directory);
+            let gone = session.way.end_turn();
+            // What was not read because too much waited for the queues may be read now.
+            let reads = session.core.wants_input() && !session.input.is_empty();
+            if gone.is_empty() && !(reads && (moved || std::mem::take(&mut stalled))) {
+                break;
+            }
+            for group in gone {
+                session.core.on_queue_gone(group);
+            }
+        }
+        turned.hung_up = session.core.has_hung_up();
+        turned.over = session.core.is_over();
+        let reads = session.core.wants_input();
+        session.core.set_reading(reads);
+        let due = session.core.next_tick_ms();
+        session.timer_us = due.map(|due| (session.begun_us + due * 1_000).max(now_us + 1_000));
+        if turned.over {
+            directory.close_session(session.core.id());
+            boxes.close(Target::Session(key));
+            sessions.remove(&key);
+        }
+        turned
+    }
+
+    /// Sessions that wait for the metadata to change.
+    pub(crate) fn waiting_sessions(&self) -> Vec<u64> {
+        let waits = |session: &Session| !session.outcomes.is_empty();
+        self.sessions
+            .iter()
+            .filter(|(_, session)| waits(session))
+            .map(|(key, _)| *key)
+            .collect()
+    }
+}
+
+/// What a connection's actor is woken by.
+pub(crate) enum Turn {
+    Bytes(Bytes),
+    Lost,
+    Tick,
+    Event(SessionEvent),
+    /// Something that it waits for may have come.
+    Look,
+}
+
+impl Session {
+    /// Whether the metadata have answered something that it waits for.
+    pub(crate) fn has_answer(&self) -> bool {
+        // What is taken off the channel is given to the core at once.
+        self.outcomes
+            .iter()
+            .any(|(_, outcome)| !outcome.is_empty() || outcome.is_terminated())
+    }
+
+    fn outcomes_to_core(&mut self) {
+        let mut waiting = Vec::new();
+        for (channel, mut outcome) in std::mem::take(&mut self.outcomes) {
+            let result = match outcome.try_recv() {
+                Ok(outcome) => Some(outcome),
+                Err(oneshot::error::TryRecvError::Closed) => None,
+                Err(oneshot::error::TryRecvError::Empty) => {
+                    waiting.push((channel, outcome));
+                    continue;
+                }
+            };
+            match channel {
+                Some(channel) => self.core.on_outcome(channel, result),
+                None => self.core.on_session_ended(),
+            }
+        }
+        self.outcomes = waiting;
+    }
+
+    fn perform(&mut self, client: &MetadataClient, directory: &Arc<Directory>) {
+        for effect in self.core.take_effects() {
+            match effect {
+                Effect::Submit(channel, change) => self.outcomes.push((Some(channel), client.ask(*change))),
+                Effect::EndSession(groups) => {
+                    for group in groups {
+                        directory.end_session_in(group, self.core.id());
+                    }
+                }
+                Effect::EndExclusive => {
+                    let session = self.core.id();
+                    self.outcomes.push((None, client.ask(Change::SessionEnded { session })));
+                }
+            }
+        }
+    }
+
+    /// The socket takes everything.
+    fn write(&mut self, out: &mut BytesMut) {
+        loop {
+            let written = {
+                let mut slices = [std::io::IoSlice::new(&[]); 16];
+                let count = self.core.output().chunks(&mut slices);
+                for slice in &slices[..count] {
+                    out.extend_from_slice(slice);
+                }
+                slices[..count].iter().map(|slice| slice.len()).sum::<usize>()
+            };
+            if written == 0 {
+                return;
+            }
+            self.core.on_written(written);
+        }
+    }
+}

@@ -9,17 +9,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use actix::prelude::*;
 use bytes::Bytes;
 use warren_cluster::group::shell::{GroupShell, Io, Output};
-use warren_cluster::group::{Event, Options, ProposeError, Role};
+use warren_cluster::group::{Event, GroupCore, Options, ProposeError, Role};
 use warren_cluster::transport::PeerState;
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{LeaderIs, SessionCheck, node_message::Kind};
 use warren_proto::queue;
 use warren_proto::record::{Command, SessionId, batches, system};
 
-use super::machine::{Effect, QueueMachine};
+use super::alarm::{Alarm, Rings};
+use super::dead_letters::{DeadLetters, Source};
+use super::machine::{Effect, Place, QueueMachine};
 use super::outbox::Outbox;
 use super::pending::{Bound, Pending};
-use crate::directory::{Description, Directory, Inbound};
+use crate::directory::{Description, Directory, Inbound, SessionEvent};
 use crate::fatal;
 use crate::metadata::client::MetadataClient;
 use crate::metadata::{Placement, Queue};
@@ -52,6 +54,8 @@ pub struct QueueActor {
     shell: GroupShell<QueueMachine>,
     outputs: Vec<Output<Effect>>,
     outbox: Outbox,
+    dead_letters: DeadLetters,
+    alarm: Alarm,
     pending: Pending,
     /// Messages that consumers had settled when the last entry was proposed.
     settled: u64,
@@ -90,6 +94,7 @@ impl QueueActor {
             };
             let preferred = new && prefers(&queue, io.node);
             let outbox = Outbox::new(group, directory.clone());
+            let dead_letters = DeadLetters::new(queue.clone(), directory.clone(), metadata.view().clone());
             Self {
                 queue,
                 directory,
@@ -98,6 +103,8 @@ impl QueueActor {
                 shell,
                 outputs: Vec::new(),
                 outbox,
+                dead_letters,
+                alarm: Alarm::default(),
                 pending: Pending::default(),
                 settled: 0,
                 resyncs: Vec::new(),
@@ -123,18 +130,48 @@ impl QueueActor {
             }
             if self.outputs.is_empty() {
                 let gone = self.outbox.flush();
-                if gone.is_empty() {
+                let buried = self.bury(ctx);
+                if gone.is_empty() && buried.is_none() {
                     break;
                 }
                 for session in gone {
                     self.pending.push(system(&Command::SessionDown(session)));
                 }
+                buried.into_iter().for_each(|command| self.pending.push(command));
             } else {
                 let outputs = std::mem::take(&mut self.outputs);
                 self.perform(outputs);
             }
         }
         self.keep_time(ctx);
+        self.arm(ctx);
+    }
+
+    /// Sends dead letters, and answers the command that buries those that are done with.
+    fn bury(&mut self, ctx: &mut Context<Self>) -> Option<Bytes> {
+        if self.role != Role::Leader {
+            return None;
+        }
+        let mut source = Log(self.shell.core_mut());
+        self.dead_letters
+            .work(&mut source, now_ms(), || ctx.address().recipient())
+    }
+
+    /// Wakes this actor when the machine, or dead letters on their way, want it.
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        if self.role != Role::Leader {
+            return self.alarm.stop(ctx);
+        }
+        let deadline = self.shell.core().machine().next_deadline();
+        let tick = self.dead_letters.next_tick_ms(now_ms());
+        self.alarm.arm(ctx, deadline, tick, |actor, ctx| {
+            let due = actor.alarm.rings(now_ms());
+            if due && actor.role == Role::Leader {
+                actor.pending.push(system(&Command::Tick));
+            }
+            actor.dead_letters.tick(now_ms());
+            actor.drive(ctx);
+        });
     }
 
     fn propose(&mut self) {
@@ -175,17 +212,8 @@ impl QueueActor {
     }
 
     fn effect(&mut self, effect: Effect) {
-        let core = self.shell.core_mut();
-        let gone = self.outbox.add(effect, self.term, |at| match core.payload(at.index) {
-            Ok(payload) => {
-                let start = at.offset as usize;
-                let end = start + at.len as usize;
-                payload
-                    .filter(|payload| payload.len() >= end)
-                    .map(|payload| payload.slice(start..end))
-            }
-            Err(error) => fatal::stop(&error),
-        });
+        let mut log = Log(self.shell.core_mut());
+        let gone = self.outbox.add(effect, self.term, |at| log.read(at));
         if gone && !self.removing {
             self.removing = true;
             self.metadata.remove_queue(self.queue.group);
@@ -195,6 +223,9 @@ impl QueueActor {
     fn entered(&mut self, role: Role, term: u64, leader: Option<NodeId>) {
         let was = std::mem::replace(&mut self.role, role);
         self.term = term;
+        if role != Role::Leader {
+            self.dead_letters.stop();
+        }
         match role {
             Role::Leader => {
                 if was != Role::Leader {
@@ -363,6 +394,28 @@ impl QueueActor {
     }
 }
 
+/// Where messages' bytes are.
+struct Log<'a>(&'a mut GroupCore<QueueMachine>);
+
+impl Source for Log<'_> {
+    fn machine(&self) -> &QueueMachine {
+        self.0.machine()
+    }
+
+    fn read(&mut self, at: Place) -> Option<Bytes> {
+        match self.0.payload(at.index) {
+            Ok(payload) => {
+                let start = at.offset as usize;
+                let end = start + at.len as usize;
+                payload
+                    .filter(|payload| payload.len() >= end)
+                    .map(|payload| payload.slice(start..end))
+            }
+            Err(error) => fatal::stop(&error),
+        }
+    }
+}
+
 /// Whether `node` should lead the queue's group when it begins.
 fn prefers(queue: &Queue, node: NodeId) -> bool {
     match &queue.placement {
@@ -376,6 +429,12 @@ fn prefers(queue: &Queue, node: NodeId) -> bool {
 pub(crate) fn now_ms() -> u64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Rings for QueueActor {
+    fn alarm(&mut self) -> &mut Alarm {
+        &mut self.alarm
+    }
 }
 
 impl Actor for QueueActor {
@@ -419,6 +478,7 @@ impl Handler<Inbound> for QueueActor {
             Inbound::LeaderQuery(from) => self.correct(from),
             Inbound::Describe(answer) => drop(answer.send(self.describe())),
             Inbound::Stop { delete } => {
+                self.dead_letters.stop();
                 if delete {
                     self.shell.drop_group();
                 }
@@ -426,6 +486,16 @@ impl Handler<Inbound> for QueueActor {
                 return;
             }
         }
+        self.drive(ctx);
+    }
+}
+
+impl Handler<SessionEvent> for QueueActor {
+    type Result = ();
+
+    /// To the session of its dead letters.
+    fn handle(&mut self, event: SessionEvent, ctx: &mut Self::Context) {
+        self.dead_letters.on_event(event, now_ms());
         self.drive(ctx);
     }
 }

@@ -16,8 +16,10 @@ fn client() -> QueueClient {
 fn publish(client: &mut QueueClient, tag: u64, body: &'static [u8], now_ms: u64) {
     let message = Publish {
         persistent: true,
-        priority: 0,
+        priority: None,
         ttl_ms: None,
+        origin: None,
+        bcc: &[],
         exchange: b"",
         routing_key: b"q",
         properties: &[0, 0],

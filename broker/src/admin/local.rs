@@ -38,6 +38,7 @@ pub(super) struct Replica {
     pub(super) snapshot_index: Option<u64>,
     pub(super) ready: u64,
     pub(super) unacked: u64,
+    pub(super) dead: u64,
     pub(super) bytes: u64,
     pub(super) consumer_count: u64,
     pub(super) consumers: Vec<Consumer>,
@@ -51,6 +52,7 @@ pub(super) struct Consumer {
     pub(super) tag: String,
     pub(super) no_ack: bool,
     pub(super) prefetch: u32,
+    pub(super) waits: bool,
     pub(super) arguments: Vec<u8>,
 }
 
@@ -73,6 +75,7 @@ impl From<Description> for Replica {
                 tag: consumer.attach.tag,
                 no_ack: consumer.attach.no_ack,
                 prefetch: consumer.attach.prefetch,
+                waits: !consumer.is_active,
                 arguments: consumer.attach.arguments.to_vec(),
             })
             .collect();
@@ -87,6 +90,7 @@ impl From<Description> for Replica {
             snapshot_index: raft.map(|raft| raft.snapshot_index),
             ready: stats.ready,
             unacked: stats.unacked,
+            dead: stats.dead,
             bytes: stats.ready_bytes + stats.unacked_bytes,
             consumer_count: stats.consumers,
             consumers,

@@ -144,7 +144,7 @@ impl Channel {
         let queue = readable(session, &name)?;
         if queue.kind == Kind::Quorum && queue.settings.single_active_consumer {
             let text = format!(
-                "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with \
+                "cannot obtain access to locked {}. basic.get operations are not supported by <<\"quorum\">> queues with \
                  single active consumer",
                 queue.resource()
             );

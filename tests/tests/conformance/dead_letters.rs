@@ -86,7 +86,8 @@ fn a_rejected_message_goes_to_the_exchange_with_its_history() {
         client.send(channel, &reject);
         until_ready(&mut client, channel, &dead, 1);
         let (dead, _) = client.get(channel, &dead, true).expect("the dead letter");
-        assert_eq!((dead.text().as_str(), dead.redelivered), ("rejected", false));
+        // This queue never handed it out; a stock broker speaks of the queue before.
+        assert_eq!((dead.text().as_str(), dead.redelivered), ("rejected", stock()));
         assert_eq!(
             (dead.exchange.as_str(), dead.routing_key.as_str()),
             (dlx.as_str(), "key")

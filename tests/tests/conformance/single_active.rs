@@ -99,7 +99,7 @@ fn get_is_not_for_such_quorum_queues() {
     };
     client.send(channel, &get);
     let text = format!(
-        "RESOURCE_LOCKED - cannot obtain access to locked {}. basic.get operations are not supported by quorum queues \
+        "RESOURCE_LOCKED - cannot obtain access to locked {}. basic.get operations are not supported by <<\"quorum\">> queues \
          with single active consumer",
         in_queue(&queue)
     );

@@ -40,8 +40,9 @@ impl<'a> Letter<'a> {
             routing_keys: &keys.shown,
             expiration: properties.expiration.as_ref(),
         };
-        death.write(&mut deaths, &mut headers);
+        death.write(&mut deaths);
         headers.insert(DEATHS, Value::Array(deaths.into_iter().map(Value::Table).collect()));
+        death.sum_up(&mut headers);
         let new = with_headers(&old, Some(&headers), false).ok()?;
         let routing_keys = match &queue.settings.dead_letter_routing_key {
             Some(key) => vec![key.to_string()],
@@ -138,7 +139,7 @@ struct Death<'a> {
 }
 
 impl Death<'_> {
-    fn write(&self, deaths: &mut Vec<Table>, headers: &mut Table) {
+    fn write(&self, deaths: &mut Vec<Table>) {
         let reason = self.reason.name();
         let same = |death: &Table| field(death, "queue") == self.queue && field(death, "reason") == reason;
         let death = match deaths.iter().position(same) {
@@ -151,12 +152,22 @@ impl Death<'_> {
             None => self.table(reason),
         };
         deaths.insert(0, death);
-        for (what, value) in [("reason", reason), ("queue", self.queue), ("exchange", self.exchange)] {
-            let first = ShortStr::cut(&format!("x-first-death-{what}"));
-            if !headers.contains(&first) {
-                headers.insert(first, long_str(value));
+    }
+
+    /// The first death and the last in headers of their own.
+    fn sum_up(&self, headers: &mut Table) {
+        let parts = [
+            ("exchange", self.exchange),
+            ("queue", self.queue),
+            ("reason", self.reason.name()),
+        ];
+        for which in ["first", "last"] {
+            for (what, value) in parts {
+                let name = ShortStr::cut(&format!("x-{which}-death-{what}"));
+                if which == "last" || !headers.contains(&name) {
+                    headers.insert(name, long_str(value));
+                }
             }
-            headers.insert(ShortStr::cut(&format!("x-last-death-{what}")), long_str(value));
         }
     }
 

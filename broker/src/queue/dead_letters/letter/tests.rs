@@ -93,12 +93,12 @@ fn a_first_death_is_written_down() {
         ("x-death", Value::Array(vec![Value::Table(death)])),
     ];
     for (name, value) in [
-        ("x-first-death-reason", "expired"),
-        ("x-first-death-queue", "q"),
         ("x-first-death-exchange", "x"),
-        ("x-last-death-reason", "expired"),
-        ("x-last-death-queue", "q"),
+        ("x-first-death-queue", "q"),
+        ("x-first-death-reason", "expired"),
         ("x-last-death-exchange", "x"),
+        ("x-last-death-queue", "q"),
+        ("x-last-death-reason", "expired"),
     ] {
         expected.push((name, long_str(value)));
     }

@@ -56,7 +56,7 @@ pub(super) struct DeadLetters {
     queue: Arc<Queue>,
     directory: Arc<Directory>,
     view: View,
-    sending: Option<Sending>,
+    sending: Option<Box<Sending>>,
 }
 
 /// While the queue is led from here and has, or had, dead letters.
@@ -148,7 +148,7 @@ impl DeadLetters {
                 return None;
             }
             let session = self.directory.open_session(mailbox());
-            self.sending = Some(Sending {
+            self.sending = Some(Box::new(Sending {
                 session,
                 clients: Queues::new(session),
                 leaders: FxHashMap::default(),
@@ -159,7 +159,7 @@ impl DeadLetters {
                 done: Vec::new(),
                 notices: Vec::new(),
                 is_forgotten: false,
-            });
+            }));
         }
         let first = |source: &dyn Source, id| source.machine().dead_letters(id).next().map(|(id, dead)| (id, *dead));
         let floor = first(source, 0).map_or(0, |(id, _)| id);

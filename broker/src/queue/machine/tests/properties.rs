@@ -743,3 +743,51 @@ fn a_large_snapshot_comes_in_chunks() {
     assert_eq!(restored.snapshot(), chunks);
     assert_eq!(restored.stats(), machine.stats());
 }
+
+#[test]
+fn a_queue_thinned_out_in_the_middle_keeps_its_order() {
+    const MESSAGES: u64 = 20_000;
+    let config = Config::default();
+    let mut machine = QueueMachine::new(config.clone());
+    let session = SessionId {
+        node: 1,
+        incarnation: 1,
+        id: 1,
+    };
+    // One in 97 stays; the others go at three different times, and among them the first.
+    let stays = |number: u64| number.is_multiple_of(97);
+    let mut expected = Vec::new();
+    let mut batch = BatchWriter::new(session, 1);
+    for number in 1..=MESSAGES {
+        let ttl_ms = (!stays(number)).then_some(1_000 * (1 + number % 3));
+        batch.publish(&Publish {
+            ttl_ms,
+            properties: &[0, 0],
+            ..Publish::default()
+        });
+        expected.extend(stays(number).then_some(number));
+    }
+    machine.apply(&meta(1), &batch.finish(), &mut Vec::new());
+    for index in 2..=5 {
+        machine.apply(&meta(index), &system(&Command::Tick), &mut Vec::new());
+        check(&machine);
+        let chunks = machine.snapshot();
+        let restored = QueueMachine::restore(config.clone(), &chunks).expect("its own snapshot");
+        check(&restored);
+        assert_eq!(restored.snapshot(), chunks);
+        machine = restored;
+    }
+    assert_eq!(machine.ready_len(), expected.len() as u64);
+    let mut batch = BatchWriter::new(session, MESSAGES + 1);
+    for _ in &expected {
+        batch.push(&Command::Get(queue::Get { no_ack: true }));
+    }
+    let mut effects = Vec::new();
+    machine.apply(&meta(6), &batch.finish(), &mut effects);
+    let got = effects.iter().filter_map(|effect| match effect {
+        Effect::Deliver { seq, .. } => Some(*seq),
+        _ => None,
+    });
+    assert_eq!(got.collect::<Vec<_>>(), expected);
+    check(&machine);
+}

@@ -20,5 +20,7 @@ mod kills;
 mod load;
 #[path = "durability/minority.rs"]
 mod minority;
+#[path = "durability/refusals.rs"]
+mod refusals;
 #[path = "durability/starts.rs"]
 mod starts;

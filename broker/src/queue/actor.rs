@@ -123,6 +123,17 @@ impl QueueActor {
 
     /// Proposes what waits, performs what is due, until nothing is left.
     fn drive(&mut self, ctx: &mut Context<Self>) {
+        self.work_off();
+        // Once: there may be very many dead letters, and other things to do between them.
+        if let Some(buried) = self.bury(ctx) {
+            self.pending.push(buried);
+            self.work_off();
+        }
+        self.keep_time(ctx);
+        self.arm(ctx);
+    }
+
+    fn work_off(&mut self) {
         loop {
             self.propose();
             if let Err(error) = self.shell.poll(&mut self.outputs) {
@@ -130,21 +141,17 @@ impl QueueActor {
             }
             if self.outputs.is_empty() {
                 let gone = self.outbox.flush();
-                let buried = self.bury(ctx);
-                if gone.is_empty() && buried.is_none() {
+                if gone.is_empty() {
                     break;
                 }
                 for session in gone {
                     self.pending.push(system(&Command::SessionDown(session)));
                 }
-                buried.into_iter().for_each(|command| self.pending.push(command));
             } else {
                 let outputs = std::mem::take(&mut self.outputs);
                 self.perform(outputs);
             }
         }
-        self.keep_time(ctx);
-        self.arm(ctx);
     }
 
     /// Sends dead letters, and answers the command that buries those that are done with.

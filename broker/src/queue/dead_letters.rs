@@ -29,7 +29,7 @@ use crate::metadata::{Queue, View};
 
 mod letter;
 
-/// Letters that may be on their way at once, and bytes of them.
+/// Letters that may be on their way at once, or are looked at in one go, and bytes of them.
 const LETTERS_MAX: u64 = 256;
 const BYTES_MAX: usize = 4 << 20;
 /// When a letter that some target did not take, or that had none, is sent again.
@@ -68,6 +68,8 @@ struct Sending {
     next: u64,
     /// Targets that do not have a letter yet.
     open: BTreeMap<u64, BTreeSet<GroupId>>,
+    /// There were more letters to look at than one call does.
+    is_behind: bool,
     /// Letters to be sent again, not before a time.
     again: BTreeSet<u64>,
     again_ms: u64,
@@ -154,6 +156,7 @@ impl DeadLetters {
                 leaders: FxHashMap::default(),
                 next: 0,
                 open: BTreeMap::new(),
+                is_behind: false,
                 again: BTreeSet::new(),
                 again_ms: 0,
                 done: Vec::new(),
@@ -171,10 +174,13 @@ impl DeadLetters {
                 }
             }
         }
+        let mut looked_at = 0;
         loop {
-            let sending = self.sending.as_ref()?;
+            let sending = self.sending.as_mut()?;
+            sending.is_behind = looked_at == LETTERS_MAX;
             let waiting = (sending.open.len() + sending.again.len()) as u64;
-            if waiting.max(sending.clients.unapplied_commands()) >= LETTERS_MAX
+            if sending.is_behind
+                || waiting.max(sending.clients.unapplied_commands()) >= LETTERS_MAX
                 || sending.clients.unapplied_bytes() >= BYTES_MAX
             {
                 break;
@@ -184,6 +190,7 @@ impl DeadLetters {
             };
             self.send(id, &dead, floor, source, now_ms);
             self.sending.as_mut()?.next = id + 1;
+            looked_at += 1;
         }
         self.flush(now_ms);
         let sending = self.sending.as_mut()?;
@@ -324,7 +331,8 @@ impl DeadLetters {
         } else {
             sending.clients.needs_tick().then_some(now_ms + TICK_MS)
         };
-        again.into_iter().chain(clients).min()
+        let behind = sending.is_behind.then_some(now_ms);
+        again.into_iter().chain(clients).chain(behind).min()
     }
 
     /// The queue is no longer led from here.

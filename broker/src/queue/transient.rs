@@ -114,19 +114,19 @@ impl TransientActor {
     }
 
     fn flush(&mut self, ctx: &mut Context<Self>) {
+        let mut source = Memory(&self.machine, &self.bodies);
+        let buried = self
+            .dead_letters
+            .work(&mut source, now_ms(), || ctx.address().recipient());
+        buried.into_iter().for_each(|command| self.apply(command));
         loop {
             let gone = self.outbox.flush();
-            let mut source = Memory(&self.machine, &self.bodies);
-            let buried = self
-                .dead_letters
-                .work(&mut source, now_ms(), || ctx.address().recipient());
-            if gone.is_empty() && buried.is_none() {
+            if gone.is_empty() {
                 break;
             }
             for session in gone {
                 self.apply(system(&Command::SessionDown(session)));
             }
-            buried.into_iter().for_each(|command| self.apply(command));
         }
         let deadline = self.machine.next_deadline();
         let tick = self.dead_letters.next_tick_ms(now_ms());

@@ -44,7 +44,7 @@ impl QueueMachine {
             return true;
         }
         let size = self.size(message);
-        if self.refuses(size) {
+        if self.refuses(size, message.origin.is_some()) {
             self.totals.refused += 1;
             if self.config.overflow == Overflow::RejectPublishDlx {
                 self.entries.add();
@@ -82,8 +82,9 @@ impl QueueMachine {
         u32::try_from(message.body.len() + properties).unwrap_or(u32::MAX)
     }
 
-    /// Whether one more message is too much for a queue that refuses them. Who died here and is not buried counts.
-    fn refuses(&self, size: u32) -> bool {
+    /// Whether one more message is too much for a queue that refuses them. Who died here and is not buried counts, but
+    /// not for a dead letter: it may be one of these.
+    fn refuses(&self, size: u32, is_dead_letter: bool) -> bool {
         let Config { len_max, bytes_max, .. } = self.config;
         if (len_max.is_none() && bytes_max.is_none()) || self.config.overflow == Overflow::DropHead {
             return false;
@@ -92,7 +93,8 @@ impl QueueMachine {
         if self.consumers.any_credit() {
             return false;
         }
-        let len = (self.ready.len() + self.dead.len()) as u64;
+        let dead = if is_dead_letter { 0 } else { self.dead.len() };
+        let len = (self.ready.len() + dead) as u64;
         len_max.is_some_and(|max| len >= max)
             || bytes_max.is_some_and(|max| self.facts.ready_size() + u64::from(size) > max)
     }

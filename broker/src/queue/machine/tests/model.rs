@@ -284,7 +284,8 @@ impl Model {
             0
         };
         let in_line = self.consumers.iter().any(|consumer| self.has_credit(consumer));
-        let len = self.ready() + self.dead.len() as u64;
+        let dead = if stored.origin.is_some() { 0 } else { self.dead.len() };
+        let len = self.ready() + dead as u64;
         let is_full = self.config.len_max.is_some_and(|max| len + 1 > max)
             || self.config.bytes_max.is_some_and(|max| self.ready_size() + size > max);
         if is_full && !in_line && self.config.overflow != Overflow::DropHead {

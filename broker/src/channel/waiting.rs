@@ -65,6 +65,11 @@ impl Channel {
 
     /// A queue answered a question of this channel, or did not.
     pub(crate) fn on_answer(&mut self, session: &mut Session, notice: Notice) -> Result<(), Fault> {
+        if let Notice::Answer(_, Asked::Use, _) | Notice::Ended(_, Asked::Use) | Notice::TimedOut(_, Asked::Use) =
+            notice
+        {
+            return Ok(());
+        }
         let waiting = self.waiting.take();
         let result = match notice {
             Notice::Answer(_, _, reply) => self.on_reply(session, waiting, &reply),

@@ -63,6 +63,8 @@ pub enum Asked {
     Purge,
     /// For the counts.
     Stat,
+    /// For nothing: it is a use of the queue.
+    Use,
     /// To end the queue.
     Delete,
 }
@@ -253,7 +255,7 @@ impl QueueClient {
                     },
                 );
             }
-            Asked::Cancel(_) | Asked::Get | Asked::Purge | Asked::Stat | Asked::Delete => {}
+            Asked::Cancel(_) | Asked::Get | Asked::Purge | Asked::Stat | Asked::Use | Asked::Delete => {}
         }
         let seq = self.open(now_ms, 0, |batch| batch.push(command));
         self.questions.push_back(Question {
@@ -606,7 +608,7 @@ impl QueueClient {
                 self.consumers.remove(&consumer);
             }
             (Asked::Cancel(consumer), _) => self.end_consumer(consumer),
-            (Asked::Get | Asked::Purge | Asked::Stat | Asked::Delete, _) => {}
+            (Asked::Get | Asked::Purge | Asked::Stat | Asked::Use | Asked::Delete, _) => {}
         }
         out.push(Notice::Answer(question.channel, question.asked, *kind));
     }

@@ -123,12 +123,20 @@ impl Carrier for Way<'_> {
 
 impl DeadLetters {
     pub(super) fn new(queue: Arc<Queue>, directory: Arc<Directory>, view: View) -> Self {
-        Self {
+        let letters = Self {
             queue,
             directory,
             view,
             sending: None,
+        };
+        let strategy = letters.queue.settings.dead_letter_strategy;
+        if strategy == DeadLetterStrategy::AtLeastOnce && !letters.is_at_least_once() {
+            tracing::warn!(
+                queue = %letters.queue.name,
+                "at-least-once dead-lettering needs x-overflow=reject-publish: dead letters go at most once"
+            );
         }
+        letters
     }
 
     /// Whether every target must have a letter before it is buried. Without a queue that refuses instead of dropping

@@ -144,6 +144,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             heartbeat_s: config.amqp.heartbeat_s,
             message_size_max: config.amqp.message_size_max,
             handshake_timeout_ms: config.amqp.handshake_timeout_ms,
+            consumer_timeout_ms: config.amqp.consumer_timeout_ms,
             publish_timeout_ms: config.amqp.publish_timeout_ms,
             unapplied_bytes_max: usize::try_from(config.limits.unapplied_bytes_max).unwrap_or(usize::MAX),
             group_size: config.cluster.group_size,

@@ -72,6 +72,8 @@ pub struct Amqp {
     pub connections_max: usize,
     pub message_size_max: u64,
     pub handshake_timeout_ms: u64,
+    /// How long a consumer of a quorum queue may hold a message, where neither says; 0: for ever.
+    pub consumer_timeout_ms: u64,
     /// A publish that could not be committed for this long is nacked.
     pub publish_timeout_ms: u64,
 }
@@ -140,6 +142,7 @@ impl Default for Amqp {
             connections_max: 10_000,
             message_size_max: 16 << 20,
             handshake_timeout_ms: 10_000,
+            consumer_timeout_ms: 1_800_000,
             publish_timeout_ms: 30_000,
         }
     }

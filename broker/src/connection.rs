@@ -29,6 +29,7 @@ use crate::queue::client::{Accepted, ChannelId, Notice};
 pub use self::describe::{ChannelInfo, ConnectionInfo, Description};
 pub use self::limits::Limits;
 pub use self::queues::Carrier;
+pub(crate) use self::queues::Queues;
 pub use self::session::{Effect, Session};
 
 pub mod actor;
@@ -616,6 +617,21 @@ impl Connection {
         }
     }
 
+    /// A queue has ended a consumer that held a message for too long.
+    fn on_consumer_timed_out(&mut self, consumer: u32) {
+        let Some(consumer) = self.session.consumers.remove(&consumer) else {
+            return;
+        };
+        let number = consumer.channel.number;
+        let channel = self.channels.get_mut(&number);
+        let Some(channel) = channel.filter(|channel| channel.id() == consumer.channel) else {
+            return;
+        };
+        if let Err(fault) = channel.consumer_timed_out(&mut self.session, &consumer) {
+            self.fault(number, fault);
+        }
+    }
+
     /// What became of a change that [`Effect::Submit`] asked for; `None` if nobody could say in time.
     pub fn on_outcome(&mut self, id: ChannelId, outcome: Option<Outcome>) {
         let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) else {
@@ -648,6 +664,10 @@ impl Connection {
                     if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
                         channel.refused(&mut self.session, run);
                     }
+                    continue;
+                }
+                Notice::ConsumerTimedOut(consumer) => {
+                    self.on_consumer_timed_out(consumer);
                     continue;
                 }
                 Notice::Forgotten => {

@@ -91,6 +91,8 @@ pub struct ConsumerDescription {
     pub attach: queue::Attach,
     /// Unsettled deliveries.
     pub unsettled: u64,
+    /// Whether it is served, and does not wait behind a single active consumer.
+    pub is_active: bool,
 }
 
 impl From<crate::queue::machine::ConsumerRow<'_>> for ConsumerDescription {
@@ -99,6 +101,7 @@ impl From<crate::queue::machine::ConsumerRow<'_>> for ConsumerDescription {
             session: row.session,
             attach: row.attach.clone(),
             unsettled: row.unsettled,
+            is_active: row.is_active,
         }
     }
 }

@@ -54,6 +54,16 @@ where
     }
 }
 
+impl<M> Mailbox<M> for Post<M> {
+    fn offer(&self, message: M) -> Result<(), Refused> {
+        self.as_ref().offer(message)
+    }
+
+    fn always(&self, message: M) {
+        self.as_ref().always(message);
+    }
+}
+
 /// [`Mailbox::always`] for an actor's address.
 #[expect(
     clippy::disallowed_methods,

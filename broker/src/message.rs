@@ -1,6 +1,7 @@
 //! What the broker itself reads from and writes into a message's properties.
 
 use bytes::Bytes;
+use warren_proto::record::put_short_string;
 
 use crate::amqp::content::with_headers;
 use crate::amqp::{Fault, Properties, ReplyCode, Table, Value};
@@ -40,6 +41,8 @@ pub(crate) fn expiration_ms(text: &str) -> Result<u64, Fault> {
 pub(crate) struct Copies {
     /// Of CC and BCC.
     pub(crate) routing_keys: Vec<String>,
+    /// Those of BCC as a queue keeps them.
+    pub(crate) bcc: Vec<u8>,
     /// Without BCC.
     pub(crate) properties: Bytes,
 }
@@ -51,6 +54,7 @@ pub(crate) fn copies(properties: &Bytes, headers: &Bytes) -> Result<Option<Copie
     }
     let mut table = Table::decode(headers)?;
     let mut routing_keys = Vec::new();
+    let mut bcc = Vec::new();
     for name in ["CC", "BCC"] {
         let Some(value) = table.get(name) else { continue };
         let Some(keys) = value.as_array() else {
@@ -61,7 +65,11 @@ pub(crate) fn copies(properties: &Bytes, headers: &Bytes) -> Result<Option<Copie
             return Err(Fault::new(ReplyCode::PreconditionFailed, text));
         };
         // What is no string among them is passed over.
-        routing_keys.extend(keys.iter().filter_map(Value::as_str).map(str::to_owned));
+        let keys = || keys.iter().filter_map(Value::as_str);
+        routing_keys.extend(keys().map(str::to_owned));
+        if name == "BCC" {
+            keys().for_each(|key| put_short_string(&mut bcc, key.as_bytes()));
+        }
     }
     if routing_keys.is_empty() && !table.contains("BCC") {
         return Ok(None);
@@ -72,6 +80,7 @@ pub(crate) fn copies(properties: &Bytes, headers: &Bytes) -> Result<Option<Copie
     };
     Ok(Some(Copies {
         routing_keys,
+        bcc,
         properties,
     }))
 }

@@ -10,10 +10,13 @@ use bytes::Bytes;
 use warren_cluster::machine::{Machine, Meta, RestoreError};
 
 use crate::metadata::Queue;
+use crate::metadata::arguments::Overflow;
 use machine::{Effect, QueueMachine};
 
 pub mod actor;
+mod alarm;
 pub mod client;
+mod dead_letters;
 pub mod machine;
 mod outbox;
 mod pending;
@@ -28,6 +31,18 @@ pub(crate) fn config(queue: &Queue) -> machine::Config {
             crate::metadata::Kind::Quorum => machine::Kind::Quorum,
         },
         delivery_limit: queue.settings.delivery_limit,
+        message_ttl_ms: queue.settings.message_ttl_ms,
+        expires_ms: queue.settings.expires_ms,
+        len_max: queue.settings.len_max,
+        bytes_max: queue.settings.bytes_max,
+        overflow: match queue.settings.overflow {
+            Overflow::DropHead => machine::Overflow::DropHead,
+            Overflow::RejectPublish => machine::Overflow::RejectPublish,
+            Overflow::RejectPublishDlx => machine::Overflow::RejectPublishDlx,
+        },
+        dead_letters: queue.settings.dead_letter_exchange.is_some(),
+        single_active_consumer: queue.settings.single_active_consumer,
+        priority_max: queue.settings.priority_max,
         auto_delete: queue.auto_delete,
     }
 }

@@ -6,6 +6,7 @@
 //! batch                = node:u64 incarnation:u64 id:u64 first_seq:u64 count:u32 len:u32 command*     (len bytes)
 //! command              = kind:u8 len:u32 payload                                                      (len bytes)
 //! publish payload      = flags:u8 priority:u8 [ttl_ms:u64 if FLAG_TTL]
+//!                        [group:u64 id:u64 floor:u64 if FLAG_ORIGIN] [len:u32 shortstr* if FLAG_BCC]
 //!                        exchange:shortstr routing_key:shortstr properties_len:u32 properties body
 //! settle payload       = outcome:u8 (first:u64 len:u32)*
 //! events               = group:u64 term:u64 applied:u64
@@ -65,6 +66,9 @@ pub const COMMAND_HEADER_LEN: usize = 5;
 
 const FLAG_TTL: u8 = 1;
 const FLAG_PERSISTENT: u8 = 2;
+const FLAG_PRIORITY: u8 = 4;
+const FLAG_ORIGIN: u8 = 8;
+const FLAG_BCC: u8 = 16;
 
 const KIND_PUBLISH: u8 = 1;
 const KIND_SETTLE: u8 = 2;
@@ -75,8 +79,11 @@ const KIND_PURGE: u8 = 6;
 const KIND_STAT: u8 = 7;
 const KIND_DELETE: u8 = 8;
 const KIND_CREDIT: u8 = 9;
+const KIND_HEARD: u8 = 10;
 const KIND_SESSION_DOWN: u8 = 20;
 const KIND_NODE_DOWN: u8 = 21;
+const KIND_TICK: u8 = 22;
+const KIND_BURIED: u8 = 23;
 
 /// What a session does with messages it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,15 +135,30 @@ impl Run {
     }
 }
 
+/// Which dead letter of which queue a message is. A queue takes each once, however often it comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The queue in which it died.
+    pub group: u64,
+    /// Counts that queue's dead letters from 1.
+    pub id: u64,
+    /// No dead letter below this will come again.
+    pub floor: u64,
+}
+
 /// A message as a publisher's session hands it to a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Publish<'a> {
     /// delivery-mode 2.
     pub persistent: bool,
-    /// The priority property, 0 when absent.
-    pub priority: u8,
+    /// The priority property.
+    pub priority: Option<u8>,
     /// The expiration property, in milliseconds.
     pub ttl_ms: Option<u64>,
+    /// For a dead letter.
+    pub origin: Option<Origin>,
+    /// Routing keys of the BCC header, which no consumer sees: short strings one after the other.
+    pub bcc: &'a [u8],
     /// At most 255 bytes.
     pub exchange: &'a [u8],
     /// At most 255 bytes.
@@ -152,7 +174,9 @@ impl Publish<'_> {
     pub fn payload_len(&self) -> usize {
         let body: usize = self.body.iter().map(Bytes::len).sum();
         let ttl = if self.ttl_ms.is_some() { 8 } else { 0 };
-        2 + ttl + 1 + self.exchange.len() + 1 + self.routing_key.len() + 4 + self.properties.len() + body
+        let origin = if self.origin.is_some() { 24 } else { 0 };
+        let bcc = if self.bcc.is_empty() { 0 } else { 4 + self.bcc.len() };
+        2 + ttl + origin + bcc + 1 + self.exchange.len() + 1 + self.routing_key.len() + 4 + self.properties.len() + body
     }
 }
 
@@ -161,10 +185,14 @@ impl Publish<'_> {
 pub struct Stored<'a> {
     /// delivery-mode 2.
     pub persistent: bool,
-    /// The priority property, 0 when absent.
-    pub priority: u8,
+    /// The priority property.
+    pub priority: Option<u8>,
     /// The expiration property, in milliseconds.
     pub ttl_ms: Option<u64>,
+    /// For a dead letter.
+    pub origin: Option<Origin>,
+    /// See [`Publish::bcc`] and [`short_strings`].
+    pub bcc: &'a [u8],
     /// The exchange it was published to.
     pub exchange: &'a [u8],
     /// The routing key it was published with.
@@ -186,20 +214,51 @@ impl<'a> Stored<'a> {
         } else {
             None
         };
+        let origin = if flags & FLAG_ORIGIN != 0 {
+            Some(Origin {
+                group: take_u64(&mut rest, "origin")?,
+                id: take_u64(&mut rest, "origin")?,
+                floor: take_u64(&mut rest, "origin")?,
+            })
+        } else {
+            None
+        };
+        let bcc = if flags & FLAG_BCC != 0 {
+            let len = take_u32(&mut rest, "bcc")? as usize;
+            take(&mut rest, len, "bcc")?
+        } else {
+            &[]
+        };
         let exchange = take_short(&mut rest, "exchange")?;
         let routing_key = take_short(&mut rest, "routing key")?;
         let properties_len = take_u32(&mut rest, "properties length")? as usize;
         let properties = take(&mut rest, properties_len, "properties")?;
         Ok(Self {
             persistent: flags & FLAG_PERSISTENT != 0,
-            priority,
+            // A priority that is not 0 was always one that the publisher gave.
+            priority: (flags & FLAG_PRIORITY != 0 || priority != 0).then_some(priority),
             ttl_ms,
+            origin,
+            bcc,
             exchange,
             routing_key,
             properties,
             body: rest,
         })
     }
+}
+
+/// The short strings of `bytes`, one after the other; ends where they do.
+pub fn short_strings(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || take_short(&mut rest, "short string").ok())
+}
+
+/// Adds a string to what [`short_strings`] reads. One of more than 255 bytes, which no client can send, is cut.
+pub fn put_short_string(out: &mut Vec<u8>, string: &[u8]) {
+    let len = u8::try_from(string.len()).unwrap_or(u8::MAX);
+    out.push(len);
+    out.extend_from_slice(&string[..usize::from(len)]);
 }
 
 /// One decoded command. Publish payloads are named by their place, not copied.
@@ -233,6 +292,8 @@ pub enum Command<'a> {
     Delete(queue::Delete),
     /// A consumer's session wrote deliveries to its client.
     Credit(queue::Credit),
+    /// The session has taken in all answers up to a number: refusals up to it need not be remembered.
+    Heard(queue::Heard),
     /// A session has ended (system).
     SessionDown(SessionId),
     /// A node's runs up to an incarnation have ended (system).
@@ -242,6 +303,10 @@ pub enum Command<'a> {
         /// The highest incarnation that has ended.
         incarnation: u64,
     },
+    /// Time has passed (system): what is due by the entry's time happens.
+    Tick,
+    /// These dead letters are where they had to go (system).
+    Buried(Vec<Run>),
 }
 
 /// Builds one batch of a session's commands.
@@ -305,13 +370,31 @@ impl BatchWriter {
         if message.ttl_ms.is_some() {
             flags |= FLAG_TTL;
         }
+        if message.priority.is_some() {
+            flags |= FLAG_PRIORITY;
+        }
+        if message.origin.is_some() {
+            flags |= FLAG_ORIGIN;
+        }
+        if !message.bcc.is_empty() {
+            flags |= FLAG_BCC;
+        }
         if message.persistent {
             flags |= FLAG_PERSISTENT;
         }
         self.bytes.put_u8(flags);
-        self.bytes.put_u8(message.priority);
+        self.bytes.put_u8(message.priority.unwrap_or(0));
         if let Some(ttl_ms) = message.ttl_ms {
             self.bytes.put_u64_le(ttl_ms);
+        }
+        if let Some(origin) = message.origin {
+            self.bytes.put_u64_le(origin.group);
+            self.bytes.put_u64_le(origin.id);
+            self.bytes.put_u64_le(origin.floor);
+        }
+        if !message.bcc.is_empty() {
+            self.bytes.put_u32_le(message.bcc.len() as u32);
+            self.bytes.put_slice(message.bcc);
         }
         for short in [message.exchange, message.routing_key] {
             self.bytes
@@ -348,6 +431,15 @@ impl BatchWriter {
             Command::Stat => self.header(KIND_STAT, 0),
             Command::Delete(delete) => self.message(KIND_DELETE, delete),
             Command::Credit(credit) => self.message(KIND_CREDIT, credit),
+            Command::Heard(heard) => self.message(KIND_HEARD, heard),
+            Command::Tick => self.header(KIND_TICK, 0),
+            Command::Buried(runs) => {
+                self.header(KIND_BURIED, runs.len() * 12);
+                for run in runs {
+                    self.bytes.put_u64_le(run.first);
+                    self.bytes.put_u32_le(run.len);
+                }
+            }
             Command::SessionDown(session) => self.message(
                 KIND_SESSION_DOWN,
                 &queue::SessionDown {
@@ -528,11 +620,10 @@ impl<'a> Commands<'a> {
             },
             KIND_SETTLE => {
                 let outcome = Outcome::decode(take_u8(&mut payload, "outcome")?)?;
-                let mut runs = Vec::with_capacity(payload.len() / 12);
-                while !payload.is_empty() {
-                    runs.push(take_run(&mut payload)?);
+                Command::Settle {
+                    outcome,
+                    runs: take_runs(payload)?,
                 }
-                Command::Settle { outcome, runs }
             }
             KIND_ATTACH => Command::Attach(queue::Attach::decode(payload).map_err(invalid("attach"))?),
             KIND_CANCEL => Command::Cancel(queue::Cancel::decode(payload).map_err(invalid("cancel"))?),
@@ -541,6 +632,9 @@ impl<'a> Commands<'a> {
             KIND_STAT => Command::Stat,
             KIND_DELETE => Command::Delete(queue::Delete::decode(payload).map_err(invalid("delete"))?),
             KIND_CREDIT => Command::Credit(queue::Credit::decode(payload).map_err(invalid("credit"))?),
+            KIND_HEARD => Command::Heard(queue::Heard::decode(payload).map_err(invalid("heard"))?),
+            KIND_TICK => Command::Tick,
+            KIND_BURIED => Command::Buried(take_runs(payload)?),
             KIND_SESSION_DOWN => {
                 let down = queue::SessionDown::decode(payload).map_err(invalid("session down"))?;
                 Command::SessionDown(SessionId {
@@ -714,6 +808,14 @@ fn take_u64(rest: &mut &[u8], what: &'static str) -> Result<u64> {
 fn take_short<'a>(rest: &mut &'a [u8], what: &'static str) -> Result<&'a [u8]> {
     let len = take_u8(rest, what)? as usize;
     take(rest, len, what)
+}
+
+fn take_runs(mut rest: &[u8]) -> Result<Vec<Run>> {
+    let mut runs = Vec::with_capacity(rest.len() / 12);
+    while !rest.is_empty() {
+        runs.push(take_run(&mut rest)?);
+    }
+    Ok(runs)
 }
 
 fn take_run(rest: &mut &[u8]) -> Result<Run> {

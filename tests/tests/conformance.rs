@@ -18,13 +18,25 @@ mod confirms;
 mod consumers;
 #[path = "conformance/content.rs"]
 mod content;
+#[path = "conformance/dead_letters.rs"]
+mod dead_letters;
 #[path = "conformance/exchanges.rs"]
 mod exchanges;
+#[path = "conformance/expiry.rs"]
+mod expiry;
 #[path = "conformance/framing.rs"]
 mod framing;
+#[path = "conformance/limits.rs"]
+mod limits;
 #[path = "conformance/negotiation.rs"]
 mod negotiation;
+#[path = "conformance/priorities.rs"]
+mod priorities;
 #[path = "conformance/queues.rs"]
 mod queues;
 #[path = "conformance/routing.rs"]
 mod routing;
+#[path = "conformance/single_active.rs"]
+mod single_active;
+#[path = "conformance/timeouts.rs"]
+mod timeouts;

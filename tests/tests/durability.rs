@@ -10,6 +10,8 @@
 mod consumers;
 #[path = "durability/damage.rs"]
 mod damage;
+#[path = "durability/dead_letters.rs"]
+mod dead_letters;
 #[path = "durability/history.rs"]
 mod history;
 #[path = "durability/kills.rs"]
@@ -18,5 +20,7 @@ mod kills;
 mod load;
 #[path = "durability/minority.rs"]
 mod minority;
+#[path = "durability/refusals.rs"]
+mod refusals;
 #[path = "durability/starts.rs"]
 mod starts;

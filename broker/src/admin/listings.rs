@@ -85,7 +85,8 @@ impl Inner {
                 .unwrap_or_default(),
             messages_ready: leader.map_or(0, |leader| leader.ready),
             messages_unacknowledged: leader.map_or(0, |leader| leader.unacked),
-            messages: leader.map_or(0, |leader| leader.ready + leader.unacked),
+            messages_dlx: leader.map_or(0, |leader| leader.dead),
+            messages: leader.map_or(0, |leader| leader.ready + leader.unacked + leader.dead),
             message_bytes: leader.map_or(0, |leader| leader.bytes),
             consumers: leader.map_or(0, |leader| leader.consumer_count),
             state: state.to_owned(),
@@ -150,8 +151,8 @@ impl Inner {
                     consumer_tag: consumer.tag.clone(),
                     ack_required: !consumer.no_ack,
                     prefetch_count: u64::from(consumer.prefetch),
-                    active: true,
-                    activity_status: "up".to_owned(),
+                    active: !consumer.waits,
+                    activity_status: if consumer.waits { "waiting" } else { "up" }.to_owned(),
                     arguments: Arguments::from(&arguments),
                 }));
             }

@@ -37,6 +37,7 @@ pub(super) struct Replica {
     pub(super) snapshot_index: Option<u64>,
     pub(super) ready: u64,
     pub(super) unacked: u64,
+    pub(super) dead: u64,
     pub(super) bytes: u64,
     pub(super) consumer_count: u64,
     pub(super) consumers: Vec<Consumer>,
@@ -50,6 +51,7 @@ pub(super) struct Consumer {
     pub(super) tag: String,
     pub(super) no_ack: bool,
     pub(super) prefetch: u32,
+    pub(super) waits: bool,
     pub(super) arguments: Vec<u8>,
 }
 
@@ -72,6 +74,7 @@ impl From<Description> for Replica {
                 tag: consumer.attach.tag,
                 no_ack: consumer.attach.no_ack,
                 prefetch: consumer.attach.prefetch,
+                waits: !consumer.is_active,
                 arguments: consumer.attach.arguments.to_vec(),
             })
             .collect();
@@ -86,6 +89,7 @@ impl From<Description> for Replica {
             snapshot_index: raft.map(|raft| raft.snapshot_index),
             ready: stats.ready,
             unacked: stats.unacked,
+            dead: stats.dead,
             bytes: stats.ready_bytes + stats.unacked_bytes,
             consumer_count: stats.consumers,
             consumers,

@@ -197,7 +197,9 @@ pub struct QueueRow {
     pub owner_pid: String,
     pub messages_ready: u64,
     pub messages_unacknowledged: u64,
-    /// The sum of the two.
+    /// Dead letters on their way to their exchange.
+    pub messages_dlx: u64,
+    /// The sum of the three.
     pub messages: u64,
     pub message_bytes: u64,
     pub consumers: u64,
@@ -213,9 +215,10 @@ pub struct QueueRow {
 
 impl QueueRow {
     /// The columns that only the queue's leader knows.
-    pub const ASKED_OF_LEADER: [&str; 6] = [
+    pub const ASKED_OF_LEADER: [&str; 7] = [
         "messages_ready",
         "messages_unacknowledged",
+        "messages_dlx",
         "messages",
         "message_bytes",
         "consumers",

@@ -45,6 +45,7 @@ impl Channel {
                 Fault::new(ReplyCode::PreconditionFailed, text)
             })?,
         };
+        let timeout_ms = consumer_timeout_ms(session, &queue, &consume)?;
         let tag = if consume.consumer_tag.is_empty() {
             ShortStr::cut(&session.random_name("amq.ctag-"))
         } else {
@@ -60,8 +61,9 @@ impl Channel {
             prefetch: u32::from(self.prefetch),
             priority,
             arguments: consume.arguments.to_bytes(),
+            timeout_ms,
         };
-        let consumer = Consumer::new(self.id, tag.clone(), &queue, consume.no_ack, self.prefetch);
+        let consumer = Consumer::new(self.id, tag.clone(), &queue, consume.no_ack, self.prefetch, timeout_ms);
         session.consumers.insert(id, consumer);
         self.consumers.insert(tag.clone(), id);
         session.ask(queue.group, self.id, Asked::Attach(id), &Command::Attach(attach));
@@ -120,10 +122,34 @@ impl Channel {
         }
     }
 
+    /// The queue has ended this consumer: it held a message for too long. A client that could not be told loses its
+    /// channel.
+    pub(crate) fn consumer_timed_out(&mut self, session: &mut Session, consumer: &Consumer) -> Result<(), Fault> {
+        if session.client.consumer_cancel_notify {
+            self.consumer_ended(session, &consumer.tag);
+            return Ok(());
+        }
+        self.consumers.remove(&consumer.tag);
+        let text = format!(
+            "delivery acknowledgement on channel {} timed out. Timeout value used: {} ms. \
+             This timeout value can be configured, see consumers doc guide to learn more",
+            self.id.number, consumer.timeout_ms
+        );
+        Err(Fault::new(ReplyCode::PreconditionFailed, text))
+    }
+
     pub(super) fn get(&mut self, session: &mut Session, queue: &str, no_ack: bool) -> Result<(), Fault> {
         let name = self.queue_name(queue)?;
         session.allow(Access::Read, "queue", &name)?;
         let queue = readable(session, &name)?;
+        if queue.kind == Kind::Quorum && queue.settings.single_active_consumer {
+            let text = format!(
+                "cannot obtain access to locked {}. basic.get operations are not supported by <<\"quorum\">> queues with \
+                 single active consumer",
+                queue.resource()
+            );
+            return Err(Fault::new(ReplyCode::ResourceLocked, text));
+        }
         session.ask(queue.group, self.id, Asked::Get, &Command::Get(queue::Get { no_ack }));
         self.waiting = Some(Waiting::Get { queue, no_ack });
         Ok(())
@@ -251,6 +277,36 @@ fn readable(session: &mut Session, name: &str) -> Result<Arc<Queue>, Fault> {
         .map_err(|refusal| refused(&refusal))?;
     queue.check_access(session.id).map_err(|refusal| refused(&refusal))?;
     Ok(Arc::clone(queue))
+}
+
+/// How long the new consumer may hold a message; 0: for ever. Consumers of classic queues always may.
+fn consumer_timeout_ms(session: &Session, queue: &Queue, consume: &Consume) -> Result<u64, Fault> {
+    const KEY: &str = "x-consumer-timeout";
+    let fault = |text: String| Err(Fault::new(ReplyCode::PreconditionFailed, text));
+    let own = consume.arguments.get(KEY);
+    if queue.kind == Kind::Classic {
+        return match own {
+            None => Ok(0),
+            Some(_) => fault(format!(
+                "invalid arg '{KEY}' for {} of queue type {}",
+                queue.resource(),
+                queue.kind.module()
+            )),
+        };
+    }
+    if consume.no_ack {
+        return Ok(0);
+    }
+    let Some(own) = own else {
+        let of_queue = queue.settings.consumer_timeout_ms;
+        return Ok(of_queue.unwrap_or(session.limits.consumer_timeout_ms));
+    };
+    let invalid = |term: String| fault(format!("invalid arg '{KEY}' for {}: {term}", queue.resource()));
+    match own.as_i64().map(u64::try_from) {
+        None => invalid(format!("\"expected integer, got {}\"", own.type_name())),
+        Some(Err(_)) => invalid(format!("{{value_negative,{}}}", own.as_i64().unwrap_or_default())),
+        Some(Ok(timeout_ms)) => Ok(timeout_ms),
+    }
 }
 
 /// A stored message as it goes to a client.

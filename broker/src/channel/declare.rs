@@ -16,7 +16,7 @@ use crate::connection::session::{Session, refused};
 use crate::metadata::arguments::LeaderLocator;
 use crate::metadata::{
     Access, Arguments, Bind, Change, DeclareExchange, DeclareQueue, DeleteExchange, Destination, Picture, Placement,
-    Refusal, Run, check_exchange_name, check_new_queue, check_queue_name, check_server_named, place,
+    Queue, Refusal, Run, check_exchange_name, check_new_queue, check_queue_name, check_server_named, place,
 };
 use crate::name::{ExchangeName, QueueName, RoutingKey};
 use crate::queue::client::Asked;
@@ -254,7 +254,7 @@ impl Channel {
         let picture = session.picture();
         let queue = checked(picture.expect_queue(&session.vhost, &name))?;
         checked(queue.check_access(session.id))?;
-        self.count_queue(session, queue.group, name, None, no_wait);
+        self.count_queue(session, queue, name, None, no_wait);
         Ok(())
     }
 
@@ -280,7 +280,7 @@ impl Channel {
         };
         fill_in_type(&picture, &mut declare);
         if let Some(existing) = checked(picture.check_queue_declare(&declare))? {
-            self.count_queue(session, existing.group, name, Some(Box::new(declare)), facts.no_wait);
+            self.count_queue(session, &existing, name, Some(Box::new(declare)), facts.no_wait);
             return Ok(());
         }
         let settings = checked(check_new_queue(&declare))?;
@@ -304,16 +304,20 @@ impl Channel {
     fn count_queue(
         &mut self,
         session: &mut Session,
-        group: u64,
+        existing: &Queue,
         queue: QueueName,
         declare: Option<Box<DeclareQueue>>,
         no_wait: bool,
     ) {
         if no_wait {
             self.last_queue = Some(queue);
+            // Its end, if it is to end unused, is put off all the same.
+            if existing.settings.expires_ms.is_some() {
+                session.ask(existing.group, self.id, Asked::Use, &Command::Stat);
+            }
             return;
         }
-        session.ask(group, self.id, Asked::Stat, &Command::Stat);
+        session.ask(existing.group, self.id, Asked::Stat, &Command::Stat);
         self.waiting = Some(Waiting::Counts { queue, declare });
     }
 

@@ -52,8 +52,10 @@ impl Channel {
         }
         let publish = Publish {
             persistent: glance.delivery_mode == Some(PERSISTENT),
-            priority: glance.priority.unwrap_or(0),
+            priority: glance.priority,
             ttl_ms,
+            origin: None,
+            bcc: copies.as_ref().map_or(&[], |copies| &copies.bcc),
             exchange: address.exchange.as_bytes(),
             routing_key: address.routing_key.as_bytes(),
             properties,

@@ -65,12 +65,17 @@ impl Channel {
 
     /// A queue answered a question of this channel, or did not.
     pub(crate) fn on_answer(&mut self, session: &mut Session, notice: Notice) -> Result<(), Fault> {
+        if let Notice::Answer(_, Asked::Use, _) | Notice::Ended(_, Asked::Use) | Notice::TimedOut(_, Asked::Use) =
+            notice
+        {
+            return Ok(());
+        }
         let waiting = self.waiting.take();
         let result = match notice {
             Notice::Answer(_, _, reply) => self.on_reply(session, waiting, &reply),
             Notice::Ended(..) => self.on_queue_ended(session, waiting),
             Notice::TimedOut(_, asked) => self.on_timeout(session, waiting, asked),
-            Notice::Confirmed(..) | Notice::Refused(..) | Notice::Forgotten => {
+            Notice::Confirmed(..) | Notice::Refused(..) | Notice::ConsumerTimedOut(_) | Notice::Forgotten => {
                 self.waiting = waiting;
                 Ok(())
             }

@@ -181,6 +181,13 @@ pub(super) static OPTIONS: &[Opt] = &[
     ),
     option(
         "amqp",
+        "consumer_timeout_ms",
+        "MS",
+        "How long a consumer of a quorum queue may hold a message; 0: for ever",
+        |c, v| put(&mut c.amqp.consumer_timeout_ms, number(v, 0..=315_360_000_000)),
+    ),
+    option(
+        "amqp",
         "publish_timeout_ms",
         "MS",
         "A publish that cannot be committed for this long is nacked",

@@ -61,7 +61,7 @@ fn the_example_file_documents_every_option_at_its_default() {
 }
 
 /// One legal value per option that is not its default, as a variable or a flag gives it.
-const OTHERS: [(&str, &str); 26] = [
+const OTHERS: [(&str, &str); 27] = [
     ("node.name", "rabbit@a.b"),
     ("node.data_dir", "d"),
     ("cluster.name", "other"),
@@ -78,6 +78,7 @@ const OTHERS: [(&str, &str); 26] = [
     ("amqp.connections_max", "1"),
     ("amqp.message_size_max", "1024"),
     ("amqp.handshake_timeout_ms", "100"),
+    ("amqp.consumer_timeout_ms", "0"),
     ("amqp.publish_timeout_ms", "1000"),
     ("users.default_user", "ä b"),
     ("users.default_pass", "p"),

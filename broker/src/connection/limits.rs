@@ -15,6 +15,8 @@ pub struct Limits {
     pub handshake_timeout_ms: u64,
     /// When a publish that no majority takes is refused, and a question that no leader answers given up.
     pub publish_timeout_ms: u64,
+    /// How long a consumer of a quorum queue may hold a message, where neither says; 0: for ever.
+    pub consumer_timeout_ms: u64,
     /// Bytes that queues have not applied; above it the socket is not read.
     pub unapplied_bytes_max: usize,
     /// Commands that queues have not applied; above it the socket is not read.
@@ -42,6 +44,7 @@ impl Default for Limits {
             message_size_max: 16 << 20,
             handshake_timeout_ms: 10_000,
             publish_timeout_ms: 30_000,
+            consumer_timeout_ms: 1_800_000,
             unapplied_bytes_max: 8 << 20,
             unapplied_commands_max: 8_192,
             output_bytes_max: 4 << 20,

@@ -66,6 +66,8 @@ pub(crate) struct Consumer {
     pub(crate) kind: Kind,
     pub(crate) no_ack: bool,
     pub(crate) prefetch: u16,
+    /// How long it may hold a message; 0: for ever.
+    pub(crate) timeout_ms: u64,
     /// Deliveries written to the socket, and how many of them the queue was told of.
     written: u64,
     credited: u64,
@@ -78,6 +80,7 @@ impl Consumer {
         queue: &crate::metadata::Queue,
         no_ack: bool,
         prefetch: u16,
+        timeout_ms: u64,
     ) -> Self {
         Self {
             channel,
@@ -86,6 +89,7 @@ impl Consumer {
             kind: queue.kind,
             no_ack,
             prefetch,
+            timeout_ms,
             written: 0,
             credited: 0,
         }

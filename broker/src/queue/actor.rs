@@ -1,4 +1,4 @@
-//! The shell of a [`QueueReplica`]: its mailbox, its timer, the clock.
+//! The shell of a [`QueueReplica`]: its mailbox, its timers, the clock.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,8 +7,9 @@ use actix::prelude::*;
 use warren_cluster::group::shell::Io;
 use warren_cluster::group::{Error, Options};
 
+use super::alarm::{Alarm, Rings};
 use super::replica::QueueReplica;
-use crate::directory::{Directory, Inbound};
+use crate::directory::{Directory, Inbound, SessionEvent};
 use crate::fatal;
 use crate::metadata::Queue;
 use crate::metadata::client::MetadataClient;
@@ -23,8 +24,7 @@ pub struct QueueActor {
     replica: QueueReplica,
     directory: Arc<Directory>,
     ticking: Option<SpawnHandle>,
-    /// Wakes the actor when publishes that wait for consumers may go.
-    pacing: Option<SpawnHandle>,
+    alarm: Alarm,
 }
 
 impl QueueActor {
@@ -43,7 +43,8 @@ impl QueueActor {
                 cache_bytes_max,
                 ..Options::default()
             };
-            let replica = match QueueReplica::open(queue, directory.clone(), metadata, io, options) {
+            let letters = Arc::new(ctx.address().recipient());
+            let replica = match QueueReplica::open(queue, directory.clone(), metadata, letters, io, options) {
                 Ok(replica) => replica,
                 Err(error) => fatal::stop(&error),
             };
@@ -51,7 +52,7 @@ impl QueueActor {
                 replica,
                 directory,
                 ticking: None,
-                pacing: None,
+                alarm: Alarm::default(),
             }
         });
     }
@@ -61,19 +62,18 @@ impl QueueActor {
             fatal::stop(&error);
         }
         self.keep_time(ctx);
+        match self.replica.wakes(now_ms()) {
+            Some((deadline_ms, look_ms)) => self.alarm.arm(ctx, deadline_ms, look_ms, |actor, ctx| {
+                let is_due = actor.alarm.rings(now_ms());
+                let result = actor.replica.wake(is_due, now_ms());
+                actor.after(result, ctx);
+            }),
+            None => self.alarm.stop(ctx),
+        }
     }
 
     /// Ticks only while there is something to wait for.
     fn keep_time(&mut self, ctx: &mut Context<Self>) {
-        if self.pacing.is_none()
-            && let Some(pause_ms) = self.replica.pause_ms()
-        {
-            self.pacing = Some(ctx.run_later(Duration::from_millis(pause_ms), |actor, ctx| {
-                actor.pacing = None;
-                let result = actor.replica.resume(now_ms());
-                actor.after(result, ctx);
-            }));
-        }
         match (self.replica.needs_ticks(), self.ticking) {
             (true, None) => {
                 self.ticking = Some(ctx.run_interval(TICK, |actor, ctx| {
@@ -97,6 +97,12 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
+impl Rings for QueueActor {
+    fn alarm(&mut self) -> &mut Alarm {
+        &mut self.alarm
+    }
+}
+
 impl Actor for QueueActor {
     type Context = Context<Self>;
 
@@ -116,7 +122,18 @@ impl Handler<Inbound> for QueueActor {
         let result = self.replica.handle(message, now_ms());
         if ends {
             ctx.stop();
+            return;
         }
+        self.after(result, ctx);
+    }
+}
+
+impl Handler<SessionEvent> for QueueActor {
+    type Result = ();
+
+    /// To the session of its dead letters.
+    fn handle(&mut self, event: SessionEvent, ctx: &mut Self::Context) {
+        let result = self.replica.handle_letters(event, now_ms());
         self.after(result, ctx);
     }
 }

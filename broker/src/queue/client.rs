@@ -18,6 +18,8 @@ use rustc_hash::FxHashMap;
 use warren_proto::queue::{self, reply::Kind as Reply};
 use warren_proto::record::{BatchWriter, Command, Delivery, Events, Outcome, Publish, Run, SessionId};
 
+use super::machine::REFUSED_WINDOW;
+
 /// Batches that may be on their way before an answer comes.
 const SENT_BATCHES_MAX: usize = 128;
 /// Bytes that may be on their way before an answer comes; a single larger batch still goes.
@@ -36,6 +38,8 @@ const STUCK_MS: u64 = 100;
 const FORGOTTEN_MS: u64 = 2_000;
 /// Ended consumers whose late deliveries are still told from duplicates.
 const ENDED_MAX: usize = 64;
+// What the queue must remember of refusals, one command of each batch says what was heard of them.
+const _: () = assert!(SENT_BATCHES_MAX as u64 * (BATCH_COMMANDS_MAX as u64 + 1) <= REFUSED_WINDOW);
 
 /// One opening of a channel: numbers are reused, openings are not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -59,6 +63,8 @@ pub enum Asked {
     Purge,
     /// For the counts.
     Stat,
+    /// For nothing: it is a use of the queue.
+    Use,
     /// To end the queue.
     Delete,
 }
@@ -76,6 +82,8 @@ pub enum Notice {
     Ended(ChannelId, Asked),
     /// Nobody answered in time.
     TimedOut(ChannelId, Asked),
+    /// The queue has ended a consumer, which held a message for too long.
+    ConsumerTimedOut(u32),
     /// The queue has forgotten what it had applied: this node was taken for dead, and the session must end.
     Forgotten,
 }
@@ -149,6 +157,8 @@ pub struct QueueClient {
     asked: Option<u64>,
     /// Counts the resyncs sent.
     resyncs: u64,
+    /// Refusals came of which the queue does not know that they did.
+    heard: bool,
     /// When the queue last said something new, or sending began after idleness.
     moved_ms: u64,
     rewound_ms: u64,
@@ -177,6 +187,7 @@ impl QueueClient {
             resync: false,
             asked: None,
             resyncs: 0,
+            heard: false,
             moved_ms: 0,
             rewound_ms: 0,
             resynced_ms: 0,
@@ -251,7 +262,7 @@ impl QueueClient {
                     },
                 );
             }
-            Asked::Cancel(_) | Asked::Get | Asked::Purge | Asked::Stat | Asked::Delete => {}
+            Asked::Cancel(_) | Asked::Get | Asked::Purge | Asked::Stat | Asked::Use | Asked::Delete => {}
         }
         let seq = self.open(now_ms, 0, |batch| batch.push(command));
         self.questions.push_back(Question {
@@ -273,6 +284,11 @@ impl QueueClient {
     /// Closes the open batch: what was added so far can be sent.
     pub fn seal(&mut self, now_ms: u64) {
         self.write_settlements(now_ms);
+        if self.heard && self.open.is_some() {
+            self.heard = false;
+            let upto = self.applied;
+            self.open(now_ms, 0, |batch| batch.push(&Command::Heard(queue::Heard { upto })));
+        }
         let Some(batch) = self.open.take() else { return };
         if self.unapplied.is_empty() {
             self.moved_ms = now_ms;
@@ -399,6 +415,7 @@ impl QueueClient {
         } else if events.refused.is_empty() && events.replies.is_empty() && events.deliveries.is_empty() {
             self.on_nothing_new(events.applied, now_ms, out);
         }
+        self.heard |= !events.refused.is_empty();
         self.confirm(&events.refused, out);
         for (seq, reply) in &events.replies {
             if !matches!(
@@ -413,13 +430,32 @@ impl QueueClient {
     /// Takes in the answers that come after the deliveries of the same events, and drops what is applied.
     pub fn finish(&mut self, events: &Events, now_ms: u64, out: &mut Vec<Notice>) {
         for (seq, reply) in &events.replies {
-            match reply.kind {
+            match &reply.kind {
                 Some(Reply::Cancelled(_)) => self.answer(*seq, reply, now_ms, out),
                 Some(Reply::Resynced(_)) if self.asked == Some(*seq) => self.asked = None,
+                Some(Reply::ConsumerTimedOut(timed_out)) => self.consumer_timed_out(timed_out.consumer, out),
                 _ => {}
             }
         }
         self.drop_applied();
+    }
+
+    fn consumer_timed_out(&mut self, consumer: u32, out: &mut Vec<Notice>) {
+        // One whose start was not answered is not known to the queue yet.
+        if self.consumers.get(&consumer).is_none_or(|inbound| !inbound.attached) {
+            return;
+        }
+        self.end_consumer(consumer);
+        out.push(Notice::ConsumerTimedOut(consumer));
+    }
+
+    fn end_consumer(&mut self, consumer: u32) {
+        if let Some(inbound) = self.consumers.remove(&consumer) {
+            self.ended.push_back((consumer, inbound.next));
+            if self.ended.len() > ENDED_MAX {
+                self.ended.pop_front();
+            }
+        }
     }
 
     /// Judges one delivery of `events`.
@@ -529,6 +565,13 @@ impl QueueClient {
     }
 
     fn confirm(&mut self, refused: &[Run], out: &mut Vec<Notice>) {
+        let mut refused = refused.to_vec();
+        refused.sort_unstable_by_key(|run| (run.first, run.len));
+        let is_refused = |seq: u64| {
+            let before = refused.partition_point(|run| run.first <= seq);
+            let run = before.checked_sub(1).map(|last| refused[last]);
+            run.is_some_and(|run| seq - run.first < u64::from(run.len))
+        };
         while let Some(run) = self.unconfirmed.front_mut()
             && run.seq <= self.applied
         {
@@ -555,10 +598,7 @@ impl QueueClient {
             let mut not_taken = Vec::new();
             for n in 0..u64::from(covered) {
                 let seq = seq + n;
-                let is_refused = refused
-                    .iter()
-                    .any(|r| r.first <= seq && seq - r.first < u64::from(r.len));
-                Run::push(if is_refused { &mut not_taken } else { &mut taken }, tag + n);
+                Run::push(if is_refused(seq) { &mut not_taken } else { &mut taken }, tag + n);
             }
             out.extend(taken.into_iter().map(|run| Notice::Confirmed(channel, run)));
             out.extend(not_taken.into_iter().map(|run| Notice::Refused(channel, run)));
@@ -585,15 +625,8 @@ impl QueueClient {
             (Asked::Attach(consumer), _) => {
                 self.consumers.remove(&consumer);
             }
-            (Asked::Cancel(consumer), _) => {
-                if let Some(inbound) = self.consumers.remove(&consumer) {
-                    self.ended.push_back((consumer, inbound.next));
-                    if self.ended.len() > ENDED_MAX {
-                        self.ended.pop_front();
-                    }
-                }
-            }
-            (Asked::Get | Asked::Purge | Asked::Stat | Asked::Delete, _) => {}
+            (Asked::Cancel(consumer), _) => self.end_consumer(consumer),
+            (Asked::Get | Asked::Purge | Asked::Stat | Asked::Use | Asked::Delete, _) => {}
         }
         out.push(Notice::Answer(question.channel, question.asked, *kind));
     }

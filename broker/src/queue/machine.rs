@@ -6,18 +6,26 @@
 //!
 //! ```text
 //!   publish -> ready -> held by a session -> settled: gone
-//!                ^             |
-//!                +-------------+   released, rejected, or the session ended
+//!                ^ |           |    |
+//!                +-|-----------+    |    released, rejected, or the session ended
+//!                  v                v
+//!                 dead: expired, over a limit, refused by consumers -> buried: gone
 //! ```
 //!
 //! Invariants, after every command:
-//! - a message is in exactly one place: ready, held, or gone;
-//! - no message is ready while a consumer has credit;
-//! - a ready message that was never handed out has a higher number than every message that was;
-//! - a session's commands count once, in order, however often they arrive.
+//! - a message is in exactly one place: ready, held, dead, or gone;
+//! - no message is ready while a consumer has credit, none whose time is over, and no more than the queue may hold;
+//! - a fresh message of a priority has a higher number than every message of it that was handed out;
+//! - a session's commands count once, in order, however often they arrive, and so does another queue's dead letter;
+//! - a publish that was refused stays refused until its session has heard of it.
 
+mod commands;
 mod consumers;
+mod dead;
 mod entries;
+mod facts;
+mod flow;
+mod origins;
 mod ready;
 mod slab;
 mod snapshot;
@@ -29,12 +37,16 @@ use std::collections::{BTreeMap, VecDeque};
 use warren_cluster::machine::Meta;
 use warren_proto::queue;
 use warren_proto::queue::reply::Kind as ReplyKind;
-use warren_proto::record::{Batch, Command, Outcome, Run, SessionId, Stored, batches};
+use warren_proto::record::{Batch, Command, Run, SessionId, Stored, batches};
 
-use self::consumers::Consumers;
 pub use self::consumers::WINDOW;
+use self::consumers::{Consumers, Mode};
+use self::dead::Graveyard;
+pub use self::dead::{Dead, Reason};
 use self::entries::Entries;
-use self::ready::{Ready, Returned};
+use self::facts::Facts;
+use self::origins::Origins;
+use self::ready::Ready;
 use self::slab::Slab;
 pub use self::snapshot::Error as RestoreError;
 pub use self::stats::{ConsumerRow, Stats, Totals};
@@ -42,6 +54,13 @@ use self::window::Window;
 
 /// Ended sessions that are remembered, so that what was on its way when they ended does not bring them back.
 const ENDED_SESSIONS_MAX: usize = 64;
+/// Refused publishes are remembered until a session's numbers are so far beyond them: further than it may be ahead of
+/// what it has heard.
+pub const REFUSED_WINDOW: u64 = 1 << 16;
+/// The priorities of a quorum queue: 0 to this.
+const QUORUM_PRIORITY_MAX: u8 = 31;
+/// What a message of a quorum queue has that says none.
+const QUORUM_PRIORITY: u8 = 4;
 
 /// The declared type of a queue. Both are the same machine; the type chose the rest of [`Config`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +72,18 @@ pub enum Kind {
     Quorum,
 }
 
+/// What a full queue does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// Drops what would be delivered next.
+    #[default]
+    DropHead,
+    /// Refuses new messages.
+    RejectPublish,
+    /// Refuses new messages, and they die here.
+    RejectPublishDlx,
+}
+
 /// What the queue was declared with. Fixed at its creation and equal on every replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
@@ -62,6 +93,49 @@ pub struct Config {
     pub delivery_limit: Option<u32>,
     /// The queue ends with its last consumer; it does not if it never had one.
     pub auto_delete: bool,
+    /// How long a message may wait.
+    pub message_ttl_ms: Option<u64>,
+    /// How long the queue outlives its last use.
+    pub expires_ms: Option<u64>,
+    /// The most ready messages.
+    pub len_max: Option<u64>,
+    /// The most bytes of ready messages: bodies, and for a quorum queue properties.
+    pub bytes_max: Option<u64>,
+    /// What happens beyond these.
+    pub overflow: Overflow,
+    /// Messages that die go to an exchange.
+    pub dead_letters: bool,
+    /// One consumer is served at a time.
+    pub single_active_consumer: bool,
+    /// The highest priority of a classic queue; `None`: it has no priorities.
+    pub priority_max: Option<u8>,
+}
+
+impl Config {
+    fn base_priority(&self) -> u8 {
+        match self.kind {
+            Kind::Classic => 0,
+            Kind::Quorum => QUORUM_PRIORITY,
+        }
+    }
+
+    /// The level of a message with that property.
+    fn level(&self, priority: Option<u8>) -> Option<u8> {
+        let max = match self.kind {
+            Kind::Classic => self.priority_max?,
+            Kind::Quorum => QUORUM_PRIORITY_MAX,
+        };
+        priority.map(|priority| priority.min(max))
+    }
+
+    fn mode(&self) -> Mode {
+        if self.single_active_consumer {
+            let takes_over = self.kind == Kind::Quorum;
+            Mode::Single { takes_over }
+        } else {
+            Mode::All
+        }
+    }
 }
 
 /// Where a message's publish payload is: `len` bytes from `offset` in the payload of the log entry at `index`.
@@ -88,7 +162,8 @@ pub enum Effect {
         /// The highest number.
         upto: u64,
     },
-    /// Commands that were ignored because they could not be decoded.
+    /// Publishes that the queue did not take, and commands that could not be decoded. Comes with every
+    /// [`Effect::Applied`] until the session says that it has heard.
     Refused {
         /// To whom.
         session: SessionId,
@@ -138,6 +213,13 @@ pub enum Effect {
         /// Which.
         session: SessionId,
     },
+    /// A consumer held a message for too long: it is cancelled, and the message taken back.
+    ConsumerTimedOut {
+        /// To whom.
+        session: SessionId,
+        /// The session's consumer.
+        consumer: u32,
+    },
     /// The queue has ended: remove it from the metadata.
     Gone,
 }
@@ -156,6 +238,8 @@ struct Held {
     acquired: u32,
     /// How many of those deliveries failed.
     failed: u32,
+    /// When it was handed out, where that matters; else 0.
+    since_ms: u64,
 }
 
 impl Held {
@@ -170,6 +254,8 @@ struct Session {
     last_seq: u64,
     /// Messages that it holds.
     held: u64,
+    /// Publishes that were refused and of which it may not have heard, ascending.
+    refused: Vec<Run>,
     /// Slots of its consumers, shadows among them, by its numbers for them.
     consumers: BTreeMap<u32, u32>,
 }
@@ -188,6 +274,15 @@ pub struct QueueMachine {
     entries: Entries,
     /// The last sessions to end, oldest first.
     ended_sessions: VecDeque<SessionId>,
+    facts: Facts,
+    dead: Graveyard,
+    origins: Origins,
+    /// When the queue was last used, where it is to end some time after that; 0 before its first entry.
+    used_ms: u64,
+    /// No message has been held for too long before this; 0 where none can be.
+    late_ms: u64,
+    /// The time of the entry being applied.
+    now_ms: u64,
     totals: Totals,
 }
 
@@ -195,16 +290,22 @@ impl QueueMachine {
     /// An empty queue.
     pub fn new(config: Config) -> Self {
         Self {
+            ready: Ready::new(config.base_priority()),
+            consumers: Consumers::new(config.mode()),
             config,
             ended: false,
-            ready: Ready::new(1),
             held: Window::new(),
             held_bytes: 0,
             sessions: Slab::new(),
             slots: BTreeMap::new(),
-            consumers: Consumers::new(),
             entries: Entries::new(),
             ended_sessions: VecDeque::new(),
+            facts: Facts::new(),
+            dead: Graveyard::new(),
+            origins: Origins::new(),
+            used_ms: 0,
+            late_ms: 0,
+            now_ms: 0,
             totals: Totals::default(),
         }
     }
@@ -214,6 +315,8 @@ impl QueueMachine {
     /// Any bytes are accepted: what follows bytes that do not decode is ignored, alike on every replica.
     pub fn apply(&mut self, meta: &Meta, payload: &[u8], out: &mut Vec<Effect>) {
         self.entries.open(meta.index);
+        self.now_ms = meta.time_ms;
+        self.pass_time(out);
         for batch in batches(payload) {
             match batch {
                 Ok(batch) if batch.session == SessionId::SYSTEM => self.system(&batch, out),
@@ -238,6 +341,9 @@ impl QueueMachine {
         let known = self.slots.get(&session).copied();
         let last_seq = known.map_or(0, |slot| self.sessions[slot].last_seq);
         if batch.first_seq - 1 > last_seq {
+            if let Some(slot) = known {
+                self.tell_refused(slot, out);
+            }
             out.push(Effect::Gap {
                 session,
                 expected: last_seq + 1,
@@ -249,6 +355,7 @@ impl QueueMachine {
                 id: session,
                 last_seq: 0,
                 held: 0,
+                refused: Vec::new(),
                 consumers: BTreeMap::new(),
             });
             self.slots.insert(session, slot);
@@ -279,6 +386,7 @@ impl QueueMachine {
         }
         let upto = last_seq.max(end - 1);
         self.sessions[slot].last_seq = upto;
+        self.tell_refused(slot, out);
         out.push(Effect::Applied { session, upto });
     }
 
@@ -289,13 +397,11 @@ impl QueueMachine {
                 let Ok(len) = u32::try_from(payload.len()) else {
                     return false;
                 };
-                if Stored::decode(payload).is_err() {
+                let Ok(message) = Stored::decode(payload) else {
                     return false;
-                }
-                if !self.ended {
-                    self.ready.push(Place { index, offset, len });
-                    self.entries.add();
-                    self.totals.published += 1;
+                };
+                if !self.ended && !self.publish(Place { index, offset, len }, &message) {
+                    self.refuse(slot, seq);
                 }
             }
             Command::Settle { outcome, runs } => self.settle(slot, outcome, &runs),
@@ -303,6 +409,10 @@ impl QueueMachine {
                 if let Some(consumer) = self.sessions[slot].consumers.get(&credit.consumer) {
                     self.consumers.credit(*consumer, credit.written);
                 }
+            }
+            Command::Heard(heard) => {
+                let refused = &mut self.sessions[slot].refused;
+                refused.retain(|run| run.first + u64::from(run.len) - 1 > heard.upto);
             }
             Command::Attach(attach) => {
                 let kind = self.attach(slot, attach);
@@ -317,70 +427,51 @@ impl QueueMachine {
                 let count = self.purge();
                 self.reply(slot, seq, ReplyKind::Purged(queue::Purged { count }), out);
             }
-            Command::Stat => self.stat(slot, seq, out),
+            Command::Stat => {
+                self.used();
+                self.stat(slot, seq, out);
+            }
             Command::Delete(delete) => self.delete(slot, seq, &delete, out),
-            Command::SessionDown(_) | Command::NodeDown { .. } => return false,
+            Command::SessionDown(_) | Command::NodeDown { .. } | Command::Tick | Command::Buried(_) => return false,
         }
-        self.hand_out(out);
+        self.settle_down(out);
         true
     }
 
-    /// A command that was applied before: answers again, changes nothing. False as in [`Self::command`].
-    fn again(&mut self, slot: u32, seq: u64, command: &Command<'_>, out: &mut Vec<Effect>) -> bool {
-        match command {
-            Command::Publish { payload, .. } => return Stored::decode(payload).is_ok(),
-            Command::Settle { .. } | Command::Credit(_) => {}
-            Command::Attach(attach) => {
-                let kind = if self.sessions[slot].consumers.contains_key(&attach.consumer) {
-                    ReplyKind::Attached(queue::Attached {})
-                } else {
-                    // Refused then, or cancelled since: whoever cancelled it no longer waits for this answer.
-                    ReplyKind::AttachRefused(queue::AttachRefused { exclusive: !self.ended })
-                };
-                self.reply(slot, seq, kind, out);
-            }
-            Command::Cancel(_) => self.reply(slot, seq, ReplyKind::Cancelled(queue::Cancelled {}), out),
-            Command::Get(_) => {
-                let mut messages = self
-                    .held
-                    .iter()
-                    .filter(|(_, held)| held.session == slot && held.consumer == Held::GET && held.delivery == seq);
-                match messages.next() {
-                    Some((number, held)) => {
-                        out.push(self.deliver(number, held));
-                        let ready = self.ready.len() as u64;
-                        self.reply(slot, seq, ReplyKind::GetOk(queue::GetOk { ready }), out);
-                    }
-                    None => self.reply(slot, seq, ReplyKind::GetEmpty(queue::GetEmpty {}), out),
-                }
-            }
-            Command::Purge => self.reply(slot, seq, ReplyKind::Purged(queue::Purged { count: 0 }), out),
-            Command::Stat => self.stat(slot, seq, out),
-            Command::Delete(delete) => {
-                let kind = if self.ended {
-                    ReplyKind::Deleted(queue::Deleted { count: 0 })
-                } else {
-                    // It was refused then; the reason may be gone, the refusal stands.
-                    let not_empty = delete.if_empty && (!self.ready.is_empty() || !delete.if_unused);
-                    let in_use = delete.if_unused && (self.consumers.len() > 0 || !not_empty);
-                    ReplyKind::DeleteRefused(queue::DeleteRefused { in_use, not_empty })
-                };
-                self.reply(slot, seq, kind, out);
-            }
-            Command::SessionDown(_) | Command::NodeDown { .. } => return false,
-        }
-        true
+    /// The step after every command: what is ready goes to consumers with credit, what may not stay goes.
+    #[inline]
+    fn settle_down(&mut self, out: &mut Vec<Effect>) {
+        self.hand_out(out);
+        self.expire();
+        self.enforce_limits();
+    }
+
+    fn refuse(&mut self, slot: u32, seq: u64) {
+        let refused = &mut self.sessions[slot].refused;
+        Run::push(refused, seq);
+        refused.retain(|run| run.first + u64::from(run.len) + REFUSED_WINDOW > seq);
+    }
+
+    /// Says again what the session may not have heard, before it is told how far its commands were applied.
+    #[inline]
+    fn tell_refused(&self, slot: u32, out: &mut Vec<Effect>) {
+        let Session { id, refused, .. } = &self.sessions[slot];
+        out.extend(refused.iter().map(|run| Effect::Refused {
+            session: *id,
+            run: *run,
+        }));
     }
 
     /// A batch without a session. Its commands may arrive any number of times.
     fn system(&mut self, batch: &Batch<'_>, out: &mut Vec<Effect>) {
         let mut commands = batch.commands();
         for _ in 0..batch.count {
-            let ended: Vec<u32> = match commands.next() {
+            match commands.next() {
                 Some(Ok(Command::SessionDown(session))) if session != SessionId::SYSTEM => {
                     self.remember_ended(session);
                     out.push(Effect::Ended { session });
-                    self.slots.get(&session).copied().into_iter().collect()
+                    let ended: Vec<u32> = self.slots.get(&session).copied().into_iter().collect();
+                    self.end_sessions(&ended, out);
                 }
                 Some(Ok(Command::NodeDown { node, incarnation })) => {
                     let first = SessionId {
@@ -393,15 +484,18 @@ impl QueueMachine {
                         incarnation,
                         id: u64::MAX,
                     };
-                    self.slots.range(first..=last).map(|(_, slot)| *slot).collect()
+                    let ended: Vec<u32> = self.slots.range(first..=last).map(|(_, slot)| *slot).collect();
+                    self.end_sessions(&ended, out);
                 }
+                // What is due has happened when the entry was opened.
+                Some(Ok(Command::Tick)) => {}
+                Some(Ok(Command::Buried(runs))) => self.bury(&runs),
                 Some(_) | None => {
                     self.totals.malformed += 1;
                     return;
                 }
-            };
-            self.end_sessions(&ended, out);
-            self.hand_out(out);
+            }
+            self.settle_down(out);
         }
     }
 
@@ -413,256 +507,6 @@ impl QueueMachine {
             self.ended_sessions.pop_front();
         }
         self.ended_sessions.push_back(session);
-    }
-
-    /// Takes consumers and messages from sessions and forgets them. Each message counts as a failed delivery.
-    fn end_sessions(&mut self, slots: &[u32], out: &mut Vec<Effect>) {
-        let attached = self.consumers.len();
-        let sessions = || slots.iter().map(|slot| (*slot, &self.sessions[*slot]));
-        let consumers: Vec<u32> = sessions()
-            .flat_map(|(_, session)| session.consumers.values().copied())
-            .collect();
-        let holders = sessions().filter(|(_, session)| session.held > 0).map(|(slot, _)| slot);
-        let mut holders: Vec<u32> = holders.collect();
-        self.consumers.cancel(&consumers);
-        holders.sort_unstable();
-        if !holders.is_empty() {
-            self.take_back(
-                0,
-                u64::MAX,
-                |held| holders.binary_search(&held.session).is_ok(),
-                Outcome::Reject,
-            );
-        }
-        for &slot in slots {
-            let session = self.sessions.remove(slot);
-            self.slots.remove(&session.id);
-        }
-        if self.consumers.len() < attached {
-            self.end_if_unused(out);
-        }
-    }
-
-    fn attach(&mut self, slot: u32, attach: queue::Attach) -> ReplyKind {
-        let known = self.sessions[slot].consumers.get(&attach.consumer);
-        if known.is_some_and(|known| !self.consumers.get(*known).cancelled) {
-            return ReplyKind::Attached(queue::Attached {});
-        }
-        // 0 means a get, and the number of a shadow is taken.
-        if self.ended || attach.consumer == 0 || known.is_some() {
-            return ReplyKind::AttachRefused(queue::AttachRefused { exclusive: false });
-        }
-        if !self.consumers.admits(attach.exclusive) {
-            return ReplyKind::AttachRefused(queue::AttachRefused { exclusive: true });
-        }
-        let number = attach.consumer;
-        let consumer = self.consumers.attach(slot, attach);
-        self.sessions[slot].consumers.insert(number, consumer);
-        ReplyKind::Attached(queue::Attached {})
-    }
-
-    fn cancel(&mut self, slot: u32, cancel: &queue::Cancel, out: &mut Vec<Effect>) {
-        let Some(&consumer) = self.sessions[slot].consumers.get(&cancel.consumer) else {
-            return;
-        };
-        let attached = self.consumers.len();
-        if self.consumers.cancel(&[consumer]) {
-            self.sessions[slot].consumers.remove(&cancel.consumer);
-        } else if cancel.requeue {
-            self.take_back(0, u64::MAX, |held| held.consumer == consumer, Outcome::Release);
-        }
-        if self.consumers.len() < attached {
-            self.end_if_unused(out);
-        }
-    }
-
-    fn get(&mut self, slot: u32, seq: u64, no_ack: bool, out: &mut Vec<Effect>) {
-        let Some((
-            number,
-            Returned {
-                place,
-                acquired,
-                failed,
-            },
-        )) = self.ready.pop()
-        else {
-            return self.reply(slot, seq, ReplyKind::GetEmpty(queue::GetEmpty {}), out);
-        };
-        let held = Held {
-            place,
-            delivery: seq,
-            session: slot,
-            consumer: Held::GET,
-            acquired,
-            failed,
-        };
-        out.push(self.deliver(number, &held));
-        self.totals.got += 1;
-        self.totals.redelivered += u64::from(acquired > 0);
-        if no_ack {
-            self.entries.remove(place.index);
-            self.totals.acked += 1;
-        } else {
-            self.hold(number, held);
-        }
-        let ready = self.ready.len() as u64;
-        self.reply(slot, seq, ReplyKind::GetOk(queue::GetOk { ready }), out);
-    }
-
-    fn purge(&mut self) -> u64 {
-        let count = self.ready.len() as u64;
-        for place in self.ready.places() {
-            self.entries.remove(place.index);
-        }
-        self.ready.clear();
-        self.totals.purged += count;
-        count
-    }
-
-    fn stat(&self, slot: u32, seq: u64, out: &mut Vec<Effect>) {
-        let (ready, consumers) = (self.ready.len() as u64, self.consumers.len() as u64);
-        self.reply(slot, seq, ReplyKind::Stats(queue::Stats { ready, consumers }), out);
-    }
-
-    fn delete(&mut self, slot: u32, seq: u64, delete: &queue::Delete, out: &mut Vec<Effect>) {
-        let in_use = delete.if_unused && self.consumers.len() > 0;
-        let not_empty = delete.if_empty && !self.ready.is_empty();
-        if in_use || not_empty {
-            return self.reply(
-                slot,
-                seq,
-                ReplyKind::DeleteRefused(queue::DeleteRefused { in_use, not_empty }),
-                out,
-            );
-        }
-        let count = self.ready.len() as u64;
-        self.reply(slot, seq, ReplyKind::Deleted(queue::Deleted { count }), out);
-        if !self.ended {
-            self.end(out);
-        }
-    }
-
-    fn end_if_unused(&mut self, out: &mut Vec<Effect>) {
-        if self.config.auto_delete && !self.ended && self.consumers.len() == 0 {
-            self.end(out);
-        }
-    }
-
-    /// Drops everything but what sessions have sent: they still want to know that.
-    fn end(&mut self, out: &mut Vec<Effect>) {
-        self.ended = true;
-        for place in self.ready.places() {
-            self.entries.remove(place.index);
-        }
-        for (_, held) in self.held.iter() {
-            self.entries.remove(held.place.index);
-        }
-        self.ready.clear();
-        self.held = Window::new();
-        self.held_bytes = 0;
-        self.consumers.clear();
-        for slot in self.slots.values() {
-            let session = &mut self.sessions[*slot];
-            session.held = 0;
-            session.consumers.clear();
-        }
-        out.push(Effect::Gone);
-    }
-
-    /// Settles what the session holds of `runs`; other numbers are ignored.
-    fn settle(&mut self, slot: u32, outcome: Outcome, runs: &[Run]) {
-        for run in runs {
-            let last = run.first.saturating_add(u64::from(run.len) - 1);
-            self.take_back(run.first, last, |held| held.session == slot, outcome);
-        }
-    }
-
-    /// Takes the held messages of `first..=last` that are `wanted` from their holders.
-    fn take_back(&mut self, first: u64, last: u64, wanted: impl Fn(&Held) -> bool, outcome: Outcome) {
-        let Self {
-            held: window,
-            held_bytes,
-            ready,
-            sessions,
-            consumers,
-            entries,
-            totals,
-            ..
-        } = self;
-        let limit = self.config.delivery_limit.unwrap_or(u32::MAX);
-        window.extract(first, last, wanted, |seq, held| {
-            *held_bytes -= u64::from(held.place.len);
-            let session = &mut sessions[held.session];
-            session.held -= 1;
-            if held.consumer != Held::GET
-                && let Some(number) = consumers.settled(held.consumer)
-            {
-                session.consumers.remove(&number);
-            }
-            let failed = match outcome {
-                Outcome::Ack => {
-                    totals.acked += 1;
-                    return entries.remove(held.place.index);
-                }
-                Outcome::Discard => {
-                    totals.discarded += 1;
-                    return entries.remove(held.place.index);
-                }
-                Outcome::Reject => held.failed.saturating_add(1),
-                Outcome::Release => held.failed,
-            };
-            if failed > limit {
-                totals.dropped += 1;
-                return entries.remove(held.place.index);
-            }
-            totals.requeued += 1;
-            ready.put_back(
-                seq,
-                Returned {
-                    place: held.place,
-                    acquired: held.acquired.saturating_add(1),
-                    failed,
-                },
-            );
-        });
-    }
-
-    /// The step after every command: ready messages go to consumers with credit.
-    #[inline]
-    fn hand_out(&mut self, out: &mut Vec<Effect>) {
-        while self.consumers.any_credit() {
-            let Some((
-                number,
-                Returned {
-                    place,
-                    acquired,
-                    failed,
-                },
-            )) = self.ready.pop()
-            else {
-                return;
-            };
-            let (slot, consumer) = self.consumers.deliver().expect("a consumer has credit");
-            let (session, delivery) = (consumer.session, consumer.last_id);
-            let held = Held {
-                place,
-                delivery,
-                session,
-                consumer: slot,
-                acquired,
-                failed,
-            };
-            self.totals.delivered += 1;
-            self.totals.redelivered += u64::from(acquired > 0);
-            out.push(self.deliver(number, &held));
-            self.hold(number, held);
-        }
-    }
-
-    fn hold(&mut self, number: u64, held: Held) {
-        self.held_bytes += u64::from(held.place.len);
-        self.sessions[held.session].held += 1;
-        self.held.insert(number, held);
     }
 
     fn deliver(&self, number: u64, held: &Held) -> Effect {
@@ -690,65 +534,6 @@ impl QueueMachine {
             seq,
             reply: queue::Reply { kind: Some(kind) },
         });
-    }
-
-    /// Sends a session again what it holds and may not have seen: deliveries of the named consumers from the given
-    /// ids on, each consumer's in order, and all messages that it got. Consumers unknown here are ignored.
-    /// Says last that this was all, also to a session that is unknown here.
-    pub fn resync(&self, request: &queue::Resync, out: &mut Vec<Effect>) {
-        let session = SessionId {
-            node: request.node,
-            incarnation: request.incarnation,
-            id: request.id,
-        };
-        self.send_again(session, request, out);
-        if request.number > 0 {
-            let kind = Some(ReplyKind::Resynced(queue::Resynced {}));
-            out.push(Effect::Reply {
-                session,
-                seq: request.number,
-                reply: queue::Reply { kind },
-            });
-        }
-    }
-
-    fn send_again(&self, id: SessionId, request: &queue::Resync, out: &mut Vec<Effect>) {
-        let Some(&slot) = self.slots.get(&id) else { return };
-        let session = &self.sessions[slot];
-        if session.held == 0 {
-            return;
-        }
-        // The lowest wanted delivery by consumer slot.
-        let mut wanted = BTreeMap::from([(Held::GET, 0)]);
-        for asked in &request.consumers {
-            if let Some(&consumer) = session.consumers.get(&asked.consumer) {
-                let next = wanted.entry(consumer).or_insert(asked.next);
-                *next = asked.next.min(*next);
-            }
-        }
-        let mut again: Vec<_> = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.session == slot)
-            .filter(|(_, held)| wanted.get(&held.consumer).is_some_and(|next| held.delivery >= *next))
-            .map(|(number, held)| (self.consumer_number(held), held.delivery, number, held))
-            .collect();
-        again.sort_unstable_by_key(|(consumer, delivery, _, _)| (*consumer, *delivery));
-        let ready = self.ready.len() as u64;
-        for (_, delivery, number, held) in again {
-            out.push(self.deliver(number, held));
-            if held.consumer == Held::GET {
-                self.reply(slot, delivery, ReplyKind::GetOk(queue::GetOk { ready }), out);
-            }
-        }
-    }
-
-    fn consumer_number(&self, held: &Held) -> u32 {
-        if held.consumer == Held::GET {
-            0
-        } else {
-            self.consumers.get(held.consumer).attach.consumer
-        }
     }
 
     /// What a new leader has to see to, whoever led before.

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use warren_cluster::transport::Envelope;
 use warren_cluster::{GroupId, NodeId};
+use warren_proto::queue;
+use warren_proto::queue::reply::Kind as ReplyKind;
 use warren_proto::record::{Delivery, Events, SessionId};
 
 use super::machine::{Effect, Place};
@@ -48,6 +50,10 @@ impl Outbox {
             }
             Effect::Refused { session, run } => self.events(session, term).refused.push(run),
             Effect::Reply { session, seq, reply } => self.events(session, term).replies.push((seq, reply)),
+            Effect::ConsumerTimedOut { session, consumer } => {
+                let kind = Some(ReplyKind::ConsumerTimedOut(queue::ConsumerTimedOut { consumer }));
+                self.events(session, term).replies.push((0, queue::Reply { kind }));
+            }
             Effect::Gap { session, expected } => {
                 let events = self.events(session, term);
                 events.applied = events.applied.max(expected.saturating_sub(1));

@@ -16,10 +16,12 @@ use warren_proto::node::{LeaderIs, SessionCheck, node_message::Kind};
 use warren_proto::queue;
 use warren_proto::record::{Command, SessionId, batches, system};
 
-use super::machine::{Effect, QueueMachine};
+use super::dead_letters::{DeadLetters, Source};
+use super::machine::{Effect, Place, QueueMachine};
 use super::outbox::Outbox;
 use super::pending::{Bound, Demand, Pending};
-use crate::directory::{Description, Directory, Inbound};
+use crate::directory::{Description, Directory, Inbound, SessionEvent};
+use crate::mailbox::Post;
 use crate::metadata::client::MetadataClient;
 use crate::metadata::{Placement, Queue};
 
@@ -46,6 +48,9 @@ pub struct QueueReplica {
     shell: GroupShell<QueueMachine>,
     outputs: Vec<Output<Effect>>,
     outbox: Outbox,
+    dead_letters: DeadLetters,
+    /// Where the session of its dead letters hears from their targets.
+    letters: Post<SessionEvent>,
     pending: Pending,
     /// Questions that wait until this replica leads in earnest.
     resyncs: Vec<queue::Resync>,
@@ -57,11 +62,13 @@ pub struct QueueReplica {
 }
 
 impl QueueReplica {
-    /// Opens the replica. [`QueueReplica::begin`] must follow.
+    /// Opens the replica. [`QueueReplica::begin`] must follow. What comes by `letters` is for
+    /// [`QueueReplica::handle_letters`].
     pub fn open(
         queue: Arc<Queue>,
         directory: Arc<Directory>,
         metadata: MetadataClient,
+        letters: Post<SessionEvent>,
         io: Io,
         options: Options,
     ) -> Result<Self, Error> {
@@ -71,6 +78,7 @@ impl QueueReplica {
         let shell = GroupShell::open(io.clone(), group, queue.replicas(), machine, options)?;
         let preferred = new && prefers(&queue, io.node);
         let outbox = Outbox::new(group, directory.clone());
+        let dead_letters = DeadLetters::new(queue.clone(), directory.clone(), metadata.view().clone());
         Ok(Self {
             queue,
             directory,
@@ -79,6 +87,8 @@ impl QueueReplica {
             shell,
             outputs: Vec::new(),
             outbox,
+            dead_letters,
+            letters,
             pending: Pending::default(),
             resyncs: Vec::new(),
             role: Role::Follower,
@@ -123,6 +133,7 @@ impl QueueReplica {
             Inbound::LeaderQuery(from) => self.correct(from),
             Inbound::Describe(answer) => drop(answer.send(self.describe())),
             Inbound::Stop { delete } => {
+                self.dead_letters.stop();
                 if delete {
                     self.shell.drop_group();
                 }
@@ -143,16 +154,31 @@ impl QueueReplica {
         self.shell.core().is_active() || !self.pending.is_empty()
     }
 
-    /// Milliseconds after which [`QueueReplica::resume`] is wanted, if publishes wait for consumers.
-    pub fn pause_ms(&self) -> Option<u64> {
-        let held_back = self.role == Role::Leader
-            && !self.pending.is_empty()
-            && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX;
-        held_back.then(|| self.pending.wait_ms())
+    /// When [`QueueReplica::wake`] is wanted, if at all: when the machine has something due, and when something on its
+    /// way or held back is to be looked after.
+    pub fn wakes(&self, now_ms: u64) -> Option<(Option<u64>, Option<u64>)> {
+        if self.role != Role::Leader {
+            return None;
+        }
+        let held_back = !self.pending.is_empty() && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX;
+        let publishes = held_back.then(|| now_ms + self.pending.wait_ms());
+        let letters = self.dead_letters.next_tick_ms(now_ms);
+        let look = publishes.into_iter().chain(letters).min();
+        Some((self.shell.core().machine().next_deadline(), look))
     }
 
-    /// Publishes that waited for consumers may go.
-    pub fn resume(&mut self, now_ms: u64) -> Result<(), Error> {
+    /// A time of [`QueueReplica::wakes`] has come; `is_due` if it is the machine's, and no entry for it is on its way.
+    pub fn wake(&mut self, is_due: bool, now_ms: u64) -> Result<(), Error> {
+        if is_due && self.role == Role::Leader {
+            self.pending.push(system(&Command::Tick));
+        }
+        self.dead_letters.tick(now_ms);
+        self.drive(now_ms)
+    }
+
+    /// Takes in what a target of dead letters has to say.
+    pub fn handle_letters(&mut self, event: SessionEvent, now_ms: u64) -> Result<(), Error> {
+        self.dead_letters.on_event(event, now_ms);
         self.drive(now_ms)
     }
 
@@ -177,6 +203,27 @@ impl QueueReplica {
 
     /// Proposes what waits, performs what is due, until nothing is left.
     fn drive(&mut self, now_ms: u64) -> Result<(), Error> {
+        self.work_off(now_ms)?;
+        // Once: there may be very many dead letters, and other things to do between them.
+        if let Some(buried) = self.bury(now_ms)? {
+            self.pending.push(buried);
+            self.work_off(now_ms)?;
+        }
+        Ok(())
+    }
+
+    /// Sends dead letters; the command that buries those that are done with.
+    fn bury(&mut self, now_ms: u64) -> Result<Option<Bytes>, Error> {
+        if self.role != Role::Leader {
+            return Ok(None);
+        }
+        let mut log = Log::of(&mut self.shell);
+        let buried = self.dead_letters.work(&mut log, now_ms, &self.letters);
+        log.end()?;
+        Ok(buried)
+    }
+
+    fn work_off(&mut self, now_ms: u64) -> Result<(), Error> {
         loop {
             self.propose(now_ms);
             self.shell.poll(&mut self.outputs)?;
@@ -238,31 +285,22 @@ impl QueueReplica {
     }
 
     fn effect(&mut self, effect: Effect) -> Result<(), Error> {
-        let mut failed = None;
-        let core = self.shell.core_mut();
-        let gone = self.outbox.add(effect, self.term, |at| match core.payload(at.index) {
-            Ok(payload) => {
-                let start = at.offset as usize;
-                let end = start + at.len as usize;
-                payload
-                    .filter(|payload| payload.len() >= end)
-                    .map(|payload| payload.slice(start..end))
-            }
-            Err(error) => {
-                failed = Some(error);
-                None
-            }
-        });
+        let mut log = Log::of(&mut self.shell);
+        let gone = self.outbox.add(effect, self.term, |at| log.read(at));
+        log.end()?;
         if gone && !self.removing {
             self.removing = true;
             self.metadata.remove_queue(self.queue.group);
         }
-        failed.map_or(Ok(()), Err)
+        Ok(())
     }
 
     fn entered(&mut self, role: Role, term: u64, leader: Option<NodeId>) -> Result<(), Error> {
         let was = std::mem::replace(&mut self.role, role);
         self.term = term;
+        if role != Role::Leader {
+            self.dead_letters.stop();
+        }
         match role {
             Role::Leader => {
                 if was != Role::Leader {
@@ -414,6 +452,47 @@ impl QueueReplica {
             self.effect(effect)?;
         }
         Ok(())
+    }
+}
+
+/// Where messages' bytes are. Keeps the first error.
+struct Log<'a> {
+    core: &'a mut GroupCore<QueueMachine>,
+    failed: Option<Error>,
+}
+
+impl<'a> Log<'a> {
+    fn of(shell: &'a mut GroupShell<QueueMachine>) -> Self {
+        Self {
+            core: shell.core_mut(),
+            failed: None,
+        }
+    }
+
+    fn end(self) -> Result<(), Error> {
+        self.failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Source for Log<'_> {
+    fn machine(&self) -> &QueueMachine {
+        self.core.machine()
+    }
+
+    fn read(&mut self, at: Place) -> Option<Bytes> {
+        match self.core.payload(at.index) {
+            Ok(payload) => {
+                let start = at.offset as usize;
+                let end = start + at.len as usize;
+                payload
+                    .filter(|payload| payload.len() >= end)
+                    .map(|payload| payload.slice(start..end))
+            }
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                None
+            }
+        }
     }
 }
 

@@ -13,9 +13,12 @@ use warren_proto::node::{SessionCheck, node_message::Kind};
 use warren_proto::record::{Command, SessionId, batches, system};
 
 use super::actor::now_ms;
-use super::machine::{Effect, QueueMachine};
+use super::alarm::{Alarm, Rings};
+use super::dead_letters::{DeadLetters, Source};
+use super::machine::{Effect, Place, QueueMachine};
 use super::outbox::Outbox;
-use crate::directory::{Description, Directory, Inbound};
+use crate::directory::{Description, Directory, Inbound, SessionEvent};
+use crate::mailbox::Post;
 use crate::metadata::Queue;
 use crate::metadata::client::MetadataClient;
 
@@ -36,6 +39,10 @@ pub struct TransientActor {
     effects: Vec<Effect>,
     freed: Vec<u64>,
     outbox: Outbox,
+    dead_letters: DeadLetters,
+    /// Where the session of its dead letters hears from their targets.
+    letters: Post<SessionEvent>,
+    alarm: Alarm,
     removing: bool,
 }
 
@@ -46,6 +53,7 @@ impl TransientActor {
             ctx.set_mailbox_capacity(MAILBOX);
             let machine = QueueMachine::new(super::config(&queue));
             let outbox = Outbox::new(queue.group, directory.clone());
+            let dead_letters = DeadLetters::new(queue.clone(), directory.clone(), metadata.view().clone());
             Self {
                 queue,
                 directory,
@@ -57,6 +65,9 @@ impl TransientActor {
                 effects: Vec::new(),
                 freed: Vec::new(),
                 outbox,
+                dead_letters,
+                letters: Arc::new(ctx.address().recipient()),
+                alarm: Alarm::default(),
                 removing: false,
             }
         });
@@ -106,16 +117,28 @@ impl TransientActor {
         }
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self, ctx: &mut Context<Self>) {
+        let mut source = Memory(&self.machine, &self.bodies);
+        let buried = self.dead_letters.work(&mut source, now_ms(), &self.letters);
+        buried.into_iter().for_each(|command| self.apply(command));
         loop {
             let gone = self.outbox.flush();
             if gone.is_empty() {
-                return;
+                break;
             }
             for session in gone {
                 self.apply(system(&Command::SessionDown(session)));
             }
         }
+        let deadline = self.machine.next_deadline();
+        let tick = self.dead_letters.next_tick_ms(now_ms());
+        self.alarm.arm(ctx, deadline, tick, |actor, ctx| {
+            if actor.alarm.rings(now_ms()) {
+                actor.apply(system(&Command::Tick));
+            }
+            actor.dead_letters.tick(now_ms());
+            actor.flush(ctx);
+        });
     }
 
     fn check_sessions(&mut self, node: NodeId) {
@@ -146,11 +169,34 @@ impl TransientActor {
     }
 }
 
+/// Where messages' bytes are.
+struct Memory<'a>(&'a QueueMachine, &'a BTreeMap<u64, Bytes>);
+
+impl Source for Memory<'_> {
+    fn machine(&self) -> &QueueMachine {
+        self.0
+    }
+
+    fn read(&mut self, at: Place) -> Option<Bytes> {
+        let start = at.offset as usize;
+        let bytes = self.1.get(&at.index)?;
+        Some(bytes.slice(start..start + at.len as usize))
+    }
+}
+
+impl Rings for TransientActor {
+    fn alarm(&mut self) -> &mut Alarm {
+        &mut self.alarm
+    }
+}
+
 impl Actor for TransientActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.directory.register(self.group(), ctx.address().recipient());
+        // A queue that ends unused counts from now on.
+        self.flush(ctx);
     }
 }
 
@@ -185,12 +231,23 @@ impl Handler<Inbound> for TransientActor {
             Inbound::LinkWritable(node) => self.outbox.writable(node),
             Inbound::Describe(answer) => drop(answer.send(self.describe())),
             Inbound::Stop { .. } => {
+                self.dead_letters.stop();
                 ctx.stop();
                 return;
             }
             // Concerns replicated queues.
             Inbound::Group(_) | Inbound::LeaderQuery(_) => {}
         }
-        self.flush();
+        self.flush(ctx);
+    }
+}
+
+impl Handler<SessionEvent> for TransientActor {
+    type Result = ();
+
+    /// To the session of its dead letters.
+    fn handle(&mut self, event: SessionEvent, ctx: &mut Self::Context) {
+        self.dead_letters.on_event(event, now_ms());
+        self.flush(ctx);
     }
 }

@@ -11,7 +11,13 @@ const SESSION: SessionId = SessionId {
 fn message(body: &[Bytes]) -> Publish<'_> {
     Publish {
         persistent: true,
-        priority: 4,
+        priority: Some(4),
+        origin: Some(Origin {
+            group: 3,
+            id: 2,
+            floor: 1,
+        }),
+        bcc: b"\x01k",
         ttl_ms: Some(60_000),
         exchange: b"logs",
         routing_key: b"kern.critical",
@@ -50,7 +56,7 @@ fn a_publish_is_found_by_its_offset() {
     );
     assert_eq!(
         (stored.body, stored.ttl_ms, stored.priority),
-        (&b"hello world"[..], Some(60_000), 4)
+        (&b"hello world"[..], Some(60_000), Some(4))
     );
     assert_eq!(
         commands[1],

@@ -138,6 +138,16 @@ pub(crate) fn durable(queue: &str) -> QueueDeclare {
     }
 }
 
+/// A durable queue of a type, with arguments.
+pub(crate) fn with(queue: &str, kind: &str, arguments: Table) -> QueueDeclare {
+    let mut all = Table::from([("x-queue-type", kind)]);
+    all.0.extend(arguments.0);
+    QueueDeclare {
+        arguments: all,
+        ..durable(queue)
+    }
+}
+
 pub(crate) fn exclusive(queue: &str) -> QueueDeclare {
     QueueDeclare {
         queue: queue.into(),

@@ -225,6 +225,7 @@ impl NodeRun {
                     queue,
                     self.directory.clone(),
                     self.client.clone(),
+                    Arc::new(self.boxes.slot(Target::Queue(group))),
                     self.io.clone(),
                     self.options.clone(),
                 )?;
@@ -258,6 +259,12 @@ impl NodeRun {
                 if ends {
                     self.queues.remove(&group);
                     self.boxes.close(target);
+                }
+                return Ok(());
+            }
+            (Target::Queue(group), Letter::Session(event)) => {
+                if let Some(replica) = self.queues.get_mut(&group) {
+                    replica.handle_letters(event, wall_ms)?;
                 }
                 return Ok(());
             }

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use warren_cluster::machine::{Machine as _, Meta};
-use warren_proto::queue::Resync;
+use warren_proto::queue::{self, Resync, reply};
 use warren_proto::record::{Command, Delivery, Events, SessionId, system};
 
 use crate::amqp::content::Header;
@@ -514,6 +514,11 @@ impl Broker {
                         });
                     }
                     Effect::Ended { .. } => {}
+                    Effect::ConsumerTimedOut { session, consumer } => {
+                        let kind = reply::Kind::ConsumerTimedOut(queue::ConsumerTimedOut { consumer });
+                        let reply = queue::Reply { kind: Some(kind) };
+                        gathered.of(session).replies.push((0, reply));
+                    }
                     Effect::Gone => is_gone = true,
                 }
             }

@@ -16,8 +16,10 @@ fn client() -> QueueClient {
 fn publish(client: &mut QueueClient, tag: u64, body: &'static [u8], now_ms: u64) {
     let message = Publish {
         persistent: true,
-        priority: 0,
+        priority: None,
         ttl_ms: None,
+        origin: None,
+        bcc: &[],
         exchange: b"",
         routing_key: b"q",
         properties: &[0, 0],
@@ -425,4 +427,101 @@ fn batches_of_many_small_commands_are_split() {
     }
     client.seal(1);
     assert_eq!(numbers(&sent(&mut client)), [(1, 256), (257, 44)]);
+}
+
+/// What a batch says of answers that were heard.
+fn heard(batch: &Bytes) -> Option<u64> {
+    let batch = batches(batch).next().expect("one batch").expect("well formed");
+    let commands = batch.commands().map(|command| command.expect("well formed"));
+    let mut heard = commands.filter_map(|command| match command {
+        Command::Heard(heard) => Some(heard.upto),
+        _ => None,
+    });
+    heard.next()
+}
+
+#[test]
+fn what_was_refused_is_told_once_and_the_queue_that_it_was_heard() {
+    let mut client = client();
+    for tag in 1..=5 {
+        publish(&mut client, tag, b"", 10);
+    }
+    client.seal(10);
+    sent(&mut client);
+    let events = Events {
+        refused: vec![run(2, 2)],
+        ..applied(3)
+    };
+    let expected = [
+        Notice::Confirmed(CHANNEL, run(1, 1)),
+        Notice::Refused(CHANNEL, run(2, 2)),
+    ];
+    assert_eq!(hear(&mut client, &events, 11), expected);
+    // Until the queue knows, it says so again; runs may have grown.
+    let events = Events {
+        refused: vec![run(2, 2), run(2, 3)],
+        ..applied(5)
+    };
+    let expected = [
+        Notice::Confirmed(CHANNEL, run(5, 1)),
+        Notice::Refused(CHANNEL, run(4, 1)),
+    ];
+    assert_eq!(hear(&mut client, &events, 12), expected);
+    // Nothing is sent for that alone.
+    client.seal(13);
+    assert!(sent(&mut client).is_empty());
+    publish(&mut client, 6, b"", 14);
+    client.seal(14);
+    let batches_sent = sent(&mut client);
+    assert_eq!(
+        (numbers(&batches_sent), heard(&batches_sent[0])),
+        (vec![(6, 2)], Some(5))
+    );
+    assert_eq!(
+        hear(&mut client, &applied(7), 15),
+        [Notice::Confirmed(CHANNEL, run(6, 1))]
+    );
+    publish(&mut client, 7, b"", 16);
+    client.seal(16);
+    assert_eq!(heard(&sent(&mut client)[0]), None);
+}
+
+#[test]
+fn a_consumer_that_timed_out_ends_after_its_deliveries() {
+    let mut client = client();
+    attach(&mut client, 4, 10);
+    client.seal(10);
+    sent(&mut client);
+    let timed_out = || {
+        (
+            0,
+            reply(Reply::ConsumerTimedOut(queue::ConsumerTimedOut { consumer: 4 })),
+        )
+    };
+    // One that is not known to be attached may be unknown to a leader that was not told yet.
+    let early = Events {
+        replies: vec![timed_out()],
+        ..applied(0)
+    };
+    assert_eq!(hear(&mut client, &early, 11), []);
+    let attached = Events {
+        replies: vec![(1, reply(Reply::Attached(queue::Attached {})))],
+        ..applied(1)
+    };
+    hear(&mut client, &attached, 12);
+    let events = Events {
+        replies: vec![timed_out()],
+        deliveries: vec![delivery(4, 1)],
+        ..applied(1)
+    };
+    let mut out = Vec::new();
+    client.apply(&events, 13, &mut out);
+    assert_eq!(client.accept(&events, &events.deliveries[0], 13), Accepted::Deliver);
+    client.finish(&events, 13, &mut out);
+    assert_eq!(out, [Notice::ConsumerTimedOut(4)]);
+    // It is said again after a resync, and late deliveries go back.
+    out.clear();
+    client.finish(&events, 14, &mut out);
+    assert_eq!(out, []);
+    assert_eq!(client.accept(&events, &delivery(4, 2), 14), Accepted::Return);
 }

@@ -5,6 +5,9 @@
 //!
 //! A cancelled consumer that still has unsettled messages stays as a shadow, so that its session can ask for
 //! deliveries that it has not seen; the last settlement removes it.
+//!
+//! With a single active consumer the others wait, credit or not: the first of the highest priority is next. One of a
+//! higher priority than the active takes over, where the queue allows that, once that has settled what it holds.
 
 use std::collections::VecDeque;
 
@@ -30,13 +33,16 @@ pub(super) struct Consumer {
     pub(super) unsettled: u64,
     /// Cancelled: gets nothing more.
     pub(super) cancelled: bool,
+    /// Another consumer is, or is to be, the active one.
+    pub(super) waits: bool,
     /// Stands in a rotation: exactly while it has credit and is not cancelled.
     queued: bool,
 }
 
 impl Consumer {
     pub(super) fn new(session: u32, attach: Attach) -> Self {
-        let (order, last_id, written, unsettled, cancelled, queued) = (0, 0, 0, 0, false, false);
+        let (order, last_id, written, unsettled) = (0, 0, 0, 0);
+        let (cancelled, waits, queued) = (false, false, false);
         Self {
             session,
             attach,
@@ -45,13 +51,14 @@ impl Consumer {
             written,
             unsettled,
             cancelled,
+            waits,
             queued,
         }
     }
 
     /// Whether it may get another message.
     pub(super) fn has_credit(&self) -> bool {
-        if self.cancelled {
+        if self.cancelled || self.waits {
             return false;
         }
         if self.attach.no_ack || self.attach.prefetch == 0 {
@@ -61,6 +68,19 @@ impl Consumer {
             self.unsettled < u64::from(self.attach.prefetch)
         }
     }
+}
+
+/// How many consumers are served at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// All.
+    #[default]
+    All,
+    /// One.
+    Single {
+        /// Whether a higher priority takes over from the active one.
+        takes_over: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -81,10 +101,13 @@ pub(super) struct Consumers {
     /// The attached consumer, there is only one, has exclusive use.
     exclusive: bool,
     next_order: u64,
+    mode: Mode,
+    /// With a single active consumer: which.
+    active: Option<u32>,
 }
 
 impl Consumers {
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(mode: Mode) -> Self {
         Self {
             all: Slab::new(),
             rotations: Vec::new(),
@@ -92,6 +115,8 @@ impl Consumers {
             attached: 0,
             exclusive: false,
             next_order: 0,
+            mode,
+            active: None,
         }
     }
 
@@ -108,8 +133,100 @@ impl Consumers {
     /// Adds a consumer behind all others of its priority and returns its slot.
     pub(super) fn attach(&mut self, session: u32, attach: Attach) -> u32 {
         let slot = self.restore(Consumer::new(session, attach));
-        self.wake(slot);
+        if self.mode == Mode::All {
+            self.wake(slot);
+        } else {
+            self.all[slot].waits = true;
+            self.elect();
+        }
         slot
+    }
+
+    /// Sees to it that the right consumer is the active one.
+    fn elect(&mut self) {
+        let Mode::Single { takes_over } = self.mode else { return };
+        if self.active.is_some_and(|active| self.is_gone(active)) {
+            self.active = None;
+        }
+        let Some(best) = self.first() else { return };
+        let next = match self.active {
+            None => best,
+            Some(active) => {
+                let (current, other) = (&self.all[active], &self.all[best]);
+                let gives_way = takes_over && other.attach.priority > current.attach.priority;
+                if gives_way && current.unsettled > 0 {
+                    self.all[active].waits = true;
+                    self.unqueue();
+                    return;
+                }
+                if gives_way { best } else { active }
+            }
+        };
+        if let Some(active) = self.active.replace(next)
+            && active != next
+        {
+            self.all[active].waits = true;
+        }
+        self.all[next].waits = false;
+        self.unqueue();
+        self.wake(next);
+    }
+
+    fn is_gone(&self, slot: u32) -> bool {
+        self.all.get(slot).is_none_or(|consumer| consumer.cancelled)
+    }
+
+    /// The attached consumer that would be the active one.
+    pub(super) fn first(&self) -> Option<u32> {
+        if self.mode == Mode::All {
+            return None;
+        }
+        let candidates = self.all.iter().filter(|(_, consumer)| !consumer.cancelled);
+        let first = |(_, consumer): &(u32, &Consumer)| (std::cmp::Reverse(consumer.attach.priority), consumer.order);
+        candidates.min_by_key(first).map(|(slot, _)| slot)
+    }
+
+    /// Takes those out of the rotations that have no credit any more.
+    fn unqueue(&mut self) {
+        let Self {
+            all, rotations, queued, ..
+        } = self;
+        for rotation in rotations.iter_mut() {
+            rotation.turns.retain(|&turn| {
+                let consumer = &mut all[turn];
+                let stays = consumer.has_credit();
+                if !stays {
+                    consumer.queued = false;
+                    *queued -= 1;
+                }
+                stays
+            });
+        }
+        rotations.retain(|rotation| !rotation.turns.is_empty());
+    }
+
+    /// The active consumer, where there can be only one.
+    pub(super) fn active(&self) -> Option<u32> {
+        self.active
+    }
+
+    /// Makes the consumer of a snapshot the active one, or none, and lets the others wait. False if it cannot be.
+    pub(super) fn restore_active(&mut self, active: Option<u32>) -> bool {
+        let Mode::Single { takes_over } = self.mode else {
+            return active.is_none();
+        };
+        if active.is_some() != (self.attached > 0) || active.is_some_and(|active| self.is_gone(active)) {
+            return false;
+        }
+        self.active = active;
+        let priority = active.map(|active| self.all[active].attach.priority);
+        let attached = || self.all.iter().filter(|(_, consumer)| !consumer.cancelled);
+        let gives_way = takes_over && attached().any(|(_, other)| Some(other.attach.priority) > priority);
+        let slots: Vec<u32> = attached().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.all[slot].waits = Some(slot) != active || gives_way;
+        }
+        true
     }
 
     /// Adds a consumer as it was, outside the rotation.
@@ -140,6 +257,7 @@ impl Consumers {
             }
         }
         self.rotations.retain(|rotation| !rotation.turns.is_empty());
+        self.elect();
         let mut all_gone = true;
         for &slot in slots {
             all_gone &= self.reap(slot);
@@ -228,7 +346,11 @@ impl Consumers {
             let number = consumer.attach.consumer;
             return self.reap(slot).then_some(number);
         }
-        if !consumer.queued {
+        if consumer.waits {
+            if consumer.unsettled == 0 {
+                self.elect();
+            }
+        } else if !consumer.queued {
             self.wake(slot);
         }
         None
@@ -245,7 +367,7 @@ impl Consumers {
     pub(super) fn clear(&mut self) {
         *self = Self {
             next_order: self.next_order,
-            ..Self::new()
+            ..Self::new(self.mode)
         };
     }
 

@@ -3,21 +3,23 @@
 //!
 //! ```text
 //! snapshot = format:u16 ended:u8 next_seq:u64 total:u64*10
-//!            ended_sessions:u32 session*
-//!            fresh:u64 (index:u64 messages:u32 (offset:u32 len:u32)*)*             by entry, in order
-//!            returned:u64 (seq:u64 place acquired:u32 failed:u32)*                 ascending
+//!            ended_sessions:u32 session* messages
 //!            sessions:u32 (session last_seq:u64)*                                  ascending
 //!            consumers:u32 (session:u32 cancelled:u8 last_id:u64 written:u64
 //!                           len:u32 queue.Attach)*                                 in the order of attachment
 //!            held:u64 (seq:u64 place delivery:u64 session:u32 consumer:u32
 //!                      acquired:u32 failed:u32)*                                   ascending
 //!            turns:u32 consumer:u32*                                               next first
+//!            section*                                                              see sections.rs
 //! session  = node:u64 incarnation:u64 id:u64
 //! place    = index:u64 offset:u32 len:u32
+//! messages = fresh:u64 (index:u64 messages:u32 (offset:u32 len:u32)*)*             by entry, in order;
+//!                                                               without places for index 0: these are gone
+//!            returned:u64 (seq:u64 place acquired:u32 failed:u32)*                 ascending
 //! ```
 //!
 //! Sessions and consumers are named by their place in this order; consumer 0xffff_ffff is a get.
-//! Chunks are cut anywhere.
+//! Chunks are cut anywhere. Format 1 had no sections and no messages that were gone.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -25,10 +27,14 @@ use warren_proto::queue::Attach;
 use warren_proto::record::SessionId;
 
 use super::consumers::Consumer;
-use super::ready::{Ready, Returned};
+use super::ready::{Level, Returned};
 use super::{Config, ENDED_SESSIONS_MAX, Held, Place, QueueMachine, Session, Totals};
 
-const FORMAT: u16 = 1;
+mod sections;
+
+const FORMAT: u16 = 2;
+/// The first format, which is still read.
+const FORMAT_FIRST: u16 = 1;
 const CHUNK_LEN_MAX: usize = 1 << 20;
 /// No counter comes near this, so what is counted on from a snapshot does not overflow.
 const NUMBER_MAX: u64 = u64::MAX / 2;
@@ -148,8 +154,7 @@ impl Reader<'_> {
     /// Bytes with their length, which is checked against what is there before it is believed.
     fn blob(&mut self) -> Result<Vec<u8>> {
         let len = self.u32()? as usize;
-        let there: usize = self.rest.len() + self.chunks.as_slice().iter().map(Bytes::len).sum::<usize>();
-        if len > there {
+        if len > self.left() {
             return Err(Error::Truncated);
         }
         let mut bytes = vec![0; len];
@@ -176,6 +181,11 @@ impl Reader<'_> {
             offset: self.u32()?,
             len: self.u32()?,
         })
+    }
+
+    /// Bytes that are left.
+    fn left(&self) -> usize {
+        self.rest.len() + self.chunks.as_slice().iter().map(Bytes::len).sum::<usize>()
     }
 
     fn at_end(&self) -> bool {
@@ -209,6 +219,7 @@ impl Totals {
             dropped,
             purged,
             malformed,
+            ..
         } = self;
         [
             published,
@@ -248,6 +259,7 @@ impl Totals {
             dropped,
             purged,
             malformed,
+            ..Self::default()
         }
     }
 }
@@ -261,7 +273,8 @@ impl QueueMachine {
         };
         out.bytes(&FORMAT.to_le_bytes());
         out.u8(u8::from(self.ended));
-        out.u64(self.ready.next_seq());
+        let base = self.ready.levels().next().map(|(_, level)| level);
+        out.u64(base.map_or(1, Level::next_seq));
         for total in self.totals.to_array() {
             out.u64(total);
         }
@@ -269,7 +282,7 @@ impl QueueMachine {
         for session in &self.ended_sessions {
             out.session(*session);
         }
-        self.write_ready(&mut out);
+        base.into_iter().for_each(|level| write_level(level, &mut out));
 
         // By slot: the place in the order of the snapshot.
         let mut session_at = std::collections::BTreeMap::new();
@@ -306,34 +319,8 @@ impl QueueMachine {
         for slot in self.consumers.turns() {
             out.u32(consumer_at[&slot]);
         }
+        self.write_sections(&mut out, &session_at, &consumer_at);
         out.finish()
-    }
-
-    fn write_ready(&self, out: &mut Writer) {
-        let mut entries: Vec<(u64, u32)> = Vec::new();
-        for place in self.ready.fresh() {
-            match entries.last_mut() {
-                Some((index, messages)) if *index == place.index => *messages += 1,
-                _ => entries.push((place.index, 1)),
-            }
-        }
-        out.u64(self.ready.fresh_len() as u64);
-        let mut fresh = self.ready.fresh();
-        for (index, messages) in entries {
-            out.u64(index);
-            out.u32(messages);
-            for place in fresh.by_ref().take(messages as usize) {
-                out.u32(place.offset);
-                out.u32(place.len);
-            }
-        }
-        out.u64(self.ready.returned_len() as u64);
-        for (seq, message) in self.ready.returned() {
-            out.u64(seq);
-            out.place(message.place);
-            out.u32(message.acquired);
-            out.u32(message.failed);
-        }
     }
 
     /// The state that [`QueueMachine::snapshot`] described. The freed entries that nobody took are not part of it.
@@ -343,29 +330,41 @@ impl QueueMachine {
             rest: &[],
         };
         let format = u16::from_le_bytes(reader.array()?);
-        if format != FORMAT {
+        if !(FORMAT_FIRST..=FORMAT).contains(&format) {
             return Err(Error::Format(format));
         }
         let mut machine = Self::new(config);
         machine.ended = reader.flag()?;
-        machine.read_ready(&mut reader)?;
+        machine.read_ready(&mut reader, format)?;
         let sessions = machine.read_sessions(&mut reader)?;
         let consumers = machine.read_consumers(&mut reader, &sessions)?;
         machine.read_held(&mut reader, &sessions, &consumers)?;
+        let mut turns = Vec::new();
         for _ in 0..reader.u32()? {
-            let consumer = consumers.get(reader.u32()? as usize).ok_or(Error::Invalid("turn"))?;
-            if !machine.consumers.restore_turn(*consumer) {
-                return Err(Error::Invalid("turn"));
-            }
+            turns.push(*consumers.get(reader.u32()? as usize).ok_or(Error::Invalid("turn"))?);
+        }
+        let mut active = None;
+        if format > FORMAT_FIRST {
+            active = machine.read_sections(&mut reader, &sessions, &consumers)?;
+        } else if let Some(first) = machine.consumers.first() {
+            // Who comes first was no question then.
+            active = Some(first);
+            turns.retain(|turn| *turn == first);
         }
         if !reader.at_end() {
             return Err(Error::Invalid("end"));
+        }
+        if !machine.consumers.restore_active(active) {
+            return Err(Error::Invalid("active consumer"));
+        }
+        if !turns.into_iter().all(|turn| machine.consumers.restore_turn(turn)) {
+            return Err(Error::Invalid("turn"));
         }
         machine.check_restored(&consumers)?;
         Ok(machine)
     }
 
-    fn read_ready(&mut self, reader: &mut Reader<'_>) -> Result<()> {
+    fn read_ready(&mut self, reader: &mut Reader<'_>, format: u16) -> Result<()> {
         let next_seq = reader.u64()?;
         let mut totals = [0; 10];
         for total in &mut totals {
@@ -379,35 +378,59 @@ impl QueueMachine {
         for _ in 0..ended_sessions {
             self.ended_sessions.push_back(reader.session()?);
         }
+        let base_priority = self.config.base_priority();
+        self.read_level(reader, base_priority, next_seq, format > FORMAT_FIRST)
+    }
+
+    /// What waits with one priority.
+    fn read_level(&mut self, reader: &mut Reader<'_>, priority: u8, next_seq: u64, gaps: bool) -> Result<()> {
+        const INVALID: Error = Error::Invalid("entry");
         let mut left = reader.u64()?;
-        // Numbers start at 1.
-        let fresh_first = next_seq
-            .checked_sub(left)
-            .filter(|first| (1..NUMBER_MAX).contains(first))
-            .ok_or(Error::Invalid("numbers"))?;
-        self.ready = Ready::new(fresh_first);
-        let mut indexes = Ascending(None);
+        let fresh_first = next_seq.checked_sub(left).ok_or(Error::Invalid("numbers"))?;
+        if !self.ready.restore_level(priority, fresh_first) {
+            return Err(Error::Invalid("numbers"));
+        }
+        let mut last_index = None;
+        // There is at least one message, of so many bytes, for each that is gone, or nearly.
+        let mut gone_max = reader.left();
+        let mut was_gone = false;
         while left > 0 {
             let (index, messages) = (reader.u64()?, reader.u32()?);
-            indexes.check(index, "entry")?;
             if messages == 0 {
-                return Err(Error::Invalid("entry"));
+                return Err(INVALID);
             }
-            left = left.checked_sub(u64::from(messages)).ok_or(Error::Invalid("entry"))?;
+            left = left.checked_sub(u64::from(messages)).ok_or(INVALID)?;
+            if gaps && index == 0 {
+                gone_max = gone_max.checked_sub(messages as usize).ok_or(INVALID)?;
+                for _ in 0..messages {
+                    if was_gone || !self.ready.restore_gone(priority) {
+                        return Err(INVALID);
+                    }
+                }
+                was_gone = true;
+                continue;
+            }
+            // What is gone may have been in the middle of an entry.
+            if last_index >= Some(index.saturating_add(u64::from(was_gone))) {
+                return Err(INVALID);
+            }
+            last_index = Some(index);
+            was_gone = false;
             for _ in 0..messages {
-                self.ready.push(Place {
+                let place = Place {
                     index,
                     offset: reader.u32()?,
                     len: reader.u32()?,
-                });
+                };
+                self.ready.push(place, Some(priority));
             }
             self.entries.restore(index, messages);
         }
-        let mut seqs = Ascending(Some(0));
+        let mut seqs = Ascending(None);
         for _ in 0..reader.u64()? {
             let seq = reader.u64()?;
             seqs.check(seq, "returned message")?;
-            if seq >= fresh_first {
+            if self.ready.priority(seq) != priority || !self.ready.was_taken(seq) || !self.ready.is_number(seq) {
                 return Err(Error::Invalid("returned message"));
             }
             let message = Returned {
@@ -417,6 +440,9 @@ impl QueueMachine {
             };
             self.entries.restore(message.place.index, 1);
             self.ready.put_back(seq, message);
+        }
+        if !self.ready.is_level_sound(priority) {
+            return Err(INVALID);
         }
         Ok(())
     }
@@ -432,6 +458,7 @@ impl QueueMachine {
                 id,
                 last_seq,
                 held: 0,
+                refused: Vec::new(),
                 consumers: Default::default(),
             });
             self.slots.insert(id, slot);
@@ -475,9 +502,6 @@ impl QueueMachine {
             let (session, consumer) = (reader.u32()?, reader.u32()?);
             let (acquired, failed) = (reader.u32()?, reader.u32()?);
             seqs.check(seq, "held message")?;
-            if seq >= self.ready.fresh_first() || self.ready.has_returned(seq) {
-                return Err(INVALID);
-            }
             let session = *sessions.get(session as usize).ok_or(INVALID)?;
             let consumer = if consumer == Held::GET {
                 Held::GET
@@ -500,6 +524,7 @@ impl QueueMachine {
                     consumer,
                     acquired,
                     failed,
+                    since_ms: 0,
                 },
             );
         }
@@ -508,6 +533,11 @@ impl QueueMachine {
 
     /// What cannot be said of one record alone.
     fn check_restored(&self, consumers: &[u32]) -> Result<()> {
+        for (seq, _) in self.held.iter() {
+            if !self.ready.is_number(seq) || !self.ready.was_taken(seq) || self.ready.contains(seq) {
+                return Err(Error::Invalid("held message"));
+            }
+        }
         let consumers = || consumers.iter().map(|slot| self.consumers.get(*slot));
         if consumers().any(|consumer| consumer.unsettled > consumer.last_id) {
             return Err(Error::Invalid("deliveries"));
@@ -521,9 +551,38 @@ impl QueueMachine {
         if self.consumers.any_credit() && !self.ready.is_empty() {
             return Err(Error::Invalid("waiting messages"));
         }
-        if self.ended && (self.consumers.len() > 0 || !self.held.is_empty() || !self.ready.is_empty()) {
+        let is_empty = self.held.is_empty() && self.ready.is_empty() && self.dead.len() == 0;
+        if self.ended && (self.consumers.len() > 0 || !is_empty) {
             return Err(Error::Invalid("end of the queue"));
         }
         Ok(())
+    }
+}
+
+fn write_level(level: &Level, out: &mut Writer) {
+    let index = |place: Option<&Place>| place.map_or(0, |place| place.index);
+    let mut entries: Vec<(u64, u32)> = Vec::new();
+    for place in level.fresh() {
+        match entries.last_mut() {
+            Some((last, messages)) if *last == index(place) => *messages += 1,
+            _ => entries.push((index(place), 1)),
+        }
+    }
+    out.u64(level.fresh_span() as u64);
+    let mut fresh = level.fresh();
+    for (index, messages) in entries {
+        out.u64(index);
+        out.u32(messages);
+        for place in fresh.by_ref().take(messages as usize).flatten() {
+            out.u32(place.offset);
+            out.u32(place.len);
+        }
+    }
+    out.u64(level.returned_len() as u64);
+    for (seq, message) in level.returned() {
+        out.u64(seq);
+        out.place(message.place);
+        out.u32(message.acquired);
+        out.u32(message.failed);
     }
 }

@@ -12,6 +12,8 @@ pub struct Stats {
     pub ready: u64,
     /// Messages held by sessions.
     pub unacked: u64,
+    /// Messages that died and wait to be taken to the dead-letter exchange.
+    pub dead: u64,
     /// Publish payload bytes of the messages that wait.
     pub ready_bytes: u64,
     /// Publish payload bytes of the messages held by sessions.
@@ -43,12 +45,22 @@ pub struct Totals {
     pub discarded: u64,
     /// Messages that came back.
     pub requeued: u64,
-    /// Messages dropped at the delivery limit.
+    /// Messages that failed too often.
     pub dropped: u64,
     /// Messages purged.
     pub purged: u64,
     /// Batches that were ignored, in part or whole, because they did not decode or broke the rules of their sender.
     pub malformed: u64,
+    /// Messages whose time was over.
+    pub expired: u64,
+    /// Messages that were more than the queue may hold.
+    pub overflowed: u64,
+    /// Publishes that the queue refused.
+    pub refused: u64,
+    /// Messages that died and had to go to an exchange.
+    pub dead_lettered: u64,
+    /// Of these, those that need not wait any longer.
+    pub buried: u64,
 }
 
 /// One consumer as `list_consumers` shows it.
@@ -62,6 +74,8 @@ pub struct ConsumerRow<'a> {
     pub unsettled: u64,
     /// Whether it would get a message now.
     pub has_credit: bool,
+    /// Whether it is served at all: with a single active consumer only one is.
+    pub is_active: bool,
 }
 
 impl QueueMachine {
@@ -101,6 +115,7 @@ impl QueueMachine {
                 attach: &consumer.attach,
                 unsettled: consumer.unsettled,
                 has_credit: consumer.has_credit(),
+                is_active: !consumer.waits,
             })
     }
 
@@ -109,6 +124,7 @@ impl QueueMachine {
         Stats {
             ready: self.ready.len() as u64,
             unacked: self.held.len() as u64,
+            dead: self.dead.len() as u64,
             ready_bytes: self.ready.bytes(),
             unacked_bytes: self.held_bytes,
             consumers: self.consumers.len() as u64,

@@ -6,6 +6,8 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use warren_proto::record::Outcome;
+
 use super::consumers::{Consumer, WINDOW};
 use super::*;
 
@@ -20,22 +22,18 @@ fn meta(index: u64) -> Meta {
 
 /// Recounts everything that the machine counts as it goes.
 fn check(machine: &QueueMachine) {
-    let fresh = (machine.ready.fresh_first()..machine.ready.next_seq()).zip(machine.ready.fresh());
-    let returned = machine.ready.returned().map(|(seq, message)| (seq, &message.place));
     let held = machine.held.iter().map(|(seq, held)| (seq, &held.place));
     let mut seqs = BTreeSet::new();
     let mut entries: BTreeMap<u64, u32> = BTreeMap::new();
-    for (seq, place) in fresh.chain(returned).chain(held) {
+    for (seq, place) in machine.ready.messages().chain(held) {
         assert!(seqs.insert(seq), "message {seq} is in two places");
         *entries.entry(place.index).or_default() += 1;
     }
-    let taken = machine
-        .ready
-        .returned()
-        .map(|(seq, _)| seq)
-        .chain(machine.held.iter().map(|(seq, _)| seq));
+    for (_, dead) in machine.dead.from(0) {
+        *entries.entry(dead.at.index).or_default() += 1;
+    }
     assert!(
-        taken.max() < Some(machine.ready.fresh_first()),
+        machine.held.iter().all(|(seq, _)| machine.ready.was_taken(seq)),
         "a message that was handed out is among the fresh ones"
     );
     assert_eq!(
@@ -43,17 +41,21 @@ fn check(machine: &QueueMachine) {
         entries,
         "messages by entry"
     );
-    assert_eq!(machine.ready.len(), machine.ready.places().count());
+    assert_eq!(machine.ready.len(), machine.ready.messages().count());
     let bytes = |places: &mut dyn Iterator<Item = &Place>| places.map(|place| u64::from(place.len)).sum::<u64>();
-    assert_eq!(machine.ready.bytes(), bytes(&mut machine.ready.places()));
+    assert_eq!(
+        machine.ready.bytes(),
+        bytes(&mut machine.ready.messages().map(|(_, place)| place))
+    );
     assert_eq!(
         machine.held_bytes,
         bytes(&mut machine.held.iter().map(|(_, held)| &held.place))
     );
     assert_eq!(machine.held.len(), machine.held.iter().count());
     check_holders(machine);
+    check_limits(machine, &seqs);
     let totals = machine.totals;
-    let gone = totals.acked + totals.discarded + totals.dropped + totals.purged;
+    let gone = totals.acked + totals.discarded + totals.dropped + totals.purged + totals.expired + totals.overflowed;
     if !machine.ended {
         assert_eq!(
             totals.published,
@@ -61,7 +63,45 @@ fn check(machine: &QueueMachine) {
             "a message was lost or doubled: {totals:?}"
         );
     }
-    assert_eq!(totals.published, machine.ready.next_seq() - 1);
+    assert_eq!(totals.dead_lettered - totals.buried, machine.dead.len() as u64);
+    let numbered = |level: &ready::Level| (level.next_seq() & !(0xFF << 56)) - 1;
+    assert_eq!(
+        totals.published,
+        machine.ready.levels().map(|(_, level)| numbered(level)).sum::<u64>()
+    );
+}
+
+/// What may not stay has gone, and what the limits count is counted.
+fn check_limits(machine: &QueueMachine, seqs: &BTreeSet<u64>) {
+    let facts = &machine.facts;
+    assert!(facts.iter().all(|(seq, _)| seqs.contains(&seq)), "a fact of no message");
+    let ready = || facts.iter().filter(|(seq, _)| machine.ready.contains(*seq));
+    assert_eq!(
+        facts.ready_size(),
+        ready().map(|(_, fact)| u64::from(fact.size)).sum::<u64>()
+    );
+    let due = ready().filter(|(_, fact)| fact.expires_ms > 0);
+    let first_due = due.map(|(seq, fact)| (fact.expires_ms, seq)).min();
+    assert_eq!(facts.first_due(), first_due);
+    assert!(first_due.is_none_or(|(due_ms, _)| due_ms > machine.now_ms));
+    if machine.config.overflow == Overflow::DropHead {
+        assert!(
+            machine
+                .config
+                .len_max
+                .is_none_or(|max| machine.ready.len() as u64 <= max)
+        );
+        assert!(machine.config.bytes_max.is_none_or(|max| facts.ready_size() <= max));
+    }
+    for (_, held) in machine.held.iter().filter(|(_, held)| held.since_ms > 0) {
+        let timeout_ms = machine.consumers.get(held.consumer).attach.timeout_ms;
+        assert!(machine.late_ms > 0 && machine.late_ms <= held.since_ms + timeout_ms);
+    }
+    if machine.config.single_active_consumer {
+        let served = machine.consumers().filter(|consumer| consumer.is_active).count();
+        assert!(served <= 1);
+        assert_eq!(machine.consumers.active().is_some(), machine.consumers.len() > 0);
+    }
 }
 
 /// Sessions, consumers and what they hold name each other.

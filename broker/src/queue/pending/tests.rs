@@ -20,8 +20,10 @@ fn publish(id: u64, first_seq: u64) -> Bytes {
     let mut batch = BatchWriter::new(session(id), first_seq);
     batch.publish(&Publish {
         persistent: true,
-        priority: 0,
+        priority: None,
         ttl_ms: None,
+        origin: None,
+        bcc: &[],
         exchange: b"",
         routing_key: b"q",
         properties: &[0, 0],

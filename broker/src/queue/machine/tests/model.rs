@@ -1,5 +1,7 @@
 //! The queue once more, as plainly as it can be said: every question is answered by looking at everything.
 
+use warren_proto::record::Origin;
+
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -8,6 +10,9 @@ struct Message {
     acquired: u32,
     failed: u32,
     holder: Option<Holder>,
+    priority: u8,
+    expires_ms: Option<u64>,
+    size: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +21,7 @@ struct Holder {
     /// Consumer and delivery id, or 0 and the number of the get.
     consumer: u32,
     delivery: u64,
+    since_ms: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -34,7 +40,15 @@ pub(super) struct Model {
     config: Config,
     ended: bool,
     messages: BTreeMap<u64, Message>,
-    next_seq: u64,
+    published: BTreeMap<u8, u64>,
+    dead: BTreeMap<u64, Dead>,
+    deaths: u64,
+    origins: BTreeSet<(u64, u64)>,
+    floors: BTreeMap<u64, u64>,
+    refused: BTreeMap<SessionId, Vec<Run>>,
+    active: Option<(SessionId, u32)>,
+    time_ms: u64,
+    used_ms: Option<u64>,
     last_seqs: BTreeMap<SessionId, u64>,
     ended_sessions: Vec<SessionId>,
     consumers: Vec<ModelConsumer>,
@@ -46,7 +60,6 @@ impl Model {
     pub(super) fn new(config: Config) -> Self {
         Self {
             config,
-            next_seq: 1,
             ..Self::default()
         }
     }
@@ -57,7 +70,9 @@ impl Model {
 
     /// Entries that hold a message.
     pub(super) fn live(&self) -> BTreeSet<u64> {
-        self.messages.values().map(|message| message.place.index).collect()
+        let dead = self.dead.values().map(|dead| dead.at.index);
+        let living = self.messages.values().map(|message| message.place.index);
+        living.chain(dead).collect()
     }
 
     pub(super) fn counts(&self) -> (u64, u64, u64) {
@@ -91,6 +106,264 @@ impl Model {
             .collect()
     }
 
+    pub(super) fn dead(&self) -> Vec<(u64, Dead)> {
+        self.dead.iter().map(|(id, dead)| (*id, *dead)).collect()
+    }
+
+    pub(super) fn first_dead(&self) -> u64 {
+        self.dead.keys().next().copied().unwrap_or(self.deaths)
+    }
+
+    /// When something is due.
+    pub(super) fn next_due(&self) -> Option<u64> {
+        if self.ended {
+            return None;
+        }
+        let ready = self.messages.values().filter(|message| message.holder.is_none());
+        let expires = ready.filter_map(|message| message.expires_ms);
+        let late = self
+            .messages
+            .values()
+            .filter_map(|message| self.late_ms(message.holder?));
+        let unused = self
+            .config
+            .expires_ms
+            .filter(|_| self.attached().count() == 0)
+            .map(|after| self.used_ms.map_or(0, |used| used + after));
+        expires.chain(late).chain(unused).min()
+    }
+
+    fn consumer(&self, session: SessionId, number: u32) -> Option<&ModelConsumer> {
+        let mut consumers = self.consumers.iter();
+        consumers.find(|other| (other.session, other.attach.consumer) == (session, number))
+    }
+
+    fn late_ms(&self, holder: Holder) -> Option<u64> {
+        let timeout_ms = self.consumer(holder.session, holder.consumer)?.attach.timeout_ms;
+        (timeout_ms > 0).then_some(holder.since_ms + timeout_ms)
+    }
+
+    /// An entry of that time begins.
+    pub(super) fn pass_time(&mut self, time_ms: u64) {
+        self.time_ms = time_ms;
+        self.expire();
+        let late: Vec<(SessionId, u32)> = self
+            .consumers
+            .iter()
+            .filter(|consumer| {
+                let holders = self.messages.values().filter_map(|message| message.holder);
+                holders
+                    .filter(|holder| (holder.session, holder.consumer) == (consumer.session, consumer.attach.consumer))
+                    .any(|holder| self.late_ms(holder).is_some_and(|late_ms| late_ms <= time_ms))
+            })
+            .map(|consumer| (consumer.session, consumer.attach.consumer))
+            .collect();
+        for (session, number) in late {
+            self.time_out(session, number);
+        }
+        self.hand_out();
+        if self.config.expires_ms.is_some() && self.used_ms.is_none() {
+            self.used_ms = Some(time_ms);
+        }
+        if let (Some(used_ms), Some(expires_ms)) = (self.used_ms, self.config.expires_ms)
+            && !self.ended
+            && self.attached().count() == 0
+            && used_ms + expires_ms <= time_ms
+        {
+            self.end();
+        }
+    }
+
+    fn time_out(&mut self, session: SessionId, consumer: u32) {
+        if self.ended {
+            return;
+        }
+        let mut consumers = self.consumers.iter_mut();
+        let known = consumers.find(|other| (other.session, other.attach.consumer) == (session, consumer));
+        let known = known.expect("it holds something");
+        let was_cancelled = std::mem::replace(&mut known.cancelled, true);
+        if !was_cancelled {
+            self.effects.push(Effect::ConsumerTimedOut { session, consumer });
+        }
+        let late = |message: &Message| {
+            message.holder.is_some_and(|holder| {
+                (holder.session, holder.consumer) == (session, consumer)
+                    && self.late_ms(holder).is_some_and(|late_ms| late_ms <= self.time_ms)
+            })
+        };
+        let late: Vec<u64> = self
+            .messages
+            .iter()
+            .filter(|(_, message)| late(message))
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in late {
+            self.put_back(seq, false);
+        }
+        self.settle_consumers();
+        if !was_cancelled {
+            self.used();
+            self.end_if_unused();
+        }
+    }
+
+    fn used(&mut self) {
+        self.used_ms = Some(self.time_ms);
+    }
+
+    /// The message is gone, of that.
+    fn die(&mut self, seq: u64, reason: Reason) {
+        let message = self.messages.remove(&seq).expect("it lived");
+        self.lay_out(message.place, reason);
+    }
+
+    fn lay_out(&mut self, at: Place, reason: Reason) {
+        if self.config.dead_letters {
+            self.deaths += 1;
+            let time_ms = self.time_ms;
+            self.dead.insert(self.deaths, Dead { at, reason, time_ms });
+        }
+    }
+
+    pub(super) fn bury(&mut self, runs: &[Run]) {
+        for id in runs.iter().flat_map(|run| run.numbers()) {
+            self.dead.remove(&id);
+        }
+        self.hand_out();
+    }
+
+    fn next_ready(&self) -> Option<u64> {
+        let ready = self.messages.iter().filter(|(_, message)| message.holder.is_none());
+        ready
+            .max_by_key(|(seq, message)| (message.priority, std::cmp::Reverse(**seq)))
+            .map(|(seq, _)| *seq)
+    }
+
+    fn expire(&mut self) {
+        let due = self
+            .messages
+            .iter()
+            .filter(|(_, message)| message.holder.is_none())
+            .filter_map(|(seq, message)| Some((message.expires_ms?, *seq)));
+        let mut due: Vec<_> = due.filter(|(expires_ms, _)| *expires_ms <= self.time_ms).collect();
+        due.sort_unstable();
+        for (_, seq) in due {
+            self.die(seq, Reason::Expired);
+        }
+    }
+
+    fn ready_size(&self) -> u64 {
+        let ready = self.messages.values().filter(|message| message.holder.is_none());
+        ready.map(|message| message.size).sum()
+    }
+
+    fn enforce_limits(&mut self) {
+        if self.config.overflow != Overflow::DropHead {
+            return;
+        }
+        while self.config.len_max.is_some_and(|max| self.ready() > max)
+            || self.config.bytes_max.is_some_and(|max| self.ready_size() > max)
+        {
+            let next = self.next_ready().expect("something is too much");
+            self.die(next, Reason::MaxLen);
+        }
+    }
+
+    fn publish(&mut self, session: SessionId, number: u64, payload: &[u8], place: Place) {
+        let stored = Stored::decode(payload).expect("as written");
+        if let Some(Origin { group, id, .. }) = stored.origin
+            && (self.origins.contains(&(group, id)) || self.floors.get(&group).is_some_and(|floor| id < *floor))
+        {
+            return;
+        }
+        let quorum = self.config.kind == Kind::Quorum;
+        let body = stored.body.len() + if quorum { stored.properties.len() } else { 0 };
+        let size = if self.config.bytes_max.is_some() {
+            body as u64
+        } else {
+            0
+        };
+        let in_line = self.consumers.iter().any(|consumer| self.has_credit(consumer));
+        let dead = if stored.origin.is_some() { 0 } else { self.dead.len() };
+        let len = self.ready() + dead as u64;
+        let is_full = self.config.len_max.is_some_and(|max| len + 1 > max)
+            || self.config.bytes_max.is_some_and(|max| self.ready_size() + size > max);
+        if is_full && !in_line && self.config.overflow != Overflow::DropHead {
+            Run::push(self.refused.entry(session).or_default(), number);
+            if self.config.overflow == Overflow::RejectPublishDlx {
+                self.lay_out(place, Reason::MaxLen);
+            }
+            return;
+        }
+        if let Some(Origin { group, id, floor }) = stored.origin {
+            self.origins.insert((group, id));
+            let known = self.floors.entry(group).or_default();
+            *known = floor.max(*known);
+        }
+        let absent = if quorum { 4 } else { 0 };
+        let max = if quorum {
+            31
+        } else {
+            self.config.priority_max.unwrap_or(0)
+        };
+        let priority = stored.priority.map_or(absent, |priority| priority.min(max));
+        let count = self.published.entry(priority).or_default();
+        *count += 1;
+        let seq = (u64::from(priority ^ absent) << 56) | *count;
+        let ttl_ms = [stored.ttl_ms, self.config.message_ttl_ms].into_iter().flatten().min();
+        let message = Message {
+            place,
+            acquired: 0,
+            failed: 0,
+            holder: None,
+            priority,
+            expires_ms: ttl_ms.map(|ttl_ms| self.time_ms + ttl_ms),
+            size,
+        };
+        self.messages.insert(seq, message);
+    }
+
+    /// Who is served where only one is.
+    fn elect(&mut self) {
+        if !self.config.single_active_consumer {
+            return;
+        }
+        let best = self
+            .attached()
+            .zip(0..)
+            .min_by_key(|(consumer, order)| (std::cmp::Reverse(consumer.attach.priority), *order))
+            .map(|(consumer, _)| (consumer.session, consumer.attach.consumer, consumer.attach.priority));
+        let Some((session, number, priority)) = best else {
+            self.active = None;
+            return;
+        };
+        let active = self.active.and_then(|(session, number)| self.consumer(session, number));
+        let stays = active.is_some_and(|active| {
+            let gives_way = self.config.kind == Kind::Quorum && priority > active.attach.priority;
+            !active.cancelled && (!gives_way || self.unsettled(active) > 0)
+        });
+        if !stays {
+            self.active = Some((session, number));
+        }
+    }
+
+    fn waits(&self, consumer: &ModelConsumer) -> bool {
+        if !self.config.single_active_consumer {
+            return false;
+        }
+        let gives_way = self.config.kind == Kind::Quorum
+            && self
+                .attached()
+                .any(|other| other.attach.priority > consumer.attach.priority);
+        self.active != Some((consumer.session, consumer.attach.consumer)) || gives_way
+    }
+
+    fn tell_refused(&mut self, session: SessionId) {
+        for run in self.refused.get(&session).cloned().unwrap_or_default() {
+            self.effects.push(Effect::Refused { session, run });
+        }
+    }
+
     fn attached(&self) -> impl Iterator<Item = &ModelConsumer> {
         self.consumers.iter().filter(|consumer| !consumer.cancelled)
     }
@@ -114,6 +387,7 @@ impl Model {
         let limit = u64::from(consumer.attach.prefetch);
         let unlimited = consumer.attach.no_ack || limit == 0;
         !consumer.cancelled
+            && !self.waits(consumer)
             && if unlimited {
                 unwritten < WINDOW
             } else {
@@ -123,6 +397,7 @@ impl Model {
 
     /// Forgets shadows without messages and lets consumers with credit stand in line.
     fn settle_consumers(&mut self) {
+        self.elect();
         let gone: Vec<bool> = self
             .consumers
             .iter()
@@ -155,6 +430,7 @@ impl Model {
             session,
             consumer,
             delivery,
+            ..
         } = message.holder.expect("a held message");
         let (delivery_id, get_seq) = if consumer == 0 { (0, delivery) } else { (delivery, 0) };
         let Message {
@@ -178,18 +454,25 @@ impl Model {
     }
 
     fn hold(&mut self, session: SessionId, consumer: u32, delivery: u64) -> Option<u64> {
-        let (seq, message) = self.messages.iter_mut().find(|(_, message)| message.holder.is_none())?;
+        let seq = self.next_ready()?;
+        let message = self.messages.get_mut(&seq)?;
         message.holder = Some(Holder {
             session,
             consumer,
             delivery,
+            since_ms: self.time_ms,
         });
-        let seq = *seq;
         self.effects.push(self.deliver_effect(seq));
         Some(seq)
     }
 
     fn hand_out(&mut self) {
+        self.serve();
+        self.expire();
+        self.enforce_limits();
+    }
+
+    fn serve(&mut self) {
         loop {
             self.settle_consumers();
             let turn = |consumer: &&mut ModelConsumer| {
@@ -230,7 +513,9 @@ impl Model {
             .delivery_limit
             .is_some_and(|limit| failed && message.failed > limit)
         {
-            self.messages.remove(&seq);
+            self.die(seq, Reason::DeliveryLimit);
+        } else if message.expires_ms.is_some_and(|expires_ms| expires_ms <= self.time_ms) {
+            self.die(seq, Reason::Expired);
         }
         self.settle_consumers();
     }
@@ -238,6 +523,8 @@ impl Model {
     fn end(&mut self) {
         self.ended = true;
         self.messages.clear();
+        self.dead.clear();
+        self.active = None;
         self.consumers.clear();
         self.effects.push(Effect::Gone);
     }
@@ -255,6 +542,7 @@ impl Model {
         }
         let last_seq = self.last_seq(session);
         if first_seq > last_seq + 1 {
+            self.tell_refused(session);
             self.effects.push(Effect::Gap {
                 session,
                 expected: last_seq + 1,
@@ -271,21 +559,20 @@ impl Model {
         }
         let upto = last_seq.max(first_seq + commands.len() as u64 - 1);
         self.last_seqs.insert(session, upto);
+        self.tell_refused(session);
         self.effects.push(Effect::Applied { session, upto });
     }
 
     fn command(&mut self, session: SessionId, seq: u64, command: &Command<'_>, place: Place) {
         match command {
-            Command::Publish { .. } => {
+            Command::Publish { payload, .. } => {
                 if !self.ended {
-                    let message = Message {
-                        place,
-                        acquired: 0,
-                        failed: 0,
-                        holder: None,
-                    };
-                    self.messages.insert(self.next_seq, message);
-                    self.next_seq += 1;
+                    self.publish(session, seq, payload, place);
+                }
+            }
+            Command::Heard(heard) => {
+                if let Some(refused) = self.refused.get_mut(&session) {
+                    refused.retain(|run| run.numbers().any(|number| number > heard.upto));
                 }
             }
             Command::Settle { outcome, runs } => {
@@ -294,8 +581,12 @@ impl Model {
                         continue;
                     }
                     match outcome {
-                        Outcome::Ack | Outcome::Discard => {
+                        Outcome::Ack => {
                             self.messages.remove(&number);
+                            self.settle_consumers();
+                        }
+                        Outcome::Discard => {
+                            self.die(number, Reason::Rejected);
                             self.settle_consumers();
                         }
                         Outcome::Reject | Outcome::Release => self.put_back(number, *outcome == Outcome::Reject),
@@ -328,10 +619,11 @@ impl Model {
                 }
                 self.settle_consumers();
                 if !was_cancelled {
+                    self.used();
                     self.end_if_unused();
                 }
             }
-            Command::Get(get) => match self.hold(session, 0, seq) {
+            Command::Get(get) => match self.get(session, seq) {
                 Some(number) => {
                     if get.no_ack {
                         self.messages.remove(&number);
@@ -346,7 +638,10 @@ impl Model {
                 self.messages.retain(|_, message| message.holder.is_some());
                 self.reply(session, seq, ReplyKind::Purged(queue::Purged { count }));
             }
-            Command::Stat => self.stat(session, seq),
+            Command::Stat => {
+                self.used();
+                self.stat(session, seq);
+            }
             Command::Delete(delete) => {
                 let (ready, _, consumers) = self.counts();
                 let (in_use, not_empty) = (delete.if_unused && consumers > 0, delete.if_empty && ready > 0);
@@ -371,8 +666,15 @@ impl Model {
                     consumer.written = consumer.written.max(credit.written.min(consumer.last_id));
                 }
             }
-            Command::SessionDown(_) | Command::NodeDown { .. } => panic!("not a session's command"),
+            Command::SessionDown(_) | Command::NodeDown { .. } | Command::Tick | Command::Buried(_) => {
+                panic!("not a session's command")
+            }
         }
+    }
+
+    fn get(&mut self, session: SessionId, seq: u64) -> Option<u64> {
+        self.used();
+        self.hold(session, 0, seq)
     }
 
     fn stat(&mut self, session: SessionId, seq: u64) {
@@ -393,6 +695,7 @@ impl Model {
         if !alone && (attach.exclusive || self.attached().any(|other| other.attach.exclusive)) {
             return refused(true);
         }
+        self.used();
         let attach = attach.clone();
         let (last_id, written, cancelled, in_line_since) = (0, 0, false, None);
         self.consumers.push(ModelConsumer {
@@ -408,7 +711,7 @@ impl Model {
 
     fn again(&mut self, session: SessionId, seq: u64, command: &Command<'_>) {
         let kind = match command {
-            Command::Publish { .. } | Command::Settle { .. } | Command::Credit(_) => return,
+            Command::Publish { .. } | Command::Settle { .. } | Command::Credit(_) | Command::Heard(_) => return,
             Command::Attach(attach) => {
                 let known = self
                     .consumers_of(session)
@@ -447,7 +750,9 @@ impl Model {
                 let not_empty = not_empty || neither && !delete.if_unused;
                 ReplyKind::DeleteRefused(queue::DeleteRefused { in_use, not_empty })
             }
-            Command::SessionDown(_) | Command::NodeDown { .. } => panic!("not a session's command"),
+            Command::SessionDown(_) | Command::NodeDown { .. } | Command::Tick | Command::Buried(_) => {
+                panic!("not a session's command")
+            }
         };
         self.reply(session, seq, kind);
     }
@@ -479,8 +784,10 @@ impl Model {
             self.put_back(number, true);
         }
         self.last_seqs.retain(|session, _| !ends(*session));
+        self.refused.retain(|session, _| !ends(*session));
         self.settle_consumers();
         if self.attached().count() < attached {
+            self.used();
             self.end_if_unused();
         }
         self.hand_out();
@@ -489,6 +796,18 @@ impl Model {
     /// The effects of a resync.
     pub(super) fn resync(&self, session: SessionId, consumers: &[(u32, u64)]) -> Vec<Effect> {
         let mut out = Vec::new();
+        if self.ended || !self.last_seqs.contains_key(&session) {
+            return out;
+        }
+        for (number, _) in consumers {
+            if self
+                .consumer(session, *number)
+                .is_none_or(|consumer| consumer.cancelled)
+            {
+                let consumer = *number;
+                out.push(Effect::ConsumerTimedOut { session, consumer });
+            }
+        }
         let mut gets: Vec<_> = self
             .held_by(session)
             .into_iter()

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use warren_proto::record::{BatchWriter, Publish, system};
+use warren_proto::record::{BatchWriter, Origin, Publish, batches, system};
 
 use super::model::Model;
 use super::*;
@@ -17,6 +17,7 @@ enum Step {
     Publish {
         messages: u8,
         body: u8,
+        facts: Facts,
     },
     Settle {
         outcome: Outcome,
@@ -29,6 +30,7 @@ enum Step {
         priority: i64,
         no_ack: bool,
         exclusive: bool,
+        timeout_ms: u64,
     },
     Cancel {
         number: u32,
@@ -66,6 +68,45 @@ enum Step {
         next: u64,
     },
     Snapshot,
+    Heard {
+        less: u64,
+    },
+    /// An entry of its own after some time.
+    Tick {
+        wait_ms: u64,
+    },
+    /// Dead letters from the first that waits on.
+    Buried {
+        skip: u64,
+        len: u32,
+    },
+}
+
+/// What a message may have beside a body.
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    ttl_ms: Option<u64>,
+    priority: Option<u8>,
+    origin: Option<Origin>,
+}
+
+fn facts() -> impl Strategy<Value = Facts> {
+    use proptest::option::weighted;
+    let origin = (7..9u64, 1..30u64).prop_map(|(group, id)| Origin {
+        group,
+        id,
+        floor: id.saturating_sub(6),
+    });
+    (
+        weighted(0.25, 0..6_000u64),
+        weighted(0.3, prop_oneof![0..8u8, 28..40u8]),
+        weighted(0.1, origin),
+    )
+        .prop_map(|(ttl_ms, priority, origin)| Facts {
+            ttl_ms,
+            priority,
+            origin,
+        })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -74,12 +115,15 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let picks = proptest::collection::vec(any::<u8>(), 1..8);
     prop_oneof![
-        10 => (1..5u8, any::<u8>()).prop_map(|(messages, body)| Step::Publish { messages, body }),
+        10 => (1..5u8, any::<u8>(), facts())
+            .prop_map(|(messages, body, facts)| Step::Publish { messages, body, facts }),
         14 => (outcome, picks, proptest::bool::weighted(0.1))
             .prop_map(|(outcome, picks, stale)| Step::Settle { outcome, picks, stale }),
-        4 => (0..5u32, 0..4u32, -1..2i64, any::<bool>(), proptest::bool::weighted(0.15)).prop_map(
-            |(number, prefetch, priority, no_ack, exclusive)|
-                Step::Attach { number, prefetch, priority, no_ack, exclusive }
+        4 => (0..5u32, 0..4u32, -1..2i64, any::<bool>(), proptest::bool::weighted(0.15), 0..6_000u64).prop_map(
+            |(number, prefetch, priority, no_ack, exclusive, timeout_ms)| {
+                let timeout_ms = timeout_ms.saturating_sub(2_000);
+                Step::Attach { number, prefetch, priority, no_ack, exclusive, timeout_ms }
+            }
         ),
         2 => (0..5u32, any::<bool>()).prop_map(|(number, requeue)| Step::Cancel { number, requeue }),
         3 => any::<bool>().prop_map(|no_ack| Step::Get { no_ack }),
@@ -94,12 +138,15 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3u64).prop_map(|incarnation| Step::NodeDown { incarnation }),
         2 => (0..8u64).prop_map(|next| Step::Resync { next }),
         2 => Just(Step::Snapshot),
+        2 => (0..9u64).prop_map(|less| Step::Heard { less }),
+        2 => (0..3_000u64).prop_map(|wait_ms| Step::Tick { wait_ms }),
+        2 => (0..3u64, 1..5u32).prop_map(|(skip, len)| Step::Buried { skip, len }),
     ]
 }
 
 #[derive(Clone, Debug)]
 enum Sent {
-    Publish(u8),
+    Publish(u8, Facts),
     Other(Command<'static>),
 }
 
@@ -115,10 +162,11 @@ struct World {
     current: Vec<SessionId>,
     next_id: u64,
     index: u64,
+    time_ms: u64,
     entry: Vec<u8>,
     live: BTreeSet<u64>,
-    /// The highest number of a first delivery.
-    first_delivered: u64,
+    /// The highest number of a first delivery, by level.
+    first_delivered: BTreeMap<u64, u64>,
     gets_answered: BTreeSet<(SessionId, u64)>,
 }
 
@@ -140,9 +188,10 @@ impl World {
             next_id: current.len() as u64 + 1,
             current,
             index: 0,
+            time_ms: 0,
             entry: Vec::new(),
             live: BTreeSet::new(),
-            first_delivered: 0,
+            first_delivered: BTreeMap::new(),
             gets_answered: BTreeSet::new(),
         }
     }
@@ -150,8 +199,8 @@ impl World {
     fn step(&mut self, who: usize, step: &Step) {
         let session = self.current[who % self.current.len()];
         match step {
-            Step::Publish { messages, body } => {
-                (0..*messages).for_each(|_| self.queue(session, Sent::Publish(*body)));
+            Step::Publish { messages, body, facts } => {
+                (0..*messages).for_each(|_| self.queue(session, Sent::Publish(*body, *facts)));
             }
             Step::Settle { outcome, picks, stale } => {
                 // Whoever holds something, from this session on.
@@ -186,6 +235,7 @@ impl World {
                 priority,
                 no_ack,
                 exclusive,
+                timeout_ms,
             } => {
                 let attach = queue::Attach {
                     consumer: number,
@@ -195,6 +245,7 @@ impl World {
                     exclusive,
                     prefetch,
                     priority,
+                    timeout_ms,
                     arguments: vec![1; number as usize].into(),
                 };
                 self.queue(session, Sent::Other(Command::Attach(attach)));
@@ -298,6 +349,24 @@ impl World {
                 self.machine.resync(&request, &mut effects);
                 assert_eq!(effects, self.model.resync(session, &consumers));
             }
+            &Step::Heard { less } => {
+                let upto = self.model.last_seq(session).saturating_sub(less);
+                self.queue(session, Sent::Other(Command::Heard(queue::Heard { upto })));
+            }
+            &Step::Tick { wait_ms } => {
+                self.apply();
+                self.time_ms += wait_ms;
+                self.start_entry();
+                self.entry.extend_from_slice(&system(&Command::Tick));
+                self.apply();
+            }
+            &Step::Buried { skip, len } => {
+                let first = self.model.first_dead() + skip;
+                let runs = vec![Run { first, len }];
+                self.start_entry();
+                self.model.bury(&runs);
+                self.entry.extend_from_slice(&system(&Command::Buried(runs)));
+            }
             Step::Snapshot => {
                 self.apply();
                 let chunks = self.restored.snapshot();
@@ -321,6 +390,15 @@ impl World {
     fn start_entry(&mut self) {
         if self.entry.is_empty() {
             self.index += 1;
+            self.time_ms += 300;
+            self.model.pass_time(self.time_ms);
+        }
+    }
+
+    fn meta(&self) -> Meta {
+        Meta {
+            time_ms: self.time_ms,
+            ..meta(self.index)
         }
     }
 
@@ -336,48 +414,45 @@ impl World {
         let commands = commands[range].to_vec();
         self.start_entry();
         let mut batch = BatchWriter::new(session, first_seq);
-        let mut expected = Vec::new();
         for command in commands {
-            let before = batch.len();
-            let command = match command {
-                Sent::Publish(body) => {
-                    let body = [Bytes::from(vec![body; usize::from(body)])];
+            match command {
+                Sent::Publish(body, facts) => {
+                    let body = [Bytes::from(vec![body; usize::from(body % 64)])];
                     batch.publish(&Publish {
                         persistent: true,
-                        priority: 0,
-                        ttl_ms: None,
+                        priority: facts.priority,
+                        ttl_ms: facts.ttl_ms,
+                        origin: facts.origin,
+                        bcc: &[],
                         exchange: b"x",
                         routing_key: b"key",
                         properties: &[0, 0],
                         body: &body,
                     });
-                    Command::Publish {
-                        offset: 0,
-                        payload: &[],
-                    }
                 }
-                Sent::Other(Command::Settle { outcome, runs }) => {
-                    batch.settle(outcome, &runs);
-                    Command::Settle { outcome, runs }
-                }
-                Sent::Other(command) => {
-                    batch.push(&command);
-                    command
-                }
-            };
-            let start = self.entry.len() + before + warren_proto::record::COMMAND_HEADER_LEN;
-            let end = self.entry.len() + batch.len();
-            expected.push((
-                command,
-                Place {
-                    index: self.index,
-                    offset: start as u32,
-                    len: (end - start) as u32,
-                },
-            ));
+                Sent::Other(Command::Settle { outcome, runs }) => batch.settle(outcome, &runs),
+                Sent::Other(command) => batch.push(&command),
+            }
         }
+        let bytes = batch.finish();
+        let batch = batches(&bytes).next().expect("one batch").expect("as written");
+        let expected: Vec<_> = batch
+            .commands()
+            .map(|command| {
+                let command = command.expect("as written");
+                let place = match &command {
+                    Command::Publish { offset, payload } => Place {
+                        index: self.index,
+                        offset: self.entry.len() as u32 + offset,
+                        len: payload.len() as u32,
+                    },
+                    _ => Place::default(),
+                };
+                (command, place)
+            })
+            .collect();
         self.model.batch(session, first_seq, &expected);
-        self.entry.extend_from_slice(&batch.finish());
+        self.entry.extend_from_slice(&bytes);
     }
 
     /// Applies the entry and compares everything with the model.
@@ -387,8 +462,8 @@ impl World {
         }
         let entry = std::mem::take(&mut self.entry);
         let (mut effects, mut again) = (Vec::new(), Vec::new());
-        self.machine.apply(&meta(self.index), &entry, &mut effects);
-        self.restored.apply(&meta(self.index), &entry, &mut again);
+        self.machine.apply(&self.meta(), &entry, &mut effects);
+        self.restored.apply(&self.meta(), &entry, &mut again);
         assert_eq!(effects, self.model.take_effects());
         assert_eq!(effects, again, "a restored machine does something else");
         assert_eq!(self.machine.snapshot(), self.restored.snapshot());
@@ -396,11 +471,27 @@ impl World {
         check(&self.restored);
         let stats = self.machine.stats();
         assert_eq!((stats.ready, stats.unacked, stats.consumers), self.model.counts());
+        let dead: Vec<_> = self.machine.dead_letters(0).map(|(id, dead)| (id, *dead)).collect();
+        assert_eq!(dead, self.model.dead());
+        self.check_deadline();
         for session in self.machine.sessions() {
             assert_eq!(self.machine.last_seq(session), self.model.last_seq(session));
         }
         self.check_entries();
         self.check_order(&effects);
+    }
+
+    /// An entry is wanted no later than when something is due, and not for nothing for ever.
+    fn check_deadline(&self) {
+        let (deadline, due) = (self.machine.next_deadline(), self.model.next_due());
+        assert_eq!(deadline, self.restored.next_deadline());
+        if let Some(due) = due {
+            assert!(
+                deadline.is_some_and(|deadline| deadline <= due),
+                "{deadline:?} is after {due}"
+            );
+        }
+        assert!(deadline.is_none_or(|deadline| deadline == 0 || deadline > self.time_ms));
     }
 
     fn check_entries(&mut self) {
@@ -436,22 +527,63 @@ impl World {
                 if *get_seq > 0 && !self.gets_answered.insert((*session, *get_seq)) {
                     continue;
                 }
-                assert!(
-                    *seq > self.first_delivered,
-                    "message {seq} after {}",
-                    self.first_delivered
-                );
-                self.first_delivered = *seq;
+                let last = self.first_delivered.entry(seq >> 56).or_insert(0);
+                assert!(seq > last, "message {seq} after {last}");
+                *last = *seq;
             }
         }
     }
 }
 
 fn config() -> impl Strategy<Value = Config> {
+    use proptest::option::weighted;
+    let overflow = prop_oneof![
+        Just(Overflow::DropHead),
+        Just(Overflow::RejectPublish),
+        Just(Overflow::RejectPublishDlx)
+    ];
+    let kind = prop_oneof![Just(Kind::Classic), Just(Kind::Quorum)];
+    let first = (
+        kind,
+        proptest::option::of(0..3u32),
+        proptest::bool::weighted(0.2),
+        weighted(0.3, 0..6_000u64),
+        weighted(0.2, 2_000..9_000u64),
+        weighted(0.3, 0..8u64),
+    );
+    let second = (
+        weighted(0.3, 0..200u64),
+        overflow,
+        any::<bool>(),
+        proptest::bool::weighted(0.3),
+        weighted(0.5, 0..9u8),
+    );
+    (first, second).prop_map(|(first, second)| {
+        let (kind, delivery_limit, auto_delete, message_ttl_ms, expires_ms, len_max) = first;
+        let (bytes_max, overflow, dead_letters, single_active_consumer, priority_max) = second;
+        Config {
+            kind,
+            delivery_limit,
+            auto_delete,
+            message_ttl_ms,
+            expires_ms,
+            len_max,
+            bytes_max,
+            overflow,
+            dead_letters,
+            single_active_consumer,
+            priority_max,
+        }
+    })
+}
+
+/// Nothing that a queue need not have.
+fn plain() -> impl Strategy<Value = Config> {
     (proptest::option::of(0..3u32), proptest::bool::weighted(0.2)).prop_map(|(delivery_limit, auto_delete)| Config {
         kind: Kind::Quorum,
         delivery_limit,
         auto_delete,
+        ..Config::default()
     })
 }
 
@@ -476,15 +608,21 @@ proptest! {
     }
 
     #[test]
+    fn a_plain_queue_does_what_the_model_does(config in plain(), steps in steps(250)) {
+        machine_after(config, &steps);
+    }
+
+    #[test]
     fn no_entry_breaks_it(
         config in config(), steps in steps(40), flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6)
     ) {
         let mut world = machine_after(config, &steps);
         let session = world.current[0];
-        world.queue(session, Sent::Publish(3));
+        let facts = Facts { ttl_ms: Some(900), priority: Some(6), origin: None };
+        world.queue(session, Sent::Publish(3, facts));
         world.queue(session, Sent::Other(Command::Settle { outcome: Outcome::Reject, runs: vec![Run { first: 1, len: 9 }] }));
         world.queue(session, Sent::Other(Command::Get(queue::Get { no_ack: false })));
-        world.queue(session, Sent::Publish(1));
+        world.queue(session, Sent::Publish(1, facts));
         let (commands, sent) = &world.sessions[&session];
         let unsent = *sent..commands.len();
         world.send(session, unsent);
@@ -494,8 +632,8 @@ proptest! {
             entry[at] ^= with;
         }
         let (mut effects, mut again) = (Vec::new(), Vec::new());
-        world.machine.apply(&meta(world.index), &entry, &mut effects);
-        world.restored.apply(&meta(world.index), &entry, &mut again);
+        world.machine.apply(&world.meta(), &entry, &mut effects);
+        world.restored.apply(&world.meta(), &entry, &mut again);
         check(&world.machine);
         prop_assert_eq!(effects, again);
         prop_assert_eq!(world.machine.snapshot(), world.restored.snapshot());
@@ -503,22 +641,25 @@ proptest! {
 
     #[test]
     fn no_snapshot_breaks_it(
-        steps in steps(60), flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4), cut in any::<usize>()
+        config in config(), steps in steps(60), flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4), cut in any::<usize>()
     ) {
-        let mut world = machine_after(Config::default(), &steps);
+        let mut world = machine_after(config.clone(), &steps);
         let whole = world.machine.snapshot().concat();
         let cut = cut % whole.len();
-        prop_assert!(QueueMachine::restore(Config::default(), &[Bytes::copy_from_slice(&whole[..cut])]).is_err());
+        // Between two sections it ends as if there were no more of them: whoever stores it knows how long it is.
+        if let Ok(shorter) = QueueMachine::restore(config.clone(), &[Bytes::copy_from_slice(&whole[..cut])]) {
+            prop_assert_eq!(shorter.snapshot().concat(), &whole[..cut]);
+        }
         let longer = [Bytes::from(whole.clone()), Bytes::from_static(&[0])];
-        prop_assert!(QueueMachine::restore(Config::default(), &longer).is_err());
+        prop_assert!(QueueMachine::restore(config.clone(), &longer).is_err());
         let pieces: Vec<Bytes> = whole.chunks(1 + cut % 7).map(Bytes::copy_from_slice).collect();
-        prop_assert!(QueueMachine::restore(Config::default(), &pieces).is_ok());
+        prop_assert!(QueueMachine::restore(config.clone(), &pieces).is_ok());
         let mut damaged = whole;
         for (at, with) in flips {
             let at = at % damaged.len();
             damaged[at] ^= with;
         }
-        if let Ok(mut machine) = QueueMachine::restore(Config::default(), &[Bytes::from(damaged)]) {
+        if let Ok(mut machine) = QueueMachine::restore(config, &[Bytes::from(damaged)]) {
             // Damage that makes another possible state: that one has to work.
             let mut effects = Vec::new();
             for session in world.current.clone() {
@@ -584,8 +725,10 @@ fn a_large_snapshot_comes_in_chunks() {
         for _ in 0..500 {
             batch.publish(&Publish {
                 persistent: false,
-                priority: 0,
+                priority: None,
                 ttl_ms: None,
+                origin: None,
+                bcc: &[],
                 exchange: b"",
                 routing_key: b"",
                 properties: &[0, 0],
@@ -600,4 +743,52 @@ fn a_large_snapshot_comes_in_chunks() {
     check(&restored);
     assert_eq!(restored.snapshot(), chunks);
     assert_eq!(restored.stats(), machine.stats());
+}
+
+#[test]
+fn a_queue_thinned_out_in_the_middle_keeps_its_order() {
+    const MESSAGES: u64 = 20_000;
+    let config = Config::default();
+    let mut machine = QueueMachine::new(config.clone());
+    let session = SessionId {
+        node: 1,
+        incarnation: 1,
+        id: 1,
+    };
+    // One in 97 stays; the others go at three different times, and among them the first.
+    let stays = |number: u64| number.is_multiple_of(97);
+    let mut expected = Vec::new();
+    let mut batch = BatchWriter::new(session, 1);
+    for number in 1..=MESSAGES {
+        let ttl_ms = (!stays(number)).then_some(1_000 * (1 + number % 3));
+        batch.publish(&Publish {
+            ttl_ms,
+            properties: &[0, 0],
+            ..Publish::default()
+        });
+        expected.extend(stays(number).then_some(number));
+    }
+    machine.apply(&meta(1), &batch.finish(), &mut Vec::new());
+    for index in 2..=5 {
+        machine.apply(&meta(index), &system(&Command::Tick), &mut Vec::new());
+        check(&machine);
+        let chunks = machine.snapshot();
+        let restored = QueueMachine::restore(config.clone(), &chunks).expect("its own snapshot");
+        check(&restored);
+        assert_eq!(restored.snapshot(), chunks);
+        machine = restored;
+    }
+    assert_eq!(machine.ready_len(), expected.len() as u64);
+    let mut batch = BatchWriter::new(session, MESSAGES + 1);
+    for _ in &expected {
+        batch.push(&Command::Get(queue::Get { no_ack: true }));
+    }
+    let mut effects = Vec::new();
+    machine.apply(&meta(6), &batch.finish(), &mut effects);
+    let got = effects.iter().filter_map(|effect| match effect {
+        Effect::Deliver { seq, .. } => Some(*seq),
+        _ => None,
+    });
+    assert_eq!(got.collect::<Vec<_>>(), expected);
+    check(&machine);
 }

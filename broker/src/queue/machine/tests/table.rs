@@ -2,14 +2,18 @@
 //! they do bring about.
 //!
 //! ```text
-//! new [limit=N] [auto-delete]        an empty queue
+//! new [limit=N] [auto-delete]        an empty queue; also quorum, ttl=MS, expires=MS, len=N, bytes=N, reject,
+//!                                      reject-dlx, dead-letters, single, max-priority=N
 //! A COMMAND[; COMMAND]...            session A sends one batch, which becomes one entry:
-//!                                      publish N · get [no-ack] · purge · stat · delete [if-unused] [if-empty]
-//!                                      attach C [prefetch=N] [priority=N] [no-ack] [exclusive]
+//!                                      publish N [ttl=MS] [priority=N] [body=BYTES] [origin=GROUP:ID:FLOOR] · get [no-ack] · purge · stat · delete [if-unused] [if-empty]
+//!                                      attach C [prefetch=N] [priority=N] [no-ack] [exclusive] [timeout=MS]
+//!                                      heard N
 //!                                      cancel C [requeue] · credit C N
 //!                                      ack|discard|reject|release RUN[,RUN]...
 //!                                      garbage · skip (one number)
 //! A again FROM [TO]                  sends the commands from number FROM on (to TO) again
+//! tick · buried RUN[,RUN]...
+//! wait MS                            time passes before the next entry; each entry takes a second
 //! down A · node-down NODE INCARNATION
 //! resync A [C=NEXT]...
 //! snapshot                           goes on from a restored snapshot
@@ -20,7 +24,8 @@
 
 use std::fmt::Write as _;
 
-use warren_proto::record::{BatchWriter, Publish};
+use bytes::Bytes;
+use warren_proto::record::{BatchWriter, Origin, Publish};
 
 use super::*;
 
@@ -30,6 +35,12 @@ fn cases() {
     check_file("settle.txt", include_str!("cases/settle.txt"));
     check_file("sessions.txt", include_str!("cases/sessions.txt"));
     check_file("end.txt", include_str!("cases/end.txt"));
+    check_file("limits.txt", include_str!("cases/limits.txt"));
+    check_file("expiry.txt", include_str!("cases/expiry.txt"));
+    check_file("dead_letters.txt", include_str!("cases/dead_letters.txt"));
+    check_file("priorities.txt", include_str!("cases/priorities.txt"));
+    check_file("single_active.txt", include_str!("cases/single_active.txt"));
+    check_file("timeouts.txt", include_str!("cases/timeouts.txt"));
 }
 
 fn check_file(name: &str, text: &str) {
@@ -58,6 +69,7 @@ fn check_file(name: &str, text: &str) {
 struct World {
     machine: QueueMachine,
     index: u64,
+    time_ms: u64,
     /// Each session's commands from its first on, what it skipped included.
     sent: BTreeMap<SessionId, Vec<String>>,
     effects: Vec<Effect>,
@@ -100,10 +112,11 @@ fn runs(text: &str) -> Vec<Run> {
 
 /// One string per number that the session gives away.
 fn expand(command: &str) -> Vec<String> {
-    match command.trim().strip_prefix("publish ") {
-        Some(count) => vec!["publish".to_owned(); number(count)],
-        None => vec![command.trim().to_owned()],
-    }
+    let Some(message) = command.trim().strip_prefix("publish ") else {
+        return vec![command.trim().to_owned()];
+    };
+    let (count, options) = message.split_once(' ').unwrap_or((message, ""));
+    vec![format!("publish {options}"); number(count)]
 }
 
 /// The value of `key=value`.
@@ -119,6 +132,7 @@ impl World {
         Self {
             machine: QueueMachine::new(Config::default()),
             index: 0,
+            time_ms: 0,
             sent: BTreeMap::new(),
             effects: Vec::new(),
         }
@@ -131,12 +145,35 @@ impl World {
                 let delivery_limit = option(&words, "limit");
                 let auto_delete = words.contains(&"auto-delete");
                 *self = Self::new();
-                let kind = Kind::Classic;
+                let overflow = match (words.contains(&"reject"), words.contains(&"reject-dlx")) {
+                    (true, _) => Overflow::RejectPublish,
+                    (_, true) => Overflow::RejectPublishDlx,
+                    _ => Overflow::DropHead,
+                };
                 self.machine = QueueMachine::new(Config {
-                    kind,
+                    kind: if words.contains(&"quorum") {
+                        Kind::Quorum
+                    } else {
+                        Kind::Classic
+                    },
                     delivery_limit,
                     auto_delete,
+                    message_ttl_ms: option(&words, "ttl"),
+                    expires_ms: option(&words, "expires"),
+                    len_max: option(&words, "len"),
+                    bytes_max: option(&words, "bytes"),
+                    overflow,
+                    dead_letters: words.contains(&"dead-letters"),
+                    single_active_consumer: words.contains(&"single"),
+                    priority_max: option(&words, "max-priority"),
                 });
+            }
+            ["tick"] => self.apply(&warren_proto::record::system(&Command::Tick)),
+            ["buried", ids] => self.apply(&warren_proto::record::system(&Command::Buried(runs(ids)))),
+            ["wait", ms] => {
+                let ms: u64 = number(ms);
+                self.time_ms += ms;
+                return String::new();
             }
             ["down", who] => self.apply(&warren_proto::record::system(&Command::SessionDown(session(who)))),
             ["node-down", node, incarnation] => {
@@ -218,7 +255,12 @@ impl World {
 
     fn apply(&mut self, payload: &[u8]) {
         self.index += 1;
-        self.machine.apply(&meta(self.index), payload, &mut self.effects);
+        self.time_ms += 1_000;
+        let meta = Meta {
+            time_ms: self.time_ms,
+            ..meta(self.index)
+        };
+        self.machine.apply(&meta, payload, &mut self.effects);
     }
 
     fn describe(&mut self) -> String {
@@ -243,7 +285,19 @@ impl World {
         let stats = self.machine.stats();
         let (ready, unacked, consumers) = (stats.ready, stats.unacked, stats.consumers);
         let ended = if stats.ended { ", ended" } else { "" };
-        writeln!(text, "= ready {ready}, unacked {unacked}, consumers {consumers}{ended}").expect("a string grows");
+        let dead = match stats.dead {
+            0 => String::new(),
+            dead => format!(", dead {dead}"),
+        };
+        let due = match self.machine.next_deadline() {
+            None => String::new(),
+            Some(due_ms) => format!(", due in {}", due_ms.saturating_sub(self.time_ms)),
+        };
+        writeln!(
+            text,
+            "= ready {ready}, unacked {unacked}, consumers {consumers}{dead}{due}{ended}"
+        )
+        .expect("a string grows");
         text
     }
 }
@@ -253,7 +307,28 @@ fn push(batch: &mut BatchWriter, command: &str) {
     let flag = |name| words.contains(&name);
     let settle = |batch: &mut BatchWriter, outcome| batch.settle(outcome, &runs(words[1]));
     match words[0] {
-        "publish" => batch.publish(&MESSAGE),
+        "publish" => {
+            let body = [Bytes::from(vec![b'x'; option(&words, "body").unwrap_or(0)])];
+            let origin = option::<String>(&words, "origin").map(|text| {
+                let parts: Vec<u64> = text.split(':').map(number).collect();
+                Origin {
+                    group: parts[0],
+                    id: parts[1],
+                    floor: parts[2],
+                }
+            });
+            batch.publish(&Publish {
+                ttl_ms: option(&words, "ttl"),
+                priority: option(&words, "priority"),
+                origin,
+                body: &body,
+                ..MESSAGE
+            });
+        }
+        "heard" => {
+            let upto = number(words[1]);
+            batch.push(&Command::Heard(queue::Heard { upto }));
+        }
         "ack" => settle(batch, Outcome::Ack),
         "discard" => settle(batch, Outcome::Discard),
         "reject" => settle(batch, Outcome::Reject),
@@ -272,6 +347,7 @@ fn push(batch: &mut BatchWriter, command: &str) {
             exclusive: flag("exclusive"),
             prefetch: option(&words, "prefetch").unwrap_or(0),
             priority: option(&words, "priority").unwrap_or(0),
+            timeout_ms: option(&words, "timeout").unwrap_or(0),
             ..queue::Attach::default()
         })),
         "cancel" => {
@@ -293,8 +369,10 @@ fn push(batch: &mut BatchWriter, command: &str) {
 
 const MESSAGE: Publish<'static> = Publish {
     persistent: true,
-    priority: 0,
+    priority: None,
     ttl_ms: None,
+    origin: None,
+    bcc: &[],
     exchange: b"",
     routing_key: b"q",
     properties: &[0, 0],
@@ -365,6 +443,7 @@ fn describe(effect: &Effect) -> String {
         }
         Effect::Gap { session, expected } => format!("{} gap, expected {expected}", name(*session)),
         Effect::Ended { session } => format!("{} ended", name(*session)),
+        Effect::ConsumerTimedOut { session, consumer } => format!("{} {consumer} timed out", name(*session)),
         Effect::Gone => "gone".to_owned(),
     }
 }

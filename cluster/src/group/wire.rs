@@ -119,8 +119,7 @@ mod tests {
             entry(5, EntryType::EntryNormal, b""),
             entry(6, EntryType::EntryConfChangeV2, b"as it is"),
             entry(7, EntryType::EntryNormal, &name(&payloads[1].1)),
-        ]
-        .into();
+        ];
         let placed = payloads.map(|(index, payload)| (Place { index, term: 3 }, payload));
         (message, placed.to_vec())
     }
@@ -145,8 +144,10 @@ mod tests {
         let longer = [&whole[..], b"x"].concat();
         assert_eq!(decode(longer.into()), None);
         for data in [&b"abc"[..], b"\0\0\0\0", b"abcde"] {
-            let mut message = Message::default();
-            message.entries = vec![entry(1, EntryType::EntryNormal, data)].into();
+            let message = Message {
+                entries: vec![entry(1, EntryType::EntryNormal, data)],
+                ..Message::default()
+            };
             let bytes = encode(&message, |_| Ok::<_, Infallible>(Bytes::new())).expect("nothing is looked up");
             assert_eq!(decode(bytes), None, "an entry that names {data:?}");
         }

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# A Warren cluster of three nodes on this machine, for trying and testing.
+# A Warren cluster on this machine, of three nodes unless told otherwise, for trying and testing.
 #   cluster.sh up          build, start, and wait until it serves clients
 #   cluster.sh down        stop all nodes in order; their data stays
 #   cluster.sh status      which nodes run, and what they say of the cluster
-#   cluster.sh kill N      SIGKILL node N (1 to 3)
+#   cluster.sh kill N      SIGKILL node N
 #   cluster.sh start N     start node N again
 #   cluster.sh logs N [-f] the end of node N's log (-f: and what follows)
 #   cluster.sh ctl ARGS... warrenctl, on a node that runs
 # WARREN_CLUSTER_DIR (.cluster): data, logs, the cluster's secret. Delete it to begin anew.
 # WARREN_BIN: a directory with warren and warrenctl to run, instead of building them.
-# WARREN_AMQP_BASE (5672), WARREN_CLUSTER_BASE (7101): the first of three ports each, on 127.0.0.1.
+# WARREN_NODES (3): how many nodes a new cluster has, 1 to 9.
+# WARREN_AMQP_BASE (5672), WARREN_CLUSTER_BASE (7101): the first of so many ports each, on 127.0.0.1.
 set -euo pipefail
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -19,7 +20,15 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 DIR=$(realpath -m "${WARREN_CLUSTER_DIR:-$TOP/.cluster}")
 AMQP_BASE=${WARREN_AMQP_BASE:-5672}
 CLUSTER_BASE=${WARREN_CLUSTER_BASE:-7101}
-NODES=(1 2 3)
+# A cluster that is there keeps its size.
+SIZE=$(compgen -G "$DIR/node*/warren.toml" | wc -l || true)
+if [ "$SIZE" -eq 0 ]; then
+  SIZE=${WARREN_NODES:-3}
+  [[ $SIZE =~ ^[1-9]$ ]] || die "WARREN_NODES is $SIZE: 1 to 9 nodes"
+elif [ -n "${WARREN_NODES:-}" ] && [ "$WARREN_NODES" != "$SIZE" ]; then
+  die "The cluster in $DIR has $SIZE nodes, and WARREN_NODES says $WARREN_NODES"
+fi
+mapfile -t NODES < <(seq "$SIZE")
 BIN=${WARREN_BIN:-${CARGO_TARGET_DIR:-$HOME/.cache/warren-target}/release}
 READY_S=120
 STOP_S=30
@@ -81,7 +90,7 @@ FILE
 check_port() {
   if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then
     local who; who=$(ss -Hltnp "sport = :$1" 2>/dev/null | grep -oE 'users:.*' | head -n 1 || true)
-    die "Port $1 is in use${who:+ by $who}. Stop what listens there, or set $2 to the first of three free ports."
+    die "Port $1 is in use${who:+ by $who}. Stop what listens there, or set $2 to the first of $SIZE free ports."
   fi
 }
 
@@ -121,7 +130,10 @@ ends() {
   done
 }
 
-number() { [[ ${1:-} =~ ^[1-3]$ ]] || die "Which node? 1, 2 or 3"; echo "$1"; }
+number() {
+  if ! [[ ${1:-} =~ ^[1-9]$ ]] || [ "$1" -gt "$SIZE" ]; then die "Which node? 1 to $SIZE"; fi
+  echo "$1"
+}
 
 up() {
   if [ -z "${WARREN_BIN:-}" ]; then
@@ -136,9 +148,7 @@ up() {
   for n in "${NODES[@]}"; do await "$n"; done
   cat <<TEXT
 The cluster is ready. AMQP 0-9-1 (guest/guest), at any node:
-  amqp://guest:guest@127.0.0.1:$(amqp_port 1)
-  amqp://guest:guest@127.0.0.1:$(amqp_port 2)
-  amqp://guest:guest@127.0.0.1:$(amqp_port 3)
+$(for n in "${NODES[@]}"; do echo "  amqp://guest:guest@127.0.0.1:$(amqp_port "$n")"; done)
 Look into it:       deploy/cluster.sh ctl list_queues name messages_ready messages_unacknowledged
 Kill a node:        deploy/cluster.sh kill 1      and start it again: deploy/cluster.sh start 1
 Stop it:            deploy/cluster.sh down        Logs: deploy/cluster.sh logs 1

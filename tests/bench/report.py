@@ -11,6 +11,8 @@ from pathlib import Path
 
 # How many times as slow publishing may be with a thousand times the bindings.
 TOPIC_MAX = 3
+# How many times as long a light queue's deliveries may take beside a queue under full load.
+LIGHT_MAX = 5
 
 BROKERS = ("warren", "rabbitmq")
 
@@ -57,10 +59,14 @@ WORKLOADS = [
      [CONSUMED, PUBLISHED, latency("deliver", "p50"), BROKER_CPU]),
     ("e", "e", "publishing only, 1 KiB", [PUBLISHED, latency("confirm", "p50"), BROKER_CPU]),
     ("f", "idle", "no queue yet", [("memory of the largest node", "MiB", largest_mib, False)]),
-    ("f", "f", "200,000 x 1 KiB waiting", [("memory of the largest node", "MiB", largest_mib, False)]),
+    ("f", "f", "{waiting} x 1 KiB waiting", [("memory of the largest node", "MiB", largest_mib, False)]),
     ("g", "g", "consuming those", [CONSUMED, BROKER_CPU]),
     ("h", "h10", "topic exchange, 10 bindings, 16 B, transient", [PUBLISHED, BROKER_CPU]),
     ("h", "h10000", "topic exchange, 10,000 bindings", [PUBLISHED, BROKER_CPU]),
+    ("i", "i", "fanout exchange to 100 queues, 1 KiB", [CONSUMED, PUBLISHED, latency("deliver", "p50")]),
+    ("j", "j", "1 transient queue, 16 B, no confirms", [CONSUMED, PUBLISHED, latency("deliver", "p50"), BROKER_CPU]),
+    ("k", "kalone", "500 messages/s in an idle cluster", [latency("deliver", "p50"), latency("deliver", "p99")]),
+    ("k", "kbeside", "the same beside a queue under full load", [latency("deliver", "p50"), latency("deliver", "p99")]),
 ]
 
 
@@ -116,7 +122,7 @@ def main():
             results = {broker: summary(runs.get((broker, name), []), read) for broker in BROKERS}
             if any(results.values()):
                 rows.append({
-                    "workload": letter, "run": name, "what": what, "measure": measure, "unit": unit,
+                    "workload": letter, "run": name, "what": what.format(waiting=f"{int(facts['waiting']):,}"), "measure": measure, "unit": unit,
                     "more_is_better": more_is_better, **results,
                     "warren_is_better": better(results["warren"], results["rabbitmq"], more_is_better),
                 })
@@ -124,31 +130,35 @@ def main():
     for name, read, inverted in (("rate", at("published", "per_s"), False), ("cpu", BROKER_CPU[2], True)):
         few, many = (summary(runs.get(("warren", run), []), read) for run in ("h10", "h10000"))
         topic[name] = better(few, many, not inverted)
+    light = {}
+    for broker in BROKERS:
+        alone, beside = (summary(runs.get((broker, run), []), latency("deliver", "p99")[2]) for run in ("kalone", "kbeside"))
+        light[broker] = better(beside, alone, True)
 
     servers = {
         broker: next((run["server"] for (of, _), some in runs.items() if of == broker for run in some if "server" in run), None)
         for broker in BROKERS
     }
-    result = {"facts": facts, "servers": servers, "rows": rows, "topic_10000_to_10": topic, "failures": failures}
+    result = {"facts": facts, "servers": servers, "rows": rows, "topic_10000_to_10": topic, "light_beside_to_alone": light, "failures": failures}
     (out / "compare.json").write_text(json.dumps(result, indent=2) + "\n")
-    text = markdown(facts, servers, rows, topic, failures)
+    text = markdown(facts, servers, rows, topic, light, failures)
     (out / "compare.md").write_text(text)
     print(text)
 
 
-def markdown(facts, servers, rows, topic, failures):
+def markdown(facts, servers, rows, topic, light, failures):
     cores, connections = facts["cores"], "spread over all nodes" if facts["spread"] == "1" else "to the first node"
     lines = [
         "# Warren and RabbitMQ side by side",
         "",
-        f"Three nodes and the load generator on one machine: {cores} cores ({facts['cpu']}), {facts['memory_gib']} GiB, "
+        f"{facts['nodes']} nodes and the load generator on one machine: {cores} cores ({facts['cpu']}), {facts['memory_gib']} GiB, "
         f"Linux {facts['kernel']}, {facts['disk']}; load average before: {facts['load_before']}.",
         f"Warren at {facts['commit']}, durable queues; "
-        + (f"{servers['rabbitmq']}, quorum queues" if servers["rabbitmq"] else "RabbitMQ was not measured")
+        + (f"{servers['rabbitmq']}, {'classic' if facts['nodes'] == '1' else 'quorum'} queues" if servers["rabbitmq"] else "RabbitMQ was not measured")
         + "; one cluster runs at a time.",
         f"{facts['date']}; median (least to most) of {facts['rounds']} rounds of {facts['seconds']} s "
         f"after {facts['warmup']} s of warmup.",
-        f"Persistent messages, prefetch 500, an acknowledgement for every 100; all connections {connections}.",
+        f"Persistent messages where nothing else is said, prefetch 500, an acknowledgement for every 100; all connections {connections}.",
         "",
         "| | workload | measured | Warren | RabbitMQ | Warren is better by |",
         "|---|---|---|---|---|---|",
@@ -165,6 +175,9 @@ def markdown(facts, servers, rows, topic, failures):
     if topic["rate"]:
         lines += ["", f"Topic exchange, 10,000 bindings against 10: {topic['rate']:.2f} times as slow"
                   + (f", {topic['cpu']:.2f} times the broker's CPU per message" if topic["cpu"] else "") + f" (wanted: at most {TOPIC_MAX})."]
+    for broker, ratio in light.items():
+        if ratio:
+            lines += ["", f"{broker}: the light queue's p99 beside the loaded one is {ratio:.1f} times that alone (wanted: at most {LIGHT_MAX})."]
     if failures:
         lines += ["", "Failed runs:", ""]
         lines += [f"- round {f['round']}, {f['broker']}, {f['run']}: {f['error']}" for f in failures]

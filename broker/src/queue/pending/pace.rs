@@ -29,8 +29,8 @@ const ALLOWANCE_MAX: i64 = 2_048;
 const SHRINK: u64 = 8;
 /// The size of an entry beside consumers that have enough to do: what they settle is in the entry after it.
 const ENTRY_MAX: Bound = Bound {
-    bytes: 256 << 10,
-    commands: 2_048,
+    bytes: 64 << 10,
+    commands: 512,
 };
 /// The longest wait of publishes for consumers, in milliseconds, before they are looked at again.
 const WAIT_MS_MAX: u64 = 20;

@@ -10,6 +10,10 @@ use warren_broker::config::{Config, EXIT_CONFIG, LogFormat};
 /// Exit status of a node that could not start or end in good order.
 const EXIT_SOFTWARE: u8 = 70;
 
+/// Gives memory back to the system when a backlog is gone, which the C library's does not.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let config = match Config::of_process() {
         Ok(config) => config,

@@ -44,7 +44,7 @@ pub const MACHINE_VERSION: u16 = 1;
 const SNAPSHOT_SHARE: u64 = 8;
 
 const ELECTION_TICKS: usize = 10;
-/// Ticks that a leader goes on after its last work, so that followers learn the commit index.
+/// Ticks that a leader goes on after all is settled.
 const LINGER_TICKS: u32 = 3;
 
 /// One replica of one group.
@@ -375,16 +375,18 @@ impl<M: Machine> GroupCore<M> {
         self.campaign_in = rank as u64;
     }
 
-    /// Whether every reachable follower holds the whole log and all of it is committed and applied.
+    /// Whether all of the log is committed and applied, and every reachable follower has said that it holds it and
+    /// knows so.
     fn settled(&self) -> bool {
         let raft = &self.raw.raft;
         let last = raft.raft_log.last_index();
+        let knows = |progress: &raft::Progress| progress.matched == last && progress.committed_index == last;
         raft.raft_log.committed == last
             && self.applied == last
             && raft
                 .prs()
                 .iter()
-                .all(|(peer, progress)| progress.matched == last || self.down.contains(peer))
+                .all(|(peer, progress)| *peer == self.node || knows(progress) || self.down.contains(peer))
     }
 
     fn campaign(&mut self) {

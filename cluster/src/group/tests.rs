@@ -458,6 +458,26 @@ fn an_idle_group_needs_no_ticks() {
 }
 
 #[test]
+fn a_leader_ticks_until_its_followers_know_what_is_committed() {
+    let mut world = World::new(1);
+    world.event(1, Event::Campaign);
+    world.heal();
+    assert!(world.propose(2));
+    world.settle();
+    for _ in 0..10 {
+        world.event(1, Event::Tick);
+        // Nothing reaches the third any more, and nobody is told so.
+        world.packets.retain(|(_, to, _)| *to != 3);
+        world.settle();
+    }
+    assert!(!world.agreed(), "the third cannot know yet");
+    assert!(world.replicas[&1].core.as_ref().is_some_and(GroupCore::is_active));
+    world.event(1, Event::Tick);
+    world.settle();
+    assert!(world.agreed(), "the next heartbeat tells it");
+}
+
+#[test]
 fn a_replica_that_was_away_long_gets_a_snapshot_with_the_live_entries() {
     let mut world = World::new(1);
     world.event(1, Event::Campaign);

@@ -62,10 +62,11 @@ impl Store {
                         .last_index(group, state.generation)
                         .expect("a healthy store");
                     if let Some(last) = last.filter(|last| *last > state.snapshot_index + 1) {
+                        let forgotten = last..last + 1;
                         writes.push(Write::Remove {
                             group,
                             generation: state.generation,
-                            ranges: vec![last..last + 1],
+                            ranges: vec![forgotten],
                         });
                     }
                 }

@@ -88,6 +88,10 @@ impl LogStore for Store {
         self.memory.state(group)
     }
 
+    fn generations(&self, group: GroupId) -> Result<Vec<u32>, Error> {
+        self.memory.generations(group)
+    }
+
     fn last_index(&self, group: GroupId, generation: u32) -> Result<Option<u64>, Error> {
         self.memory.last_index(group, generation)
     }

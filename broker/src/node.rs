@@ -33,13 +33,14 @@ pub struct NodeInbox {
     writer: OnceLock<Arc<dyn Submit>>,
     metadata: OnceLock<Post<News>>,
     admin: OnceLock<Arc<dyn Forwarded>>,
-    /// The next generation to stage a snapshot under; distinct from every one used before.
+    /// The next generation to stage a snapshot under.
     generation: AtomicU32,
     staging: Arc<Mutex<BTreeSet<GroupId>>>,
 }
 
 impl NodeInbox {
-    /// `generation` is greater than every generation that an earlier run staged under.
+    /// Snapshots are staged under `generation` and the numbers after it. What earlier runs left under them is gone by
+    /// then, but for a group's stored generation, which is passed over.
     pub fn new(directory: Arc<Directory>, store: Arc<dyn LogStore>, generation: u32) -> Self {
         Self {
             directory,
@@ -192,7 +193,7 @@ impl Inbox for NodeInbox {
     fn link_reset(&self, node: NodeId) {
         for mailbox in self.directory.mailboxes() {
             // One message for each group and reset.
-            mailbox.always(Inbound::Group(Event::PeerUp(node)));
+            mailbox.always(Inbound::Group(Event::LinkReset(node)));
             mailbox.always(Inbound::LinkReset(node));
         }
         self.directory.link_reset(node);
@@ -221,7 +222,14 @@ impl Inbox for NodeInbox {
         {
             return Err(Refused(format!("a snapshot of group {group} is under way already")));
         }
-        let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+        let stored = self.store.state(group).ok().flatten().map(|state| state.generation);
+        // A clock that was set back may have brought the numbers back to where an earlier run was.
+        let generation = loop {
+            let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+            if Some(generation) != stored {
+                break generation;
+            }
+        };
         tracing::info!(group, from, "receives a snapshot");
         Ok(Box::new(Staging {
             group,

@@ -13,7 +13,7 @@
 //! A group does not tick while it is idle. Whether the leader's node lives is a fact per node, not per group, and
 //! comes in as [`Event::PeerDown`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -28,6 +28,7 @@ pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status};
 use wire::Place;
 
 pub mod shell;
+mod sound;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -43,8 +44,11 @@ pub const MACHINE_VERSION: u16 = 1;
 /// is at most this share of what is written at all.
 const SNAPSHOT_SHARE: u64 = 8;
 
+/// How many times as much log as makes a snapshot due is kept for peers that need the one before.
+const HOLD_SHARE: u64 = 4;
+
 const ELECTION_TICKS: usize = 10;
-/// Ticks that a leader goes on after its last work, so that followers learn the commit index.
+/// Ticks that a leader goes on after all is settled.
 const LINGER_TICKS: u32 = 3;
 
 /// One replica of one group.
@@ -70,6 +74,8 @@ pub struct GroupCore<M: Machine> {
     snapshot_bytes: u64,
     /// Peers whose node is not reachable.
     down: Vec<NodeId>,
+    /// Peers to which a snapshot was sent and who have not said that they hold it: its index.
+    sending: BTreeMap<NodeId, u64>,
     /// Ticks left in which a leader keeps ticking.
     linger: u32,
     /// Ticks without a leader until this replica stands for election.
@@ -116,6 +122,19 @@ impl<M: Machine> GroupCore<M> {
                 state
             }
         };
+        // What was staged for a run that ended before it took it over.
+        let staged = store.generations(group)?.into_iter();
+        let left_over: Vec<Write> = staged
+            .filter(|generation| *generation != state.generation)
+            .map(|generation| Write::DropGeneration { group, generation })
+            .collect();
+        if !left_over.is_empty() {
+            out.push(Effect::Write {
+                writes: left_over,
+                sync: false,
+                number: None,
+            });
+        }
         let snapshot_bytes = if state.snapshot_index > 0 {
             restore(&*store, group, &state, state.snapshot_chunks, &mut machine)?
         } else {
@@ -156,6 +175,7 @@ impl<M: Machine> GroupCore<M> {
             uncommitted_bytes: 0,
             snapshot_bytes,
             down: Vec::new(),
+            sending: BTreeMap::new(),
             linger: LINGER_TICKS,
             campaign_in: 0,
             random: (node ^ group.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -266,7 +286,11 @@ impl<M: Machine> GroupCore<M> {
             Event::Persisted(number) => self.persisted(number),
             Event::Tick => self.tick(),
             Event::PeerDown(peer) => self.peer_down(peer),
-            Event::PeerUp(peer) => self.peer_up(peer),
+            Event::PeerUp(peer) => {
+                self.down.retain(|down| *down != peer);
+                self.lost_sight(peer);
+            }
+            Event::LinkReset(peer) => self.lost_sight(peer),
             Event::Campaign => self.campaign(),
             Event::SnapshotStaged {
                 message,
@@ -277,6 +301,9 @@ impl<M: Machine> GroupCore<M> {
                 self.message(&message, true);
             }
             Event::SnapshotSent { to, ok } => {
+                if !ok {
+                    self.sending.remove(&to);
+                }
                 self.raw.report_snapshot(
                     to,
                     if ok {
@@ -292,12 +319,15 @@ impl<M: Machine> GroupCore<M> {
     }
 
     fn message(&mut self, bytes: &Bytes, staged: bool) {
-        let Some((message, payloads)) = wire::decode(bytes.clone()) else {
+        let decoded = wire::decode(bytes.clone()).filter(|(message, _)| sound::is_sound(message));
+        let Some((message, payloads)) = decoded else {
             tracing::warn!(group = self.group, "a peer sent bytes that are no Raft message");
             return;
         };
         let known = self.members.contains(&message.from) && message.to == self.node;
-        if !known || (message.get_msg_type() == MessageType::MsgSnapshot) != staged {
+        let raft = &self.raw.raft;
+        let true_here = sound::can_be(&message, raft.term, raft.state, &raft.raft_log);
+        if !known || !true_here || (message.get_msg_type() == MessageType::MsgSnapshot) != staged {
             tracing::warn!(
                 group = self.group,
                 from = message.from,
@@ -375,16 +405,18 @@ impl<M: Machine> GroupCore<M> {
         self.campaign_in = rank as u64;
     }
 
-    /// Whether every reachable follower holds the whole log and all of it is committed and applied.
+    /// Whether all of the log is committed and applied, and every reachable follower has said that it holds it and
+    /// knows so.
     fn settled(&self) -> bool {
         let raft = &self.raw.raft;
         let last = raft.raft_log.last_index();
+        let knows = |progress: &raft::Progress| progress.matched == last && progress.committed_index == last;
         raft.raft_log.committed == last
             && self.applied == last
             && raft
                 .prs()
                 .iter()
-                .all(|(peer, progress)| progress.matched == last || self.down.contains(peer))
+                .all(|(peer, progress)| *peer == self.node || knows(progress) || self.down.contains(peer))
     }
 
     fn campaign(&mut self) {
@@ -415,9 +447,10 @@ impl<M: Machine> GroupCore<M> {
         }
     }
 
-    fn peer_up(&mut self, peer: NodeId) {
-        self.down.retain(|down| *down != peer);
-        if self.raw.raft.state == StateRole::Leader && self.members.contains(&peer) {
+    /// What a leader had sent to that peer may not have come: asks it where it stands.
+    fn lost_sight(&mut self, peer: NodeId) {
+        let there = self.members.contains(&peer) && !self.down.contains(&peer);
+        if self.raw.raft.state == StateRole::Leader && there {
             self.raw.report_unreachable(peer);
             self.linger = LINGER_TICKS;
             self.raw.ping();
@@ -587,6 +620,7 @@ impl<M: Machine> GroupCore<M> {
                 .into_iter()
                 .take_while(|index| *index <= state.snapshot_index)
                 .collect();
+            self.sending.insert(to, state.snapshot_index);
             out.push(Effect::SendSnapshot {
                 to,
                 message,
@@ -631,14 +665,35 @@ impl<M: Machine> GroupCore<M> {
         Ok(())
     }
 
+    /// Whether a reachable peer needs what the next snapshot takes the place of: the stored one, which it is being sent,
+    /// or the entries before it, of which it lacks only the last.
+    fn is_needed(&mut self) -> bool {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader {
+            self.sending.clear();
+            return false;
+        }
+        let progress = |peer: NodeId| raft.prs().get(peer).filter(|_| !self.down.contains(&peer));
+        self.sending
+            .retain(|peer, index| progress(*peer).is_some_and(|progress| progress.matched < *index));
+        let state = &self.raw.store().state;
+        !self.sending.is_empty()
+            || raft.prs().iter().any(|(peer, progress)| {
+                let lacks = (state.compacted_index..state.snapshot_index).contains(&progress.matched);
+                lacks && *peer != self.node && !self.down.contains(peer)
+            })
+    }
+
     /// Gives back what no live message needs, and stores the machine's state once the log has grown enough.
     fn compact(&mut self, out: &mut Vec<Effect<M::Effect>>) {
-        let due = self.log_bytes_since_snapshot
-            >= self
-                .options
-                .snapshot_log_bytes
-                .max(SNAPSHOT_SHARE * self.snapshot_bytes)
-            && self.applied > self.raw.store().state.snapshot_index;
+        let enough = self
+            .options
+            .snapshot_log_bytes
+            .max(SNAPSHOT_SHARE * self.snapshot_bytes);
+        let grown = self.log_bytes_since_snapshot;
+        let due = grown >= enough
+            && self.applied > self.raw.store().state.snapshot_index
+            && (grown >= enough.saturating_mul(HOLD_SHARE) || !self.is_needed());
         let group = self.group;
         let view = self.raw.mut_store();
         let generation = view.state.generation;

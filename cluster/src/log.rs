@@ -145,6 +145,9 @@ pub trait LogStore: Send + Sync + 'static {
     /// The last state written; none if there is none or the group was dropped.
     fn state(&self, group: GroupId) -> Result<Option<ReplicaState>, Error>;
 
+    /// Every generation of the group that an entry or a chunk is stored under, ascending.
+    fn generations(&self, group: GroupId) -> Result<Vec<u32>, Error>;
+
     /// The highest stored entry.
     fn last_index(&self, group: GroupId, generation: u32) -> Result<Option<u64>, Error>;
 

@@ -177,6 +177,7 @@ impl MetadataReplica {
 
     /// Makes this run known to the cluster, and begins with the state as stored.
     pub fn begin(&mut self) -> Round {
+        self.shell.look_around();
         if self.setup.members.len() == 1 {
             self.shell.handle(Event::Campaign);
         }

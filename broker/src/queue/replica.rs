@@ -100,11 +100,7 @@ impl QueueReplica {
 
     /// Learns which peers are there, and leads if that is its part.
     pub fn begin(&mut self, now_ms: u64) -> Result<(), Error> {
-        for (node, state) in self.io.transport.peers() {
-            if !matches!(state, PeerState::Up { .. }) {
-                self.shell.handle(Event::PeerDown(node));
-            }
-        }
+        self.shell.look_around();
         if self.preferred || self.queue.replicas().len() == 1 {
             self.shell.handle(Event::Campaign);
         }

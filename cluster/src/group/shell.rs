@@ -106,6 +106,20 @@ impl<M: Machine> GroupShell<M> {
         &mut self.core
     }
 
+    /// Learns which members' nodes are there: one that never proved itself to this process is not, for all it knows.
+    /// [`GroupShell::poll`] must follow.
+    pub fn look_around(&mut self) {
+        let peers = self.io.transport.peers();
+        let up = |member: NodeId| peers.iter().any(|(node, state)| *node == member && state.is_up());
+        let members = self.core.members().to_vec();
+        for member in members
+            .into_iter()
+            .filter(|member| *member != self.io.node && !up(*member))
+        {
+            self.core.handle(Event::PeerDown(member));
+        }
+    }
+
     /// Takes one event in; [`GroupShell::poll`] must follow before the actor does anything else.
     pub fn handle(&mut self, event: Event) {
         self.core.handle(event);
@@ -202,6 +216,7 @@ fn parts(
             None => Err(format!("the snapshot at {index} was replaced by a newer one").into()),
         }
     });
+    let end_store = store.clone();
     let mut live = live.into_iter();
     let entries = std::iter::from_fn(move || {
         let mut part = Vec::new();
@@ -224,5 +239,11 @@ fn parts(
         }
         (!part.is_empty()).then(|| Ok(SnapshotPart::Entries(part)))
     });
-    chunks.chain(entries)
+    // Entries are missing from a generation that was dropped, and that would be taken for their end.
+    let end = std::iter::once_with(move || match end_store.state(group) {
+        Ok(Some(state)) if state.generation == generation => None,
+        Ok(_) => Some(Err("this replica took over another's snapshot meanwhile".into())),
+        Err(error) => Some(Err(error.into())),
+    });
+    chunks.chain(entries).chain(end.flatten())
 }

@@ -108,6 +108,8 @@ struct World {
     packets: Vec<(NodeId, NodeId, Packet)>,
     /// Values whose effect a leader performed: a majority has them.
     confirmed: Vec<u64>,
+    /// Snapshots that were sent.
+    snapshots: usize,
     generation: u32,
     random: u64,
 }
@@ -126,6 +128,7 @@ impl World {
             replicas: BTreeMap::new(),
             packets: Vec::new(),
             confirmed: Vec::new(),
+            snapshots: 0,
             generation: 1,
             random: seed | 1,
         };
@@ -224,6 +227,7 @@ impl World {
                     state,
                     live,
                 } => {
+                    self.snapshots += 1;
                     let store = self.replicas[&node].store.clone();
                     let chunks = (0..state.snapshot_chunks)
                         .map(|n| store.snapshot_chunk(GROUP, state.generation, state.snapshot_index, n))
@@ -458,6 +462,26 @@ fn an_idle_group_needs_no_ticks() {
 }
 
 #[test]
+fn a_leader_ticks_until_its_followers_know_what_is_committed() {
+    let mut world = World::new(1);
+    world.event(1, Event::Campaign);
+    world.heal();
+    assert!(world.propose(2));
+    world.settle();
+    for _ in 0..10 {
+        world.event(1, Event::Tick);
+        // Nothing reaches the third any more, and nobody is told so.
+        world.packets.retain(|(_, to, _)| *to != 3);
+        world.settle();
+    }
+    assert!(!world.agreed(), "the third cannot know yet");
+    assert!(world.replicas[&1].core.as_ref().is_some_and(GroupCore::is_active));
+    world.event(1, Event::Tick);
+    world.settle();
+    assert!(world.agreed(), "the next heartbeat tells it");
+}
+
+#[test]
 fn a_replica_that_was_away_long_gets_a_snapshot_with_the_live_entries() {
     let mut world = World::new(1);
     world.event(1, Event::Campaign);
@@ -487,6 +511,246 @@ fn a_replica_that_was_away_long_gets_a_snapshot_with_the_live_entries() {
             > 0
     );
     world.check();
+}
+
+/// A group in which the third was away until its peers had stored snapshots, and is back. Nothing is on its way.
+fn with_one_far_behind() -> World {
+    let mut world = World::new(1);
+    world.event(1, Event::Campaign);
+    world.heal();
+    world.crash(3);
+    for node in [1, 2] {
+        world.event(node, Event::PeerDown(3));
+    }
+    // None of them stays live: the state is small, and stored often.
+    for value in 0..60 {
+        assert!(world.propose(2 * value + 1));
+        world.settle();
+    }
+    world.open(3);
+    world.packets.clear();
+    world
+}
+
+#[test]
+fn what_a_snapshot_under_way_needs_is_kept() {
+    let mut world = with_one_far_behind();
+    world.event(1, Event::PeerUp(3));
+    let mut value = 121;
+    while world.snapshots == 0 {
+        let raft = |packet: &(NodeId, NodeId, Packet)| matches!(packet.2, Packet::Raft(_));
+        while let Some(index) = world.packets.iter().position(raft) {
+            world.receive(index);
+        }
+        for node in NODES {
+            while !world.replicas[&node].writes.is_empty() {
+                world.write(node);
+            }
+        }
+        world.event(1, Event::Tick);
+    }
+    // The transfer takes as long as some snapshots would.
+    let away = world
+        .packets
+        .iter()
+        .position(|packet| matches!(packet.2, Packet::Snapshot { .. }));
+    let transfer = world.packets.remove(away.expect("a snapshot is on its way"));
+    for _ in 0..150 {
+        assert!(world.propose(value));
+        value += 2;
+        world.settle();
+    }
+    world.packets.push(transfer);
+    // And the third is slow to take in what comes after it.
+    for _ in 0..130 {
+        assert!(world.propose(value));
+        value += 2;
+        let index = world.packets.iter().position(|(_, to, _)| *to == 3);
+        index.into_iter().for_each(|index| world.receive(index));
+        let on = |packet: &(NodeId, NodeId, Packet)| packet.1 != 3;
+        while let Some(index) = world.packets.iter().position(on) {
+            world.receive(index);
+        }
+        world.write(3);
+        for node in [1, 2] {
+            while !world.replicas[&node].writes.is_empty() {
+                world.write(node);
+            }
+        }
+    }
+    world.heal();
+    world.check();
+    assert_eq!(world.snapshots, 1, "the first one was of no use");
+}
+
+#[test]
+fn a_peer_that_is_gone_is_not_there_again_because_its_link_was_reset() {
+    let mut world = World::new(1);
+    world.event(1, Event::Campaign);
+    world.heal();
+    world.event(1, Event::PeerDown(3));
+    world.event(1, Event::LinkReset(3));
+    assert!(world.propose(2));
+    let appends = world.packets.iter().filter(|(_, to, packet)| {
+        let Packet::Raft(message) = packet else { return false };
+        let message = wire::decode(message.clone()).expect("well-formed").0;
+        *to == 3 && message.get_msg_type() == MessageType::MsgAppend
+    });
+    assert_eq!(appends.count(), 0, "it is not there");
+    world.event(1, Event::PeerUp(3));
+    world.heal();
+    world.check();
+}
+
+#[test]
+fn what_was_staged_for_a_run_that_ended_goes() {
+    let mut world = World::new(1);
+    world.event(1, Event::Campaign);
+    world.heal();
+    let chunk = Write::SnapshotChunk {
+        group: GROUP,
+        generation: 77,
+        snapshot_index: 5,
+        number: 0,
+        data: Bytes::from_static(b"half of it"),
+    };
+    world.replicas[&2].store.write(&[chunk], true).expect("a healthy store");
+    world.crash(2);
+    world.open(2);
+    world.settle();
+    assert_eq!(world.replicas[&2].store.generations(GROUP), Ok(vec![0]));
+}
+
+/// Messages as a peer could put them together: small numbers, so that they hit something.
+fn any_message() -> impl Strategy<Value = Message> {
+    let number = || prop_oneof![0u64..12, Just(u64::MAX), Just(u64::MAX / 4)];
+    let entry = (0u64..12, 0u64..6, -1i32..4, 0usize..4).prop_map(|(index, term, kind, len)| Entry {
+        index,
+        term,
+        entry_type: kind,
+        data: vec![0; len + len % 2],
+        ..Entry::default()
+    });
+    let members = (
+        proptest::collection::vec(0u64..5, 0..4),
+        proptest::collection::vec(0u64..5, 0..2),
+        proptest::collection::vec(0u64..5, 0..2),
+    );
+    let head = (-1i32..20, number(), number(), number(), number(), number());
+    let rest = (
+        number(),
+        any::<bool>(),
+        proptest::collection::vec(entry, 0..3),
+        any::<bool>(),
+    );
+    (head, rest, number(), number(), members).prop_map(|(head, rest, index, term, members)| {
+        let mut message = Message {
+            from: 2,
+            to: 1,
+            msg_type: head.0,
+            term: head.1,
+            index: head.2,
+            log_term: head.3,
+            commit: head.4,
+            commit_term: head.5,
+            reject_hint: rest.0,
+            reject: rest.1,
+            entries: rest.2,
+            ..Message::default()
+        };
+        if rest.3 {
+            // Entries in their places, or hardly any would come through.
+            for (at, entry) in message.entries.iter_mut().enumerate() {
+                entry.index = message.index.wrapping_add(at as u64 + 1);
+                entry.term = entry.term.max(1);
+            }
+        }
+        let metadata = message.mut_snapshot().mut_metadata();
+        metadata.index = index;
+        metadata.term = term;
+        let state = metadata.mut_conf_state();
+        (state.voters, state.learners, state.voters_outgoing) = members;
+        message
+    })
+}
+
+/// Takes in whatever comes: an error ends the node for a reason that it gives.
+fn survives(world: &mut World, events: Vec<Event>) {
+    for event in events {
+        let core = world.replicas.get_mut(&1).and_then(|replica| replica.core.as_mut());
+        let core = core.expect("it is open");
+        core.handle(event);
+        let mut effects = Vec::new();
+        if core.poll(&mut effects).is_err() {
+            return;
+        }
+        world.packets.clear();
+        world.perform(1, effects);
+        while !world.replicas[&1].writes.is_empty() {
+            world.write(1);
+        }
+        world.event(1, Event::Tick);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_message_of_a_peer_ends_the_process(
+        messages in proptest::collection::vec((any_message(), any::<bool>()), 1..12),
+        leads in any::<bool>(),
+    ) {
+        let mut world = World::new(3);
+        world.event(if leads { 1 } else { 2 }, Event::Campaign);
+        world.heal();
+        for value in 0..3 {
+            prop_assert!(world.propose(value));
+            world.settle();
+        }
+        let events = messages.into_iter().map(|(message, staged)| {
+            let bytes = wire::encode(&message, |_| Ok::<_, std::convert::Infallible>(Bytes::new()));
+            let mut bytes = bytes.expect("nothing is looked up").to_vec();
+            for entry in &message.entries {
+                bytes.resize(bytes.len() + wire::named(entry).unwrap_or(0), 7);
+            }
+            let message = Bytes::from(bytes);
+            if staged {
+                let store = &world.replicas[&1].store;
+                let chunk = Write::SnapshotChunk {
+                    group: GROUP,
+                    generation: 50,
+                    snapshot_index: snapshot_index(&message).unwrap_or(1),
+                    number: 0,
+                    data: Tape::default().snapshot().remove(0),
+                };
+                store.write(&[chunk], true).expect("a healthy store");
+                Event::SnapshotStaged { message, generation: 50, chunks: 1 }
+            } else {
+                Event::Message(message)
+            }
+        });
+        let events = events.collect();
+        survives(&mut world, events);
+    }
+
+    #[test]
+    fn no_bytes_of_a_peer_end_the_process(bytes in proptest::collection::vec(any::<u8>(), 0..64), flips in any::<u64>()) {
+        let mut world = World::new(3);
+        world.event(2, Event::Campaign);
+        world.heal();
+        prop_assert!(world.propose(1));
+        // Real messages with a byte changed, and bytes that are none.
+        let mut events: Vec<Event> = Vec::new();
+        for (_, to, packet) in world.packets.drain(..) {
+            if let (1, Packet::Raft(message)) = (to, packet) {
+                let mut message = message.to_vec();
+                let at = flips as usize % message.len();
+                message[at] ^= (flips >> 32) as u8;
+                events.push(Event::Message(message.into()));
+            }
+        }
+        events.push(Event::Message(bytes.into()));
+        survives(&mut world, events);
+    }
 }
 
 proptest! {

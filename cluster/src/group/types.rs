@@ -60,8 +60,10 @@ pub enum Event {
     Tick,
     /// A peer's process has ended, or nothing is heard of it.
     PeerDown(NodeId),
-    /// A peer is there again, or messages to it may have been lost.
+    /// A peer is there again.
     PeerUp(NodeId),
+    /// Messages to and from a peer may have been lost, whether it is there or not.
+    LinkReset(NodeId),
     /// Try to become leader now (a new group's preferred leader).
     Campaign,
     /// A peer's snapshot lies in the store under `generation`, complete.

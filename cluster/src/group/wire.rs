@@ -13,7 +13,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost_raft::Message as _;
-use raft::eraftpb::{Entry, EntryType, Message};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 /// Where one entry's payload belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +43,7 @@ pub(super) fn name(payload: &[u8]) -> Vec<u8> {
 
 /// The length of the payload that `entry` only names; none if it names none.
 pub(super) fn named(entry: &Entry) -> Option<usize> {
-    if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
+    if entry.entry_type != EntryType::EntryNormal as i32 || entry.data.is_empty() {
         return None;
     }
     let len = <[u8; 4]>::try_from(entry.data.as_slice()).ok()?;
@@ -75,6 +75,11 @@ pub(super) fn decode(mut bytes: Bytes) -> Option<(Message, Vec<(Place, Bytes)>)>
         return None;
     }
     let message = Message::decode(bytes.split_to(head_len)).ok()?;
+    // To ask for a kind that there is not would end the process.
+    let known = |entry: &Entry| EntryType::from_i32(entry.entry_type).is_some();
+    if MessageType::from_i32(message.msg_type).is_none() || !message.entries.iter().all(known) {
+        return None;
+    }
     let mut payloads = Vec::new();
     for entry in &message.entries {
         let normal = entry.get_entry_type() == EntryType::EntryNormal;
@@ -90,8 +95,6 @@ pub(super) fn decode(mut bytes: Bytes) -> Option<(Message, Vec<(Place, Bytes)>)>
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-
-    use raft::eraftpb::MessageType;
 
     use super::*;
 

@@ -25,6 +25,8 @@ pub(crate) const REPLICAS: &str = "default";
 
 /// Bytes of an entry's key.
 pub(crate) const ENTRY_KEY_LEN: usize = 20;
+/// Bytes of a chunk's key.
+const CHUNK_KEY_LEN: usize = 25;
 const CRC_LEN: usize = 4;
 /// Bytes of an entry's value before its data.
 pub(crate) const ENTRY_HEADER_LEN: usize = CRC_LEN + 9;
@@ -50,6 +52,16 @@ pub(crate) fn entry(group: GroupId, generation: u32, index: u64) -> EntryKey {
 pub(crate) fn entry_index(key: &[u8]) -> Option<u64> {
     let key: &EntryKey = key.try_into().ok()?;
     Some((&key[12..]).get_u64())
+}
+
+/// The generation in the key of an entry or a chunk, none if it is neither.
+pub(crate) fn generation(key: &[u8]) -> Option<u32> {
+    let at = match (key.len(), key.first()) {
+        (ENTRY_KEY_LEN, _) => 8,
+        (CHUNK_KEY_LEN, Some(&TAG_CHUNK)) => 9,
+        _ => return None,
+    };
+    Some((&key[at..]).get_u32())
 }
 
 /// Bounds of every entry of a generation. The end is exclusive.

@@ -1,6 +1,6 @@
 //! The contract in memory, with faults on demand: for tests and simulations, where no disk may be touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -155,6 +155,18 @@ impl LogStore for MemoryStore {
 
     fn state(&self, group: GroupId) -> Result<Option<ReplicaState>, Error> {
         Ok(self.lock().now.states.get(&group).cloned())
+    }
+
+    fn generations(&self, group: GroupId) -> Result<Vec<u32>, Error> {
+        let inner = self.lock();
+        let entries = inner.now.entries.keys().map(|key| (key.0, key.1));
+        let chunks = inner.now.chunks.keys().map(|key| (key.0, key.1));
+        let found: BTreeSet<u32> = entries
+            .chain(chunks)
+            .filter(|(other, _)| *other == group)
+            .map(|(_, generation)| generation)
+            .collect();
+        Ok(found.into_iter().collect())
     }
 
     fn last_index(&self, group: GroupId, generation: u32) -> Result<Option<u64>, Error> {

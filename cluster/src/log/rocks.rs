@@ -5,6 +5,7 @@
 //! go to files of their own at the flush, which no compaction rewrites. Such a file is deleted when nothing in it is
 //! left; where single entries stay for long, `upkeep` moves them together.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -308,6 +309,32 @@ impl LogStore for RocksStore {
             Ok(state) => Ok(Some(state)),
             Err(_) => Err(Error::CorruptRecord { group, what: what() }),
         }
+    }
+
+    fn generations(&self, group: GroupId) -> Result<Vec<u32>, Error> {
+        let mut found = BTreeSet::new();
+        let families = [
+            (self.entries(), keys::group_entries(group)),
+            (self.replicas(), keys::group_chunks(group)),
+        ];
+        for (family, mut range) in families {
+            // From the first row of each generation to the first behind it.
+            loop {
+                let mut rows = self.rows(family, range.clone());
+                rows.seek_to_first();
+                rows.status().map_err(|error| self.read_error(&error))?;
+                let Some(generation) = rows.key().and_then(keys::generation) else {
+                    break;
+                };
+                found.insert(generation);
+                let of_it = match rows.key() {
+                    Some(key) if key.len() == keys::ENTRY_KEY_LEN => keys::generation_entries(group, generation),
+                    _ => keys::generation_chunks(group, generation),
+                };
+                range = of_it.end..range.end;
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 
     fn last_index(&self, group: GroupId, generation: u32) -> Result<Option<u64>, Error> {

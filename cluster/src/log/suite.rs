@@ -332,8 +332,12 @@ fn generations(store: &dyn LogStore) {
             },
         ],
     );
+    assert_eq!(store.generations(1), Ok(vec![1]));
+    assert_eq!(store.generations(0), Ok(vec![]));
+    assert_eq!(store.generations(2), Ok(vec![]));
     // A transfer that breaks off, and the next one under the same number.
     write(store, &[staged(3, 0), staged(8, 4), chunk.clone()]);
+    assert_eq!(store.generations(1), Ok(vec![1, 2]));
     assert_eq!(indexes(store, 1, 2), [3, 4, 8, 9]);
     assert_eq!(indexes(store, 1, 1), (1..11).collect::<Vec<_>>());
     write(
@@ -345,7 +349,16 @@ fn generations(store: &dyn LogStore) {
     );
     assert_eq!(indexes(store, 1, 2), [0; 0]);
     assert_eq!(store.snapshot_chunk(1, 2, 50, 0), Ok(None));
-    write(store, &[staged(8, 0), chunk]);
+    assert_eq!(store.generations(1), Ok(vec![1]));
+    let elsewhere = Write::SnapshotChunk {
+        group: u64::MAX,
+        generation: u32::MAX,
+        snapshot_index: 1,
+        number: 0,
+        data: Bytes::from_static(b"state"),
+    };
+    write(store, &[staged(8, 0), chunk, elsewhere]);
+    assert_eq!(store.generations(u64::MAX), Ok(vec![u32::MAX]));
     write(
         store,
         &[

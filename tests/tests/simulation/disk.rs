@@ -62,10 +62,11 @@ impl Store {
                         .last_index(group, state.generation)
                         .expect("a healthy store");
                     if let Some(last) = last.filter(|last| *last > state.snapshot_index + 1) {
+                        let forgotten = last..last + 1;
                         writes.push(Write::Remove {
                             group,
                             generation: state.generation,
-                            ranges: vec![last..last + 1],
+                            ranges: vec![forgotten],
                         });
                     }
                 }
@@ -85,6 +86,10 @@ impl LogStore for Store {
 
     fn state(&self, group: GroupId) -> Result<Option<ReplicaState>, Error> {
         self.memory.state(group)
+    }
+
+    fn generations(&self, group: GroupId) -> Result<Vec<u32>, Error> {
+        self.memory.generations(group)
     }
 
     fn last_index(&self, group: GroupId, generation: u32) -> Result<Option<u64>, Error> {

@@ -216,7 +216,7 @@ impl World {
     }
 
     /// Bytes for a client, or the end of its socket.
-    pub(crate) fn to_client(&mut self, at: usize, connection: u64, bytes: Option<bytes::Bytes>) {
+    pub(crate) fn for_client(&mut self, at: usize, connection: u64, bytes: Option<bytes::Bytes>) {
         let now_ms = self.now_ms();
         let seat = &mut self.seats[at];
         if seat.connection != connection || seat.client.is_offline() {
@@ -341,14 +341,22 @@ impl World {
                 }
             }
             (Mutation::GrantsVotes | Mutation::AcksEarly, Port::RAFT) => {
-                if let Ok(mut message) = Message::decode(&envelope.payload[..]) {
+                // The message's length and the message; the payloads of its entries follow.
+                let (len, rest) = envelope.payload.split_at(4);
+                let len = len.try_into().map_or(0, u32::from_le_bytes) as usize;
+                let (head, payloads) = rest.split_at(len);
+                if let Ok(mut message) = Message::decode(head) {
                     match (mutation, message.get_msg_type()) {
                         (Mutation::GrantsVotes, MessageType::MsgRequestVoteResponse) => message.reject = false,
                         (Mutation::AcksEarly, MessageType::MsgAppendResponse) if !message.reject => message.index += 1,
                         _ => return envelope,
                     }
+                    let mut payload = BytesMut::new();
+                    payload.put_u32_le(message.encoded_len() as u32);
+                    payload.extend_from_slice(&message.encode_to_vec());
+                    payload.extend_from_slice(payloads);
                     return Envelope {
-                        payload: message.encode_to_vec().into(),
+                        payload: payload.freeze(),
                         ..envelope
                     };
                 }

@@ -177,7 +177,7 @@ impl NodeRun {
             options: GroupOptions {
                 eager_commit: true,
                 effects_everywhere: true,
-                ..group.clone()
+                ..group
             },
         };
         let metadata = MetadataReplica::open(setup)?;

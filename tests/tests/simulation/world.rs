@@ -313,7 +313,7 @@ impl World {
                 let turn = bytes.map_or(Turn::Lost, Turn::Bytes);
                 self.turn(node, key, turn);
             }
-            Event::ToClient(at, connection, bytes) => self.to_client(at, connection, bytes),
+            Event::ToClient(at, connection, bytes) => self.for_client(at, connection, bytes),
             Event::Act(at) => self.act(at),
             Event::Fault => self.fault(),
             Event::Unblock(pairs) => {

@@ -74,6 +74,9 @@ fn keeps_the_contract_when_memory_is_flushed_at_every_write() {
         fn state(&self, group: GroupId) -> Result<Option<ReplicaState>, Error> {
             self.0.state(group)
         }
+        fn generations(&self, group: GroupId) -> Result<Vec<u32>, Error> {
+            self.0.generations(group)
+        }
         fn last_index(&self, group: GroupId, generation: u32) -> Result<Option<u64>, Error> {
             self.0.last_index(group, generation)
         }

@@ -58,6 +58,9 @@ impl LogStore for Gate {
     fn state(&self, group: GroupId) -> Result<Option<crate::log::ReplicaState>, Error> {
         self.store.state(group)
     }
+    fn generations(&self, group: GroupId) -> Result<Vec<u32>, Error> {
+        self.store.generations(group)
+    }
     fn last_index(&self, group: GroupId, generation: u32) -> Result<Option<u64>, Error> {
         self.store.last_index(group, generation)
     }

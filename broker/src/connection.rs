@@ -98,7 +98,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     No,
-    /// The queues apply what they were sent.
+    /// The queues apply what they were sent, and changes that were asked for are made or refused.
     Draining {
         until_ms: u64,
     },
@@ -634,6 +634,7 @@ impl Connection {
 
     /// What became of a change that [`Effect::Submit`] asked for; `None` if nobody could say in time.
     pub fn on_outcome(&mut self, id: ChannelId, outcome: Option<Outcome>) {
+        self.session.submitted = self.session.submitted.saturating_sub(1);
         let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) else {
             return;
         };
@@ -757,6 +758,7 @@ impl Connection {
         self.session.queues.flush(self.session.now_ms, carrier);
         if let Ending::Draining { .. } = self.ending
             && self.session.queues.is_all_applied()
+            && self.session.submitted == 0
         {
             self.finish_draining();
         }

@@ -6,7 +6,7 @@ use warren_proto::queue::reply::Kind as Reply;
 
 use super::Channel;
 use crate::amqp::{Fault, Method, ReplyCode, ShortStr};
-use crate::connection::session::{Effect, Session, refused};
+use crate::connection::session::{Session, refused};
 use crate::metadata::{Change, DeclareQueue, Outcome, Queue, Refusal, Resource};
 use crate::name::QueueName;
 use crate::queue::client::{Asked, Notice};
@@ -53,7 +53,7 @@ fn count(count: u64) -> u32 {
 impl Channel {
     /// Has the metadata changed and waits for the outcome.
     pub(super) fn submit(&mut self, session: &mut Session, change: Change, waiting: Waiting) {
-        session.effects.push(Effect::Submit(self.id, Box::new(change)));
+        session.submit(self.id, change);
         self.waiting = Some(waiting);
     }
 

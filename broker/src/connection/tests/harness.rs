@@ -19,6 +19,7 @@ use crate::auth::{Algorithm, PasswordHash};
 use crate::connection::{Carrier, Connection, Effect, Ends, Limits};
 use crate::directory::NotSent;
 use crate::metadata::{self, AddUser, Bootstrap, Change, MetadataMachine, Outcome, Request, Run, SetPermissions, View};
+use crate::queue::client::ChannelId;
 use crate::queue::machine::{self, Config, QueueMachine};
 
 /// One queue's machine with the payloads of its log.
@@ -162,6 +163,9 @@ pub(super) struct Broker {
     pub(super) wire: Wire,
     pub(super) now_ms: u64,
     pub(super) limits: Limits,
+    /// Changes that connections ask for are not made yet.
+    pub(super) holds_changes: bool,
+    held: Vec<(usize, ChannelId, Change)>,
 }
 
 pub(super) const RUN: Run = Run {
@@ -180,6 +184,8 @@ impl Broker {
             wire: Wire::default(),
             now_ms: 1,
             limits: Limits::default(),
+            holds_changes: false,
+            held: Vec::new(),
         };
         let password = Some(PasswordHash::new(Algorithm::Sha256, [1, 2, 3, 4], b"guest"));
         let user = AddUser {
@@ -420,12 +426,8 @@ impl Broker {
 
     fn perform(&mut self, at: usize, effect: Effect) {
         match effect {
-            Effect::Submit(channel, change) => {
-                let outcome = self.change(*change);
-                let core = &mut self.clients[at].core;
-                core.begin(self.now_ms);
-                core.on_outcome(channel, Some(outcome));
-            }
+            Effect::Submit(channel, change) if self.holds_changes => self.held.push((at, channel, *change)),
+            Effect::Submit(channel, change) => self.make(at, channel, *change),
             Effect::EndSession(groups) => {
                 let session = self.clients[at].core.id();
                 for group in groups {
@@ -440,6 +442,29 @@ impl Broker {
                 core.on_session_ended();
             }
         }
+    }
+
+    fn make(&mut self, at: usize, channel: ChannelId, change: Change) {
+        let outcome = self.change(change);
+        let core = &mut self.clients[at].core;
+        core.begin(self.now_ms);
+        core.on_outcome(channel, Some(outcome));
+    }
+
+    /// Makes the changes that were held.
+    pub(super) fn make_held_changes(&mut self) {
+        self.holds_changes = false;
+        for (at, channel, change) in std::mem::take(&mut self.held) {
+            self.make(at, channel, change);
+        }
+        self.run();
+    }
+
+    /// A client's socket is gone.
+    pub(super) fn lose(&mut self, at: usize) {
+        self.clients[at].core.begin(self.now_ms);
+        self.clients[at].core.on_lost();
+        self.run();
     }
 
     /// Applies everything on the wire; `keeps` says which events arrive. Gives true when any did.
@@ -597,6 +622,18 @@ pub(super) fn declare(queue: &str) -> Method {
         passive: false,
         durable: true,
         exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::new(),
+    }
+}
+
+pub(super) fn declare_exclusive(queue: &str) -> Method {
+    Method::QueueDeclare {
+        queue: short(queue),
+        passive: false,
+        durable: false,
+        exclusive: true,
         auto_delete: false,
         no_wait: false,
         arguments: Table::new(),

@@ -1,6 +1,6 @@
 //! Handshake, tuning, faults, and the ways in which channels and connections end.
 
-use super::harness::{Broker, Heard, consume, declare, put_publish, short, start_ok};
+use super::harness::{Broker, Heard, consume, declare, declare_exclusive, put_publish, short, start_ok};
 use crate::amqp::{Method, Properties, Value, frame};
 use crate::connection::{Limits, handshake};
 
@@ -316,6 +316,37 @@ fn a_lost_connection_still_delivers_what_it_had_taken_in() {
     broker.tick(20);
     assert_eq!(broker.stats("q").ready, 1);
     assert_eq!(broker.stats("q").sessions, 0);
+    assert!(broker.clients[at].core.is_over());
+}
+
+#[test]
+fn an_exclusive_queue_whose_declaration_is_under_way_goes_with_its_connection() {
+    let mut broker = Broker::new();
+    let at = broker.channel();
+    broker.holds_changes = true;
+    broker.send(at, 1, &declare_exclusive("q"));
+    broker.lose(at);
+    assert!(!broker.clients[at].core.is_over(), "the declaration has no outcome");
+    broker.make_held_changes();
+    assert!(broker.view.queue("/", "q").is_none());
+    assert!(broker.clients[at].core.is_over());
+}
+
+#[test]
+fn a_change_that_has_no_outcome_does_not_keep_a_connection_for_ever() {
+    let mut broker = Broker::new();
+    let at = broker.channel();
+    broker.holds_changes = true;
+    broker.send(at, 1, &declare_exclusive("q"));
+    let close = Method::ConnectionClose {
+        reply_code: 200,
+        reply_text: short("bye"),
+        class_id: 0,
+        method_id: 0,
+    };
+    assert_eq!(broker.call(at, 0, &close), []);
+    broker.tick(10_000);
+    assert_eq!(broker.clients[at].methods(), [Method::ConnectionCloseOk {}]);
     assert!(broker.clients[at].core.is_over());
 }
 

@@ -122,12 +122,17 @@ pub struct Connection {
     ends: Ends,
     accepted_ms: u64,
     received_ms: u64,
+    /// When the last bytes, or a heartbeat, were put out.
     sent_ms: u64,
+    /// When the socket last took bytes.
+    written_ms: u64,
     heartbeat_ms: u64,
     channel_max: u16,
     mechanism: &'static str,
     client_properties: Table,
     reading: bool,
+    /// When `reading` was last changed.
+    gated_ms: u64,
     refusal: Option<Fault>,
     counters: Counters,
 }
@@ -166,10 +171,12 @@ impl Connection {
             accepted_ms: now_ms,
             received_ms: now_ms,
             sent_ms: now_ms,
+            written_ms: now_ms,
             heartbeat_ms: 0,
             mechanism: "",
             client_properties: Table::new(),
             reading: true,
+            gated_ms: now_ms,
             refusal: None,
             counters: Counters {
                 connected_at_ms: unix_ms,
@@ -706,8 +713,7 @@ impl Connection {
                 self.on_lost();
             }
             Phase::Running if self.heartbeat_ms > 0 => {
-                // While the socket is deliberately not read, silence says nothing.
-                if self.reading && now_ms >= self.received_ms + 2 * self.heartbeat_ms {
+                if now_ms >= self.heard_ms() + 2 * self.heartbeat_ms {
                     tracing::warn!(peer = %self.ends.peer, "missed heartbeats from the client");
                     self.on_lost();
                 } else if now_ms >= self.sent_ms + self.heartbeat_ms / 2 && self.session.output.is_empty() {
@@ -823,10 +829,22 @@ impl Connection {
 
     /// Whether the socket is being read from now on. Time in which it is not does not count against the client.
     pub fn set_reading(&mut self, reading: bool) {
-        if reading && !self.reading {
-            self.received_ms = self.session.now_ms;
+        if reading != self.reading {
+            self.gated_ms = self.session.now_ms;
         }
         self.reading = reading;
+    }
+
+    /// When the client was last known to live. While the socket is deliberately not read, silence says nothing; then a
+    /// client that takes what waits for it lives, and so does one that nothing waits for.
+    fn heard_ms(&self) -> u64 {
+        if self.reading {
+            self.received_ms.max(self.gated_ms)
+        } else if self.session.output.is_empty() {
+            self.session.now_ms
+        } else {
+            self.written_ms.max(self.gated_ms)
+        }
     }
 
     /// When [`Connection::on_tick`] is next due.
@@ -865,6 +883,7 @@ impl Connection {
     /// The socket took `written` bytes; deliveries among them may give queues something to do: flush.
     pub fn on_written(&mut self, written: usize) {
         self.sent_ms = self.session.now_ms;
+        self.written_ms = self.session.now_ms;
         self.counters.bytes_out += written as u64;
         self.counters.writes += 1;
         self.session.advance(written);

@@ -83,6 +83,8 @@ pub(super) struct Client {
     assembling: Option<(u16, Method, Option<Header>, BytesMut)>,
     expects_header: bool,
     pub(super) heard: Vec<Heard>,
+    /// The client's socket takes nothing.
+    pub(super) is_stuck: bool,
 }
 
 impl Client {
@@ -98,7 +100,7 @@ impl Client {
     }
 
     fn hear(&mut self) {
-        loop {
+        while !self.is_stuck {
             let written = {
                 let mut slices = [std::io::IoSlice::new(&[]); 16];
                 let count = self.core.output().chunks(&mut slices);
@@ -305,12 +307,18 @@ impl Broker {
             assembling: None,
             expects_header: false,
             heard: Vec::new(),
+            is_stuck: false,
         });
         at
     }
 
     /// A client whose connection is open.
     pub(super) fn client(&mut self) -> usize {
+        self.client_with(0)
+    }
+
+    /// A client whose connection is open with a heartbeat of so many seconds.
+    pub(super) fn client_with(&mut self, heartbeat: u16) -> usize {
         let at = self.connect();
         self.bytes(at, &frame::PROTOCOL_HEADER);
         self.send(at, 0, &start_ok("PLAIN", b"\0guest\0guest"));
@@ -320,7 +328,7 @@ impl Broker {
             &Method::ConnectionTuneOk {
                 channel_max: 2047,
                 frame_max: 131_072,
-                heartbeat: 0,
+                heartbeat,
             },
         );
         self.send(
@@ -415,6 +423,8 @@ impl Broker {
                 client.core.end_turn(&mut self.wire);
                 client.hear();
                 client.core.flush(&mut self.wire);
+                let reads = client.core.wants_input();
+                client.core.set_reading(reads);
                 for effect in self.clients[at].core.take_effects() {
                     again = true;
                     self.perform(at, effect);

@@ -425,27 +425,52 @@ fn an_auto_delete_queue_goes_with_its_last_consumer() {
 }
 
 #[test]
+fn output_that_nobody_takes_counts_as_missed_heartbeats() {
+    let mut broker = Broker::new();
+    broker.limits.output_bytes_max = 100_000;
+    let publisher = broker.channel();
+    broker.send(publisher, 1, &declare("q"));
+    for _ in 0..3 {
+        broker.publish(publisher, 1, "", "q", &[0; 50_000]);
+    }
+    let at = broker.client_with(10);
+    broker.send(at, 1, &Method::ChannelOpen {});
+    broker.clients[at].is_stuck = true;
+    broker.send(at, 1, &consume("q", "t", false));
+    assert!(!broker.clients[at].core.wants_input(), "its output is full");
+    broker.tick(19_000);
+    assert!(!broker.clients[at].core.is_over());
+    broker.tick(1_000);
+    assert!(broker.clients[at].core.is_over());
+    assert_eq!(broker.stats("q").ready, 3);
+}
+
+#[test]
+fn a_client_that_may_say_nothing_is_not_missed() {
+    let mut broker = Broker::new();
+    broker.limits.unapplied_bytes_max = 100;
+    let at = broker.client_with(10);
+    broker.send(at, 1, &Method::ChannelOpen {});
+    broker.send(at, 1, &declare("q"));
+    broker.wire.is_full = true;
+    broker.publish(at, 1, "", "q", &[0; 1_000]);
+    assert!(!broker.clients[at].core.wants_input());
+    broker.tick(19_000);
+    broker.tick(19_000);
+    assert!(!broker.clients[at].core.is_over());
+    broker.wire.is_full = false;
+    broker.tick(100);
+    assert!(broker.clients[at].core.wants_input());
+    broker.tick(19_000);
+    assert!(!broker.clients[at].core.is_over(), "it had no time to speak");
+    broker.tick(1_000);
+    assert!(broker.clients[at].core.is_over());
+}
+
+#[test]
 fn missed_heartbeats_end_the_connection() {
     let mut broker = Broker::new();
-    let at = broker.connect();
-    broker.bytes(at, &frame::PROTOCOL_HEADER);
-    broker.send(at, 0, &start_ok("PLAIN", b"\0guest\0guest"));
-    broker.send(
-        at,
-        0,
-        &Method::ConnectionTuneOk {
-            channel_max: 10,
-            frame_max: 8192,
-            heartbeat: 10,
-        },
-    );
-    broker.send(
-        at,
-        0,
-        &Method::ConnectionOpen {
-            virtual_host: "/".into(),
-        },
-    );
+    let at = broker.client_with(10);
     broker.tick(19_000);
     assert!(!broker.clients[at].core.is_over());
     broker.bytes(at, &[8, 0, 0, 0, 0, 0, 0, 0xCE]);

@@ -143,13 +143,10 @@ impl Channel {
         let gone =
             |session: &Session, queue: &str| Err(refused(&Refusal::NoQueue(Resource::queue(&session.vhost, queue))));
         match waiting {
+            // It is declared once more, as if it had never been there.
             Some(Waiting::Counts {
                 declare: Some(declare), ..
-            }) => {
-                let change = Change::DeclareQueue(*declare);
-                self.submit(session, change, Waiting::NewQueue { no_wait: false });
-                Ok(())
-            }
+            }) => self.declare(session, *declare, false),
             Some(Waiting::Counts { queue, .. } | Waiting::Purge { queue, .. }) => gone(session, &queue),
             Some(Waiting::Get { queue, .. }) => gone(session, &queue.name),
             Some(Waiting::Attach {

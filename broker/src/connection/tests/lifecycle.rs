@@ -3,6 +3,7 @@
 use super::harness::{Broker, Heard, consume, declare, declare_exclusive, put_publish, short, start_ok};
 use crate::amqp::{Method, Properties, Value, frame};
 use crate::connection::{Limits, handshake};
+use crate::metadata::Change;
 
 fn close_text(methods: &[Method]) -> (u16, String) {
     match methods {
@@ -378,6 +379,29 @@ fn a_deleted_queue_cancels_its_consumers() {
         broker.call(other, 1, &delete),
         [Method::QueueDeleteOk { message_count: 0 }]
     );
+}
+
+#[test]
+fn a_queue_deleted_under_its_declaration_is_declared_anew() {
+    let mut broker = Broker::new();
+    let at = broker.channel();
+    broker.send(at, 1, &declare("q"));
+    let old = broker.view.queue("/", "q").expect("it is declared").group;
+    broker.clients[at].heard.clear();
+    broker.wire.is_full = true;
+    broker.send(at, 1, &declare("q"));
+    broker.change(Change::DeleteQueue { group: old });
+    broker.wire.is_full = false;
+    broker.run();
+    let declared = Method::QueueDeclareOk {
+        queue: short("q"),
+        message_count: 0,
+        consumer_count: 0,
+    };
+    assert_eq!(broker.clients[at].methods(), [declared]);
+    let queue = broker.view.queue("/", "q").expect("it is declared");
+    assert_ne!(queue.group, old);
+    assert_eq!(queue.replicas(), [1]);
 }
 
 #[test]

@@ -168,6 +168,8 @@ pub(super) struct Broker {
     /// Changes that connections ask for are not made yet.
     pub(super) holds_changes: bool,
     held: Vec<(usize, ChannelId, Change)>,
+    /// Queues whose machines have ended stay in the metadata.
+    pub(super) keeps_ended_queues: bool,
 }
 
 pub(super) const RUN: Run = Run {
@@ -188,6 +190,7 @@ impl Broker {
             limits: Limits::default(),
             holds_changes: false,
             held: Vec::new(),
+            keeps_ended_queues: false,
         };
         let password = Some(PasswordHash::new(Algorithm::Sha256, [1, 2, 3, 4], b"guest"));
         let user = AddUser {
@@ -569,7 +572,7 @@ impl Broker {
                 moved = true;
             }
         }
-        if is_gone {
+        if is_gone && !self.keeps_ended_queues {
             self.change(Change::DeleteQueue { group });
             moved = true;
         }

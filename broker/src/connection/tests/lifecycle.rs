@@ -405,6 +405,28 @@ fn a_queue_deleted_under_its_declaration_is_declared_anew() {
 }
 
 #[test]
+fn a_queue_that_has_ended_is_not_found_by_its_next_consumer() {
+    let mut broker = Broker::new();
+    let (at, other) = (broker.channel(), broker.channel());
+    broker.send(at, 1, &declare("q"));
+    // The machine has ended; the metadata still show the queue.
+    broker.holds_changes = true;
+    let delete = Method::QueueDelete {
+        queue: short("q"),
+        if_unused: false,
+        if_empty: false,
+        no_wait: false,
+    };
+    broker.keeps_ended_queues = true;
+    broker.send(at, 1, &delete);
+    let methods = broker.call(other, 1, &consume("q", "t", false));
+    assert_eq!(
+        close_text(&methods),
+        (404, "NOT_FOUND - no queue 'q' in vhost '/'".to_owned())
+    );
+}
+
+#[test]
 fn an_auto_delete_queue_goes_with_its_last_consumer() {
     let mut broker = Broker::new();
     let at = broker.channel();

@@ -250,10 +250,11 @@ impl Connection {
         let number = frame.channel;
         if frame.kind == Kind::Heartbeat {
             if number != 0 {
-                self.fault(
-                    0,
-                    Fault::new(ReplyCode::UnexpectedFrame, "heartbeat frame on a channel other than 0"),
-                );
+                let text = "type 8, all octets = <<>>";
+                self.fault(0, Fault::new(ReplyCode::UnexpectedFrame, text));
+            } else if !frame.payload.is_empty() {
+                let text = format!("type 8, {} octets: unknown_frame", frame.payload.len());
+                self.fault(0, Fault::new(ReplyCode::FrameError, text));
             }
             return;
         }

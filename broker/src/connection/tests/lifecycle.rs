@@ -201,6 +201,49 @@ fn faults_close_what_they_should() {
         },
         (540, "NOT_IMPLEMENTED - immediate=true"),
     );
+    // An empty name is no queue, whatever was declared before.
+    check(
+        &Method::QueueDeclare {
+            queue: short(""),
+            passive: true,
+            durable: false,
+            exclusive: false,
+            auto_delete: false,
+            no_wait: false,
+            arguments: crate::amqp::Table::new(),
+        },
+        (404, "NOT_FOUND - no queue '' in vhost '/'"),
+    );
+    for misplaced in [
+        Method::ConnectionClose {
+            reply_code: 200,
+            reply_text: short("bye"),
+            class_id: 0,
+            method_id: 0,
+        },
+        Method::ConnectionOpen {
+            virtual_host: short("/"),
+        },
+        Method::ChannelCloseOk {},
+        Method::BasicGetEmpty {},
+        Method::ConfirmSelectOk {},
+    ] {
+        check(&misplaced, (503, "COMMAND_INVALID - unimplemented method"));
+    }
+}
+
+#[test]
+fn a_heartbeat_is_empty_and_on_channel_0() {
+    for (bytes, code) in [
+        (&b"\x08\0\0\0\0\0\x03abc\xCE"[..], 501),
+        (&b"\x08\0\x01\0\0\0\0\xCE"[..], 505),
+    ] {
+        let mut broker = Broker::new();
+        let at = broker.channel();
+        broker.clients[at].heard.clear();
+        broker.bytes(at, bytes);
+        assert_eq!(close_text(&broker.clients[at].methods()).0, code);
+    }
 }
 
 #[test]

@@ -343,7 +343,7 @@ impl Channel {
                 ));
             }
             // Answers to what the broker may have sent.
-            Method::BasicCancelOk { .. } | Method::ChannelFlowOk { .. } | Method::ChannelCloseOk {} => {}
+            Method::BasicCancelOk { .. } | Method::ChannelFlowOk { .. } => {}
             Method::ExchangeDeclare { .. }
             | Method::ExchangeDelete { .. }
             | Method::ExchangeBind { .. }
@@ -353,14 +353,7 @@ impl Channel {
             | Method::QueuePurge { .. }
             | Method::QueueDelete { .. }
             | Method::QueueUnbind { .. } => self.on_topology(session, method)?,
-            other => {
-                let code = if other.id().0 == 10 {
-                    ReplyCode::ChannelError
-                } else {
-                    ReplyCode::CommandInvalid
-                };
-                return Err(Fault::new(code, "unimplemented method"));
-            }
+            _ => return Err(Fault::new(ReplyCode::CommandInvalid, "unimplemented method")),
         }
         Ok(Step::Continue)
     }

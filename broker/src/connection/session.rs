@@ -125,6 +125,8 @@ pub struct Session {
     pub(crate) queues: Queues,
     pub(crate) consumers: FxHashMap<u32, Consumer>,
     pub(crate) effects: Vec<Effect>,
+    /// Changes of the metadata that were asked for and have no outcome yet.
+    pub(crate) submitted: u32,
     pub(crate) routes: Routes,
     /// Channels with confirms to send.
     pub(crate) confirming: Vec<u16>,
@@ -157,6 +159,7 @@ impl Session {
             queues: Queues::new(id),
             consumers: FxHashMap::default(),
             effects: Vec::new(),
+            submitted: 0,
             routes: Routes::default(),
             confirming: Vec::new(),
             owns_exclusive: false,
@@ -258,6 +261,12 @@ impl Session {
             self.granted.push_back((access, name.to_owned()));
         }
         granted
+    }
+
+    /// Has the metadata changed for a channel.
+    pub(crate) fn submit(&mut self, channel: ChannelId, change: Change) {
+        self.submitted += 1;
+        self.effects.push(Effect::Submit(channel, Box::new(change)));
     }
 
     /// A number for a new consumer.

@@ -666,12 +666,14 @@ impl Connection {
                 Notice::Confirmed(id, run) => {
                     if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
                         channel.confirmed(&mut self.session, run);
+                        self.go_on_after_commit(id.number);
                     }
                     continue;
                 }
                 Notice::Refused(id, run) => {
                     if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
                         channel.refused(&mut self.session, run);
+                        self.go_on_after_commit(id.number);
                     }
                     continue;
                 }
@@ -694,6 +696,16 @@ impl Connection {
             if let Err(fault) = result {
                 self.fault(id.number, fault);
             }
+        }
+    }
+
+    /// A channel whose transaction is committed goes on with what it held; one whose transaction is not is closed.
+    fn go_on_after_commit(&mut self, number: u16) {
+        let channel = self.channels.get_mut(&number);
+        match channel.and_then(|channel| channel.end_commit(&mut self.session)) {
+            None => {}
+            Some(Ok(())) => self.resumable.push(number),
+            Some(Err(fault)) => self.fault(number, fault),
         }
     }
 

@@ -130,6 +130,8 @@ pub struct Session {
     pub(crate) routes: Routes,
     /// Channels with confirms to send.
     pub(crate) confirming: Vec<u16>,
+    /// Bytes held by the open transactions of all channels.
+    pub(crate) transaction_bytes: usize,
     /// Set when the session declares its first exclusive queue.
     pub(crate) owns_exclusive: bool,
     /// Body parts of the message at hand; kept for its room.
@@ -162,6 +164,7 @@ impl Session {
             submitted: 0,
             routes: Routes::default(),
             confirming: Vec::new(),
+            transaction_bytes: 0,
             owns_exclusive: false,
             parts: Vec::new(),
             view,

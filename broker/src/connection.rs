@@ -23,6 +23,7 @@ use crate::amqp::frame::{self, FRAME_OVERHEAD, Frame, Kind};
 use crate::amqp::method::peek_id;
 use crate::amqp::{Fault, Method, Output, ReplyCode, Table};
 use crate::channel::{Channel, Step};
+use crate::directory::Deleted;
 use crate::metadata::{Outcome, View};
 use crate::queue::client::{Accepted, ChannelId, Notice};
 
@@ -517,6 +518,16 @@ impl Connection {
             Phase::Header | Phase::Start => self.close_now(),
             _ => self.fault(0, Fault::new(code, text)),
         }
+    }
+
+    /// A user or a vhost was deleted: closes the connection if it is this one's.
+    pub fn on_deleted(&mut self, deleted: &Deleted) {
+        let text = match deleted {
+            Deleted::User(name) if *name == self.session.user => format!("user '{name}' is deleted"),
+            Deleted::Vhost(name) if *name == self.session.vhost => format!("vhost '{name}' is deleted"),
+            Deleted::User(_) | Deleted::Vhost(_) => return,
+        };
+        self.on_close(ReplyCode::ConnectionForced, &text);
     }
 
     /// The socket is gone, or is to be dropped.

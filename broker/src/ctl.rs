@@ -102,8 +102,8 @@ impl Invocation {
         let timeout = Duration::from_secs(common.timeout.unwrap_or(plan.timeout_s));
         Ok(Self {
             node,
+            secret: Secret::new(config.cluster.link_secret()),
             cluster: config.cluster.name,
-            secret: config.cluster.secret,
             timeout,
             style,
             plan,

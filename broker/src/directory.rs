@@ -25,6 +25,7 @@ use warren_proto::record::{Command, Events, SessionId, system};
 use crate::amqp::ReplyCode;
 use crate::mailbox::{Mailbox, Post, Refused};
 use crate::metadata::View;
+use crate::name::{UserName, VhostName};
 
 /// What a queue's or the metadata's actor takes in.
 #[derive(Message)]
@@ -124,6 +125,8 @@ pub enum SessionEvent {
         /// The queue's group.
         group: GroupId,
     },
+    /// A user or a vhost was deleted: its connections must be closed.
+    Deleted(Deleted),
     /// The connection must be closed.
     Close {
         /// The reply code.
@@ -131,6 +134,15 @@ pub enum SessionEvent {
         /// The text after the code's name.
         text: String,
     },
+}
+
+/// What connections cannot go on without.
+#[derive(Clone, Debug)]
+pub enum Deleted {
+    /// Whom a client logged in as.
+    User(UserName),
+    /// Where it works.
+    Vhost(VhostName),
 }
 
 /// Ends of sessions that are repeated until their queues know of them.

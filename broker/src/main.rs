@@ -10,6 +10,8 @@ use warren_broker::log_line::Lines;
 
 /// Exit status of a node that could not start or end in good order.
 const EXIT_SOFTWARE: u8 = 70;
+/// Exit status of a node whose store cannot be opened, as of one whose store fails later.
+const EXIT_STORE: u8 = 74;
 
 /// Gives memory back to the system when a backlog is gone, which the C library's does not.
 #[global_allocator]
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
             tracing::error!(reason = format!("{error:#}"), "the node cannot go on");
             ExitCode::from(if error.is::<warren_broker::config::Error>() {
                 EXIT_CONFIG
+            } else if error.is::<warren_cluster::log::Error>() {
+                EXIT_STORE
             } else {
                 EXIT_SOFTWARE
             })

@@ -91,6 +91,8 @@ impl Handler<SessionEvent> for Question {
                 }
                 self.send();
             }
+            // It is nobody's.
+            SessionEvent::Deleted(_) => {}
             SessionEvent::QueueGone { .. } | SessionEvent::Close { .. } => ctx.stop(),
         }
     }

@@ -337,6 +337,7 @@ impl Handler<SessionEvent> for ConnectionActor {
                 self.way.forget(group);
                 self.begin(context).on_queue_gone(group);
             }
+            SessionEvent::Deleted(deleted) => self.begin(context).on_deleted(&deleted),
             SessionEvent::Close { code, text } => self.begin(context).on_close(code, &text),
         }
     }

@@ -25,7 +25,7 @@ use warren_proto::node::{Barrier, BarrierPassed, node_message::Kind};
 use super::client::{MetadataClient, Submit};
 use super::{Bootstrap, Change, Effect, Exchange, MetadataMachine, Outcome, Picture, Placement, Queue, Request, Run};
 use crate::amqp::ReplyCode;
-use crate::directory::{Directory, Inbound, SessionEvent};
+use crate::directory::{Deleted, Directory, Inbound, SessionEvent};
 use crate::exchange::actor::Update;
 
 /// The metadata's group.
@@ -319,7 +319,16 @@ impl MetadataReplica {
                     self.rejoin();
                 }
             }
-            Effect::VhostDeleted(_) | Effect::UserDeleted(_) => {}
+            Effect::VhostDeleted(name) => self.close_connections(&Deleted::Vhost(name)),
+            Effect::UserDeleted(name) => self.close_connections(&Deleted::User(name)),
+        }
+    }
+
+    /// Tells every connection of this node; those that it concerns close.
+    fn close_connections(&self, deleted: &Deleted) {
+        for session in self.setup.directory.session_mailboxes() {
+            // Deleting is an operator's work, and most connections do nothing.
+            session.always(SessionEvent::Deleted(deleted.clone()));
         }
     }
 

@@ -260,6 +260,8 @@ impl DeadLetters {
                 }
             }
             SessionEvent::QueueGone { group } => sending.gone(group),
+            // It is nobody's.
+            SessionEvent::Deleted(_) => {}
             // The others have given this node up, and its sessions with it.
             SessionEvent::Close { .. } => sending.is_forgotten = true,
         }

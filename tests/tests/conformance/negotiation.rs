@@ -330,22 +330,61 @@ fn an_unknown_vhost_is_refused_with_530() {
     closed.connection_error::<ConnectionOpen>(530, "NOT_ALLOWED - vhost no such vhost not found");
 }
 
-#[test]
-fn a_user_without_permissions_is_refused_the_vhost_with_530() {
+/// A command of the operator's tool, which must succeed.
+#[track_caller]
+fn run(arguments: &str) {
     let ctl = std::env::var("WARREN_TEST_CTL").expect("WARREN_TEST_CTL names the command that makes users");
-    let user = Case::new().queue("user");
-    let run = |arguments: &str| {
-        let output = Command::new("sh")
-            .arg("-c")
-            .arg(format!("{ctl} {arguments}"))
-            .output()
-            .expect("sh runs");
-        assert!(
-            output.status.success(),
-            "{ctl} {arguments}: {}",
-            String::from_utf8_lossy(&output.stderr)
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(format!("{ctl} {arguments}"))
+        .output()
+        .expect("sh runs");
+    assert!(
+        output.status.success(),
+        "{ctl} {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn deleting_a_user_or_its_vhost_closes_its_connections_with_320() {
+    let case = Case::new();
+    let (user, vhost) = (case.queue("user"), case.queue("vhost"));
+    run(&format!("add_vhost {vhost}"));
+    let login = || {
+        run(&format!("add_user {user} secret"));
+        run(&format!("set_permissions -p {vhost} {user} '.*' '.*' '.*'"));
+        let login = Login {
+            response: plain(&user, "secret"),
+            vhost: vhost.clone(),
+            ..Login::default()
+        };
+        login.connect()
+    };
+    let forced = |end: End, what: &str| {
+        let End::Closed(closed) = end else {
+            panic!("dropped without a close")
+        };
+        assert_eq!(
+            (closed.code, closed.text),
+            (320, format!("CONNECTION_FORCED - {what} is deleted"))
         );
     };
+    let mut other = Client::connect(0);
+    let mut client = login();
+    run(&format!("delete_user {user}"));
+    forced(client.ended(), &format!("user '{user}'"));
+    let mut client = login();
+    run(&format!("delete_vhost {vhost}"));
+    forced(client.ended(), &format!("vhost '{vhost}'"));
+    run(&format!("delete_user {user}"));
+    other.channel();
+    other.close();
+}
+
+#[test]
+fn a_user_without_permissions_is_refused_the_vhost_with_530() {
+    let user = Case::new().queue("user");
     run(&format!("add_user {user} secret"));
     let end = Login {
         response: plain(&user, "secret"),

@@ -347,6 +347,7 @@ impl NodeRun {
                 session.way.forget(group);
                 session.core.on_queue_gone(group);
             }
+            Turn::Event(SessionEvent::Deleted(deleted)) => session.core.on_deleted(&deleted),
             Turn::Event(SessionEvent::Close { code, text }) => session.core.on_close(code, &text),
             Turn::Look => {}
         }

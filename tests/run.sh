@@ -33,7 +33,13 @@ done
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/warren-tests.XXXXXX")
 export WARREN_CLUSTER_DIR=$WORK/cluster
 export WARREN_AMQP_BASE=${WARREN_AMQP_BASE:-25872} WARREN_CLUSTER_BASE=${WARREN_CLUSTER_BASE:-27101}
-unset WARREN_CONFIG
+# What would change the clusters that are tested.
+for name in $(compgen -v WARREN_); do
+  case $name in
+    WARREN_AMQP_BASE | WARREN_CLUSTER_BASE | WARREN_CLUSTER_DIR | WARREN_CHAOS_DIR | WARREN_TEST_*) ;;
+    *) unset "$name" ;;
+  esac
+done
 
 passed=0 failed=0 summary=()
 

@@ -23,6 +23,7 @@ use warren_cluster::log::{LogStore, rocks::RocksStore};
 use warren_cluster::transport::{self, GrpcTransport, Peer, Transport};
 
 use crate::admin::Admin;
+use crate::alarms::{self, Alarms, Bounds};
 use crate::auth::{Algorithm, PasswordHash};
 use crate::config::{Address, Config};
 use crate::connection::Limits;
@@ -60,7 +61,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         store.clone(),
         generation(incarnation),
     ));
-    let admin = Arc::new(Admin::new(&config, directory.clone(), view.clone()));
+    let bounds = Bounds {
+        memory: config.limits.memory_high_watermark,
+        disk_free: config.limits.disk_free_limit,
+        data_dir: data_dir.clone(),
+    };
+    let alarms = Arc::new(Alarms::new(node, bounds));
+    inbox.connect_alarms(alarms.clone());
+    let admin = Arc::new(Admin::new(&config, directory.clone(), view.clone(), alarms.clone()));
 
     let own = config
         .cluster
@@ -162,13 +170,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 handles.clone(),
                 directory.clone(),
                 client.clone(),
+                alarms.clone(),
             )
             .with_context(|| format!("cannot listen for clients on {address}"))?;
             listeners.push(listener);
         }
         admin.serves_clients(&listeners);
+        let registries = listeners.iter().map(|listener| listener.registry().clone()).collect();
+        let watch = actix::spawn(alarms::watch(alarms, directory, registries));
         tracing::info!(node = name, "ready");
         stopped.await?;
+        watch.abort();
         tracing::info!("stops");
         for listener in listeners {
             let left = listener.stop(SHUTDOWN).await;

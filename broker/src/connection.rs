@@ -40,6 +40,7 @@ mod queues;
 pub mod registry;
 mod routes;
 pub(crate) mod session;
+mod shortage;
 mod socket;
 pub mod way;
 
@@ -133,6 +134,7 @@ pub struct Connection {
     reading: bool,
     /// When `reading` was last changed.
     gated_ms: u64,
+    blocking: shortage::Blocking,
     refusal: Option<Fault>,
     counters: Counters,
 }
@@ -177,6 +179,7 @@ impl Connection {
             client_properties: Table::new(),
             reading: true,
             gated_ms: now_ms,
+            blocking: shortage::Blocking::default(),
             refusal: None,
             counters: Counters {
                 connected_at_ms: unix_ms,
@@ -756,6 +759,7 @@ impl Connection {
             }
         }
         self.session.confirming = confirming;
+        self.block();
         self.flush(carrier);
         self.session.end_turn();
     }
@@ -818,7 +822,8 @@ impl Connection {
         let limits = &self.session.limits;
         match self.phase {
             Phase::Running => {
-                self.session.queues.unapplied_bytes() < limits.unapplied_bytes_max
+                !self.blocking.is_blocked
+                    && self.session.queues.unapplied_bytes() < limits.unapplied_bytes_max
                     && self.session.queues.unapplied_commands() < limits.unapplied_commands_max
                     && self.session.output.len() < limits.output_bytes_max
                     && self.held_bytes < limits.held_bytes_max
@@ -905,7 +910,11 @@ impl Connection {
                 vhost: self.session.vhost.clone(),
                 peer: self.ends.peer,
                 local: self.ends.local,
-                state: self.phase.name(),
+                state: if self.blocking.is_blocked {
+                    "blocked"
+                } else {
+                    self.phase.name()
+                },
                 channels: self.channels.len() as u32,
                 protocol: "AMQP 0-9-1",
                 auth_mechanism: self.mechanism,

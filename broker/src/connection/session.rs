@@ -14,6 +14,7 @@ use warren_proto::record::{Outcome, SessionId};
 use super::Limits;
 use super::queues::Queues;
 use super::routes::Routes;
+use crate::alarms::Shortage;
 use crate::amqp::{Fault, Method, Output, ReplyCode, ShortStr, Table, Value};
 use crate::metadata::{Access, Change, Kind, Permission, Picture, Refusal, View};
 use crate::name::{UserName, VhostName};
@@ -40,6 +41,7 @@ pub enum Effect {
 pub(crate) struct Capabilities {
     pub(crate) consumer_cancel_notify: bool,
     pub(crate) authentication_failure_close: bool,
+    pub(crate) connection_blocked: bool,
 }
 
 impl Capabilities {
@@ -53,6 +55,7 @@ impl Capabilities {
         Self {
             consumer_cancel_notify: has("consumer_cancel_notify"),
             authentication_failure_close: has("authentication_failure_close"),
+            connection_blocked: has("connection.blocked"),
         }
     }
 }
@@ -132,6 +135,10 @@ pub struct Session {
     pub(crate) confirming: Vec<u16>,
     /// Set when the session declares its first exclusive queue.
     pub(crate) owns_exclusive: bool,
+    /// What the cluster is short of.
+    pub(crate) shortage: Shortage,
+    /// Something was published during the shortage.
+    pub(crate) published_short: bool,
     /// Body parts of the message at hand; kept for its room.
     pub(crate) parts: Vec<Bytes>,
     view: View,
@@ -163,6 +170,8 @@ impl Session {
             routes: Routes::default(),
             confirming: Vec::new(),
             owns_exclusive: false,
+            shortage: Shortage::default(),
+            published_short: false,
             parts: Vec::new(),
             view,
             picture: None,

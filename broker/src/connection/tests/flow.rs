@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::harness::{Broker, Heard, consume, declare, put_publish, short};
+use crate::alarms::Shortage;
 use crate::amqp::{Method, Properties, Table, Value, put_method};
 
 fn delivered(heard: &[Heard]) -> Vec<(u64, Bytes)> {
@@ -25,6 +26,44 @@ fn get(queue: &str, no_ack: bool) -> Method {
         queue: short(queue),
         no_ack,
     }
+}
+
+#[test]
+fn publishers_are_held_back_while_the_cluster_is_short() {
+    let mut broker = Broker::new();
+    let (at, consumer) = (broker.channel(), broker.channel());
+    broker.send(at, 1, &declare("q"));
+    broker.send(consumer, 1, &consume("q", "t", false));
+    broker.set_shortage(Shortage {
+        memory: true,
+        disk: true,
+    });
+    broker.clients[at].heard.clear();
+    broker.clients[consumer].heard.clear();
+    assert!(broker.clients[at].core.wants_input(), "it has not published");
+    broker.publish(at, 1, "", "q", b"last");
+    let blocked = Method::ConnectionBlocked {
+        reason: short("low on memory & low on disk"),
+    };
+    assert_eq!(broker.clients[at].methods(), [blocked]);
+    assert!(!broker.clients[at].core.wants_input());
+    let heard = std::mem::take(&mut broker.clients[consumer].heard);
+    assert_eq!(delivered(&heard).len(), 1, "what was published is not lost");
+    assert!(broker.clients[consumer].core.wants_input());
+
+    broker.set_shortage(Shortage {
+        memory: false,
+        disk: true,
+    });
+    assert!(broker.clients[at].methods().is_empty());
+    assert!(!broker.clients[at].core.wants_input());
+    broker.set_shortage(Shortage::default());
+    assert_eq!(broker.clients[at].methods(), [Method::ConnectionUnblocked {}]);
+    assert!(broker.clients[consumer].methods().is_empty());
+    assert!(broker.clients[at].core.wants_input());
+    broker.publish(at, 1, "", "q", b"first");
+    assert!(broker.clients[at].methods().is_empty());
+    assert!(broker.clients[at].core.wants_input());
 }
 
 #[test]

@@ -81,6 +81,8 @@ pub(crate) struct Channel {
     assembly: Option<Assembly>,
     waiting: Option<Waiting>,
     held: VecDeque<Frame>,
+    /// Its last message has not reached all its queues.
+    is_fanning_out: bool,
     /// The method being handled or waited for: what a fault names.
     method: (u16, u16),
     confirms: Option<Confirms>,
@@ -102,6 +104,7 @@ impl Channel {
             assembly: None,
             waiting: None,
             held: VecDeque::new(),
+            is_fanning_out: false,
             method: (0, 0),
             confirms: None,
             has_confirms: false,
@@ -125,7 +128,12 @@ impl Channel {
 
     /// Whether a frame must wait for its turn.
     pub(crate) fn is_held(&self) -> bool {
-        self.waiting.is_some() || !self.held.is_empty()
+        self.waiting.is_some() || self.is_fanning_out || !self.held.is_empty()
+    }
+
+    /// Its last message has reached all its queues.
+    pub(crate) fn fanned_out(&mut self) {
+        self.is_fanning_out = false;
     }
 
     pub(crate) fn hold(&mut self, frame: Frame) {
@@ -134,7 +142,7 @@ impl Channel {
 
     /// The next held frame whose turn has come.
     pub(crate) fn take_held(&mut self) -> Option<Frame> {
-        if self.waiting.is_some() {
+        if self.waiting.is_some() || self.is_fanning_out {
             None
         } else {
             self.held.pop_front()

@@ -34,6 +34,7 @@ pub use self::session::{Effect, Session};
 
 pub mod actor;
 mod describe;
+pub(crate) mod fanout;
 mod handshake;
 mod limits;
 mod queues;
@@ -761,15 +762,21 @@ impl Connection {
         self.session.confirming = confirming;
         self.block();
         self.flush(carrier);
+        // What a message on its way to many queues had held back goes on in a turn of its own.
+        if !self.resumable.is_empty() {
+            return self.end_turn(carrier);
+        }
         self.session.end_turn();
     }
 
     /// Offers to the queues what has come up since the turn's end.
     pub fn flush(&mut self, carrier: &mut impl Carrier) {
         self.session.queues.flush(self.session.now_ms, carrier);
+        self.fan_out(carrier);
         if let Ending::Draining { .. } = self.ending
             && self.session.queues.is_all_applied()
             && self.session.submitted == 0
+            && self.session.fanouts.is_empty()
         {
             self.finish_draining();
         }
@@ -825,6 +832,7 @@ impl Connection {
                 !self.blocking.is_blocked
                     && self.session.queues.unapplied_bytes() < limits.unapplied_bytes_max
                     && self.session.queues.unapplied_commands() < limits.unapplied_commands_max
+                    && self.session.fanouts.is_empty()
                     && self.session.output.len() < limits.output_bytes_max
                     && self.held_bytes < limits.held_bytes_max
             }

@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use warren_proto::record::Publish;
 
 use super::{Channel, Message};
-use crate::amqp::{Fault, ReplyCode, Table, glance, output};
+use crate::amqp::{Fault, ReplyCode, ShortStr, Table, glance, output};
+use crate::connection::fanout::{Fanout, Owned};
 use crate::connection::session::{Session, refused};
 use crate::message;
 use crate::metadata::{Access, NoExchange, Refusal, Resource};
@@ -62,6 +63,27 @@ impl Channel {
             properties,
             body: &message.parts,
         };
+        if publish.payload_len().saturating_mul(groups.len()) > session.limits.unapplied_bytes_max {
+            let bytes = |text: &ShortStr| Bytes::copy_from_slice(text.as_bytes());
+            session.fanouts.push_back(Fanout {
+                channel: self.id,
+                confirm: confirm.map(|(_, tag)| tag),
+                groups,
+                done: 0,
+                message: Owned {
+                    persistent: publish.persistent,
+                    priority: publish.priority,
+                    ttl_ms: publish.ttl_ms,
+                    bcc: publish.bcc.to_vec(),
+                    exchange: bytes(&address.exchange),
+                    routing_key: bytes(&address.routing_key),
+                    properties: properties.clone(),
+                    body: message.parts.clone(),
+                },
+            });
+            self.is_fanning_out = true;
+            return Ok(());
+        }
         let now_ms = session.now_ms;
         for group in groups.iter() {
             session.queues.client(*group).publish(&publish, confirm, now_ms);

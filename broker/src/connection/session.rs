@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 use warren_proto::record::{Outcome, SessionId};
 
 use super::Limits;
+use super::fanout::Fanouts;
 use super::queues::Queues;
 use super::routes::Routes;
 use crate::alarms::Shortage;
@@ -139,6 +140,8 @@ pub struct Session {
     pub(crate) shortage: Shortage,
     /// Something was published during the shortage.
     pub(crate) published_short: bool,
+    /// Messages that have not reached all their queues.
+    pub(crate) fanouts: Fanouts,
     /// Body parts of the message at hand; kept for its room.
     pub(crate) parts: Vec<Bytes>,
     view: View,
@@ -172,6 +175,7 @@ impl Session {
             owns_exclusive: false,
             shortage: Shortage::default(),
             published_short: false,
+            fanouts: Fanouts::new(),
             parts: Vec::new(),
             view,
             picture: None,

@@ -29,6 +29,90 @@ fn get(queue: &str, no_ack: bool) -> Method {
 }
 
 #[test]
+fn a_large_message_goes_to_a_few_queues_at_a_time() {
+    const QUEUES: usize = 20;
+    let mut broker = Broker::new();
+    broker.limits.unapplied_bytes_max = 250_000;
+    let at = broker.channel();
+    let name = |n: usize| format!("q{n}");
+    for n in 0..QUEUES {
+        broker.send(at, 1, &declare(&name(n)));
+        let bind = Method::QueueBind {
+            queue: short(&name(n)),
+            exchange: short("amq.fanout"),
+            routing_key: short(""),
+            no_wait: false,
+            arguments: Table::new(),
+        };
+        broker.send(at, 1, &bind);
+    }
+    broker.send(at, 1, &Method::ConfirmSelect { no_wait: true });
+    broker.clients[at].heard.clear();
+    let mut bytes = BytesMut::new();
+    put_publish(
+        &mut bytes,
+        1,
+        "amq.fanout",
+        "",
+        false,
+        &Properties::default(),
+        &[7; 100_000],
+    );
+    put_publish(&mut bytes, 1, "amq.fanout", "", false, &Properties::default(), b"next");
+    put_method(&mut bytes, 1, &get("q0", true));
+    broker.wire.is_full = true;
+    broker.bytes(at, &bytes);
+    let unapplied = broker.clients[at].core.describe().connection.unapplied_bytes;
+    assert!((200_000..350_000).contains(&unapplied), "{unapplied}");
+    assert!(!broker.clients[at].core.wants_input());
+    broker.wire.is_full = false;
+    broker.tick(20);
+    for n in 1..QUEUES {
+        assert_eq!(broker.stats(&name(n)).ready, 2, "{n}");
+    }
+    // In order, the get behind both.
+    let heard = std::mem::take(&mut broker.clients[at].heard);
+    let acked = |heard: &Heard| match heard {
+        Heard::Method(1, Method::BasicAck { delivery_tag, .. }) => Some(*delivery_tag),
+        _ => None,
+    };
+    assert_eq!(heard.iter().filter_map(acked).max(), Some(2));
+    let got = heard.iter().find_map(|heard| match heard {
+        Heard::Content(1, Method::BasicGetOk { message_count, .. }, _, body) => Some((*message_count, body.len())),
+        _ => None,
+    });
+    assert_eq!(got, Some((1, 100_000)));
+    assert!(broker.clients[at].core.wants_input());
+}
+
+#[test]
+fn a_large_message_reaches_all_its_queues_although_the_connection_closes() {
+    let mut broker = Broker::new();
+    broker.limits.unapplied_bytes_max = 150_000;
+    let at = broker.channel();
+    for queue in ["a", "b", "c"] {
+        broker.send(at, 1, &declare(queue));
+        let bind = Method::QueueBind {
+            queue: short(queue),
+            exchange: short("amq.fanout"),
+            routing_key: short(""),
+            no_wait: false,
+            arguments: Table::new(),
+        };
+        broker.send(at, 1, &bind);
+    }
+    broker.wire.is_full = true;
+    broker.publish(at, 1, "amq.fanout", "", &[7; 100_000]);
+    broker.lose(at);
+    broker.wire.is_full = false;
+    broker.tick(20);
+    for queue in ["a", "b", "c"] {
+        assert_eq!(broker.stats(queue).ready, 1);
+    }
+    assert!(broker.clients[at].core.is_over());
+}
+
+#[test]
 fn publishers_are_held_back_while_the_cluster_is_short() {
     let mut broker = Broker::new();
     let (at, consumer) = (broker.channel(), broker.channel());

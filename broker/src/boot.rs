@@ -155,6 +155,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             consumer_timeout_ms: config.amqp.consumer_timeout_ms,
             publish_timeout_ms: config.amqp.publish_timeout_ms,
             unapplied_bytes_max: usize::try_from(config.limits.unapplied_bytes_max).unwrap_or(usize::MAX),
+            // Room for some messages of the largest size, whose frames clients with threads may mix.
+            unfinished_bytes_max: usize::try_from(config.amqp.message_size_max.saturating_mul(16))
+                .unwrap_or(usize::MAX),
             group_size: config.cluster.group_size,
             loopback_users: config.users.loopback_users.clone(),
             cluster_name: config.cluster.name.clone(),

@@ -548,6 +548,7 @@ impl Connection {
         // Their messages and consumers end with the session.
         self.channels.clear();
         self.session.consumers.clear();
+        self.session.unfinished_bytes = 0;
         self.held_bytes = 0;
         if self.ending == Ending::No {
             self.ending = Ending::Draining {

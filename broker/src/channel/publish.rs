@@ -17,7 +17,6 @@ const PERSISTENT: u8 = 2;
 impl Channel {
     /// Checks, numbers and routes one message.
     pub(super) fn publish(&mut self, session: &mut Session, message: &Message) -> Result<(), Fault> {
-        session.published_short |= session.shortage.is_any();
         let address = &message.address;
         session.allow(Access::Write, "exchange", &address.exchange)?;
         let glance = glance(&message.properties)?;

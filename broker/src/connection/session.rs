@@ -140,6 +140,8 @@ pub struct Session {
     pub(crate) shortage: Shortage,
     /// Something was published during the shortage.
     pub(crate) published_short: bool,
+    /// What unfinished messages cost, over all channels.
+    pub(crate) unfinished_bytes: usize,
     /// Messages that have not reached all their queues.
     pub(crate) fanouts: Fanouts,
     /// Body parts of the message at hand; kept for its room.
@@ -175,6 +177,7 @@ impl Session {
             owns_exclusive: false,
             shortage: Shortage::default(),
             published_short: false,
+            unfinished_bytes: 0,
             fanouts: Fanouts::new(),
             parts: Vec::new(),
             view,

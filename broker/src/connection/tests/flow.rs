@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::harness::{Broker, Heard, consume, declare, put_publish, short};
 use crate::alarms::Shortage;
+use crate::amqp::frame::{Frame, Kind};
 use crate::amqp::{Method, Properties, Table, Value, put_method};
 
 fn delivered(heard: &[Heard]) -> Vec<(u64, Bytes)> {
@@ -110,6 +111,54 @@ fn a_large_message_reaches_all_its_queues_although_the_connection_closes() {
         assert_eq!(broker.stats(queue).ready, 1);
     }
     assert!(broker.clients[at].core.is_over());
+}
+
+#[test]
+fn unfinished_messages_are_bounded_over_all_channels() {
+    let unfinished = |number: u16, parts: usize, len: usize| {
+        let mut bytes = BytesMut::new();
+        let publish = Method::BasicPublish {
+            exchange: short(""),
+            routing_key: short("nowhere"),
+            mandatory: false,
+            immediate: false,
+        };
+        put_method(&mut bytes, number, &publish);
+        let mut header = BytesMut::from(&[0, 60, 0, 0][..]);
+        header.extend_from_slice(&1_000_000_u64.to_be_bytes());
+        header.extend_from_slice(&[0, 0]);
+        let mut put = |kind, payload: &[u8]| {
+            let payload = Bytes::copy_from_slice(payload);
+            let channel = number;
+            Frame { kind, channel, payload }.encode(&mut bytes);
+        };
+        put(Kind::Header, &header);
+        for _ in 0..parts {
+            put(Kind::Body, &vec![0; len]);
+        }
+        bytes
+    };
+    for (parts, len) in [(9, 9_000), (1_250, 1)] {
+        let mut broker = Broker::new();
+        broker.limits.unfinished_bytes_max = 200_000;
+        let at = broker.client();
+        for number in 1..=3 {
+            broker.send(at, number, &Method::ChannelOpen {});
+        }
+        // Those that were completed do not count.
+        for _ in 0..5 {
+            broker.publish(at, 1, "", "nowhere", &[0; 200_000]);
+        }
+        broker.bytes(at, &unfinished(1, parts, len));
+        broker.bytes(at, &unfinished(2, parts, len));
+        broker.clients[at].heard.clear();
+        broker.bytes(at, &unfinished(3, parts, len));
+        let methods = broker.clients[at].methods();
+        assert!(
+            matches!(methods[..], [Method::ConnectionClose { reply_code: 506, .. }]),
+            "{methods:?}"
+        );
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use warren_cluster::NodeId;
 use warren_cluster::transport::{AdminAnswer, AdminHandler, PeerState, Transport};
 use warren_proto::node::{AdminForward, AdminRows, node_message::Kind};
 
+use crate::alarms::Alarms;
 use crate::config::Config;
 use crate::connection::registry::Registry;
 use crate::directory::Directory;
@@ -96,6 +97,7 @@ struct Inner {
     view: View,
     facts: Facts,
     cluster_listen: String,
+    alarms: Arc<Alarms>,
     parts: OnceLock<Parts>,
     /// Where clients come in, each with its connections; set once they may.
     listeners: OnceLock<Vec<(SocketAddr, Registry)>>,
@@ -106,7 +108,7 @@ struct Inner {
 
 impl Admin {
     /// An admin that can only say that the node is starting.
-    pub fn new(config: &Config, directory: Arc<Directory>, view: View) -> Self {
+    pub fn new(config: &Config, directory: Arc<Directory>, view: View, alarms: Arc<Alarms>) -> Self {
         let mut names: BTreeMap<NodeId, String> = config
             .cluster
             .seeds
@@ -128,6 +130,7 @@ impl Admin {
                 view,
                 facts,
                 cluster_listen,
+                alarms,
                 parts: OnceLock::new(),
                 listeners: OnceLock::new(),
                 next: AtomicU64::new(1),

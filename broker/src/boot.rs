@@ -23,6 +23,7 @@ use warren_cluster::log::{LogStore, rocks::RocksStore};
 use warren_cluster::transport::{self, GrpcTransport, Peer, Transport};
 
 use crate::admin::Admin;
+use crate::alarms::{self, Alarms, Bounds};
 use crate::auth::{Algorithm, PasswordHash};
 use crate::config::{Address, Config};
 use crate::connection::Limits;
@@ -60,7 +61,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         store.clone(),
         generation(incarnation),
     ));
-    let admin = Arc::new(Admin::new(&config, directory.clone(), view.clone()));
+    let bounds = Bounds {
+        memory: config.limits.memory_high_watermark,
+        disk_free: config.limits.disk_free_limit,
+        data_dir: data_dir.clone(),
+    };
+    let alarms = Arc::new(Alarms::new(node, bounds));
+    inbox.connect_alarms(alarms.clone());
+    let admin = Arc::new(Admin::new(&config, directory.clone(), view.clone(), alarms.clone()));
 
     let own = config
         .cluster
@@ -147,6 +155,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             consumer_timeout_ms: config.amqp.consumer_timeout_ms,
             publish_timeout_ms: config.amqp.publish_timeout_ms,
             unapplied_bytes_max: usize::try_from(config.limits.unapplied_bytes_max).unwrap_or(usize::MAX),
+            // Room for some messages of the largest size, whose frames clients with threads may mix.
+            unfinished_bytes_max: usize::try_from(config.amqp.message_size_max.saturating_mul(16))
+                .unwrap_or(usize::MAX),
             group_size: config.cluster.group_size,
             loopback_users: config.users.loopback_users.clone(),
             cluster_name: config.cluster.name.clone(),
@@ -162,13 +173,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 handles.clone(),
                 directory.clone(),
                 client.clone(),
+                alarms.clone(),
             )
             .with_context(|| format!("cannot listen for clients on {address}"))?;
             listeners.push(listener);
         }
         admin.serves_clients(&listeners);
+        let registries = listeners.iter().map(|listener| listener.registry().clone()).collect();
+        let watch = actix::spawn(alarms::watch(alarms, directory, registries));
         tracing::info!(node = name, "ready");
         stopped.await?;
+        watch.abort();
         tracing::info!("stops");
         for listener in listeners {
             let left = listener.stop(SHUTDOWN).await;

@@ -18,6 +18,7 @@ use warren_proto::record::{Command, Outcome as Settlement, Run};
 use crate::amqp::content::BASIC_CLASS;
 use crate::amqp::frame::{Frame, Kind};
 use crate::amqp::method::peek_id;
+use crate::amqp::output::SHARE_MIN;
 use crate::amqp::{Fault, Header, Method, ReplyCode, ShortStr};
 use crate::connection::ChannelInfo;
 use crate::connection::session::Session;
@@ -39,6 +40,8 @@ mod waiting;
 
 /// Bodies that announce more than this are not read at all.
 const BODY_SIZE_HARD_MAX: u64 = 512 << 20;
+/// What a body part costs beside its bytes.
+const PART_COST: usize = 64;
 
 /// What a frame means for the channel's place in the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +75,12 @@ struct Message {
 #[derive(Debug)]
 enum Assembly {
     Header(Address),
-    Body { message: Message, missing: u64 },
+    /// `cost`: what it has added to the session's unfinished bytes.
+    Body {
+        message: Message,
+        missing: u64,
+        cost: usize,
+    },
 }
 
 /// See the module.
@@ -83,6 +91,8 @@ pub(crate) struct Channel {
     assembly: Option<Assembly>,
     waiting: Option<Waiting>,
     held: VecDeque<Frame>,
+    /// Its last message has not reached all its queues.
+    is_fanning_out: bool,
     /// The method being handled or waited for: what a fault names.
     method: (u16, u16),
     confirms: Option<Confirms>,
@@ -105,6 +115,7 @@ impl Channel {
             assembly: None,
             waiting: None,
             held: VecDeque::new(),
+            is_fanning_out: false,
             method: (0, 0),
             confirms: None,
             transaction: None,
@@ -133,7 +144,12 @@ impl Channel {
     }
 
     fn is_waiting(&self) -> bool {
-        self.waiting.is_some() || self.is_committing()
+        self.waiting.is_some() || self.is_fanning_out || self.is_committing()
+    }
+
+    /// Its last message has reached all its queues.
+    pub(crate) fn fanned_out(&mut self) {
+        self.is_fanning_out = false;
     }
 
     pub(crate) fn hold(&mut self, frame: Frame) {
@@ -177,8 +193,8 @@ impl Channel {
                 unexpected("expected content header for class 60, got non content header frame instead")
                     .map_err(|fault| fault.of(self.method))
             }
-            (Some(Assembly::Body { message, missing }), Kind::Body) => self
-                .on_body(session, message, missing, frame.payload)
+            (Some(Assembly::Body { message, missing, cost }), Kind::Body) => self
+                .on_body(session, message, (missing, cost), frame.payload)
                 .map_err(|fault| fault.of(self.method)),
             (Some(Assembly::Body { .. }), _) => unexpected("expected content body, got non content body frame instead")
                 .map_err(|fault| fault.of(self.method)),
@@ -208,16 +224,18 @@ impl Channel {
             properties: header.properties,
             parts: std::mem::take(&mut session.parts),
         };
-        self.on_part(session, message, size)
+        self.on_part(session, message, size, 0)
     }
 
     fn on_body(
         &mut self,
         session: &mut Session,
         mut message: Message,
-        missing: u64,
+        (missing, cost): (u64, usize),
         part: Bytes,
     ) -> Result<Step, Fault> {
+        session.published_short |= session.shortage.is_any();
+        session.unfinished_bytes = session.unfinished_bytes.saturating_sub(cost);
         let Some(missing) = missing.checked_sub(part.len() as u64) else {
             let text = format!(
                 "content body exceeds the announced size by {} bytes",
@@ -225,15 +243,29 @@ impl Channel {
             );
             return Err(Fault::new(ReplyCode::FrameError, text));
         };
+        let cost = cost + part.len() + PART_COST;
         if !part.is_empty() {
-            message.parts.push(part);
+            // A small part would keep all of the buffer that it was read into.
+            let keep = missing > 0 && part.len() < SHARE_MIN;
+            message
+                .parts
+                .push(if keep { Bytes::copy_from_slice(&part) } else { part });
         }
-        self.on_part(session, message, missing)
+        self.on_part(session, message, missing, cost)
     }
 
-    fn on_part(&mut self, session: &mut Session, message: Message, missing: u64) -> Result<Step, Fault> {
+    /// `missing` is the rest of the body, `cost` what the parts of it that came cost while they wait.
+    fn on_part(&mut self, session: &mut Session, message: Message, missing: u64, cost: usize) -> Result<Step, Fault> {
         if missing > 0 {
-            self.assembly = Some(Assembly::Body { message, missing });
+            session.unfinished_bytes += cost;
+            self.assembly = Some(Assembly::Body { message, missing, cost });
+            if session.unfinished_bytes > session.limits.unfinished_bytes_max {
+                let text = format!(
+                    "unfinished messages hold more than {} bytes",
+                    session.limits.unfinished_bytes_max
+                );
+                return Err(Fault::new(ReplyCode::ResourceError, text));
+            }
             return Ok(Step::Continue);
         }
         let result = self.publish(session, &message);
@@ -252,6 +284,7 @@ impl Channel {
                 mandatory,
                 ..
             } => {
+                session.published_short |= session.shortage.is_any();
                 self.assembly = Some(Assembly::Header(Address {
                     exchange,
                     routing_key,
@@ -428,7 +461,9 @@ impl Channel {
     pub(crate) fn abandon(&mut self, session: &mut Session) {
         self.is_closing = true;
         self.waiting = None;
-        self.assembly = None;
+        if let Some(Assembly::Body { cost, .. }) = self.assembly.take() {
+            session.unfinished_bytes = session.unfinished_bytes.saturating_sub(cost);
+        }
         self.confirms = None;
         // What the transaction would have settled is unsettled.
         self.drop_transaction(session);

@@ -18,7 +18,7 @@ mod sources;
 mod tests;
 mod values;
 
-pub use values::{Address, LogFormat, Member, Secret};
+pub use values::{Address, LogFormat, Member, Secret, Watermark};
 
 /// The exit status of a node whose configuration is wrong (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
@@ -94,6 +94,10 @@ pub struct Limits {
     pub unapplied_bytes_max: u64,
     /// Bytes of recent log entries that one queue keeps in memory.
     pub queue_cached_bytes_max: u64,
+    /// Resident memory of this node above which publishers are held back, everywhere.
+    pub memory_high_watermark: Watermark,
+    /// Bytes free where `data_dir` is below which publishers are held back, everywhere.
+    pub disk_free_limit: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +168,8 @@ impl Default for Limits {
         Self {
             unapplied_bytes_max: 32 << 20,
             queue_cached_bytes_max: 2 << 20,
+            memory_high_watermark: Watermark::Part(600),
+            disk_free_limit: 50_000_000,
         }
     }
 }

@@ -35,12 +35,14 @@ pub use self::session::{Effect, Session};
 
 pub mod actor;
 mod describe;
+pub(crate) mod fanout;
 mod handshake;
 mod limits;
 mod queues;
 pub mod registry;
 mod routes;
 pub(crate) mod session;
+mod shortage;
 mod socket;
 pub mod way;
 
@@ -134,6 +136,7 @@ pub struct Connection {
     reading: bool,
     /// When `reading` was last changed.
     gated_ms: u64,
+    blocking: shortage::Blocking,
     refusal: Option<Fault>,
     counters: Counters,
 }
@@ -178,6 +181,7 @@ impl Connection {
             client_properties: Table::new(),
             reading: true,
             gated_ms: now_ms,
+            blocking: shortage::Blocking::default(),
             refusal: None,
             counters: Counters {
                 connected_at_ms: unix_ms,
@@ -555,6 +559,7 @@ impl Connection {
         // Their messages and consumers end with the session.
         self.channels.clear();
         self.session.consumers.clear();
+        self.session.unfinished_bytes = 0;
         self.held_bytes = 0;
         if self.ending == Ending::No {
             self.ending = Ending::Draining {
@@ -779,16 +784,23 @@ impl Connection {
             }
         }
         self.session.confirming = confirming;
+        self.block();
         self.flush(carrier);
+        // What a message on its way to many queues had held back goes on in a turn of its own.
+        if !self.resumable.is_empty() {
+            return self.end_turn(carrier);
+        }
         self.session.end_turn();
     }
 
     /// Offers to the queues what has come up since the turn's end.
     pub fn flush(&mut self, carrier: &mut impl Carrier) {
         self.session.queues.flush(self.session.now_ms, carrier);
+        self.fan_out(carrier);
         if let Ending::Draining { .. } = self.ending
             && self.session.queues.is_all_applied()
             && self.session.submitted == 0
+            && self.session.fanouts.is_empty()
         {
             self.finish_draining();
         }
@@ -841,8 +853,10 @@ impl Connection {
         let limits = &self.session.limits;
         match self.phase {
             Phase::Running => {
-                self.session.queues.unapplied_bytes() < limits.unapplied_bytes_max
+                !self.blocking.is_blocked
+                    && self.session.queues.unapplied_bytes() < limits.unapplied_bytes_max
                     && self.session.queues.unapplied_commands() < limits.unapplied_commands_max
+                    && self.session.fanouts.is_empty()
                     && self.session.output.len() < limits.output_bytes_max
                     && self.held_bytes < limits.held_bytes_max
             }
@@ -928,7 +942,11 @@ impl Connection {
                 vhost: self.session.vhost.clone(),
                 peer: self.ends.peer,
                 local: self.ends.local,
-                state: self.phase.name(),
+                state: if self.blocking.is_blocked {
+                    "blocked"
+                } else {
+                    self.phase.name()
+                },
                 channels: self.channels.len() as u32,
                 protocol: "AMQP 0-9-1",
                 auth_mechanism: self.mechanism,

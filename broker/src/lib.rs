@@ -3,6 +3,7 @@
 //! This crate knows nothing of raft-rs, RocksDB or tonic: groups, logs and links are `warren_cluster`'s.
 
 pub mod admin;
+pub mod alarms;
 pub mod amqp;
 pub mod auth;
 pub mod boot;

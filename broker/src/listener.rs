@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use crate::alarms::Alarms;
 use crate::amqp::{Fault, ReplyCode};
 use crate::connection::Limits;
 use crate::connection::actor::{ConnectionActor, Shared};
@@ -44,6 +45,7 @@ impl Listener {
         arbiters: Vec<ArbiterHandle>,
         directory: Arc<Directory>,
         metadata: MetadataClient,
+        alarms: Arc<Alarms>,
     ) -> io::Result<Self> {
         if arbiters.is_empty() {
             return Err(io::Error::new(
@@ -59,6 +61,7 @@ impl Listener {
             directory,
             metadata,
             limits: Arc::new(limits),
+            alarms,
             registry: Registry::new(),
         };
         let (stop, stopped) = watch::channel(false);

@@ -3,19 +3,20 @@
 use std::process::ExitCode;
 
 use actix_rt::System;
+use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
 use warren_broker::boot;
 use warren_broker::config::{Config, EXIT_CONFIG, LogFormat};
 use warren_broker::log_line::Lines;
 
+/// Backlogs come and go: what they took goes back to the system in the background, which glibc's allocator does not do.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
 /// Exit status of a node that could not start or end in good order.
 const EXIT_SOFTWARE: u8 = 70;
 /// Exit status of a node whose store cannot be opened, as of one whose store fails later.
 const EXIT_STORE: u8 = 74;
-
-/// Gives memory back to the system when a backlog is gone, which the C library's does not.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let config = match Config::of_process() {

@@ -22,6 +22,7 @@ use warren_proto::record::{Command, SessionId, system};
 use warren_proto::{queue, record, transport};
 
 use crate::admin::Forwarded;
+use crate::alarms::Alarms;
 use crate::directory::{Directory, Inbound};
 use crate::mailbox::{Mailbox, Post};
 use crate::metadata::replica::News;
@@ -33,6 +34,7 @@ pub struct NodeInbox {
     writer: OnceLock<Arc<dyn Submit>>,
     metadata: OnceLock<Post<News>>,
     admin: OnceLock<Arc<dyn Forwarded>>,
+    alarms: OnceLock<Arc<Alarms>>,
     /// The next generation to stage a snapshot under.
     generation: AtomicU32,
     staging: Arc<Mutex<BTreeSet<GroupId>>>,
@@ -48,6 +50,7 @@ impl NodeInbox {
             writer: OnceLock::new(),
             metadata: OnceLock::new(),
             admin: OnceLock::new(),
+            alarms: OnceLock::new(),
             generation: AtomicU32::new(generation),
             staging: Arc::default(),
         }
@@ -59,6 +62,11 @@ impl NodeInbox {
             && self.metadata.set(Arc::new(metadata)).is_ok()
             && self.admin.set(admin).is_ok();
         assert!(fresh, "the inbox is connected once");
+    }
+
+    /// Hears of other nodes' shortages from now on; once, at boot.
+    pub fn connect_alarms(&self, alarms: Arc<Alarms>) {
+        assert!(self.alarms.set(alarms).is_ok(), "the inbox is connected once");
     }
 
     fn node_message(&self, from: NodeId, kind: Kind) {
@@ -108,6 +116,11 @@ impl NodeInbox {
             }
             Kind::Barrier(barrier) => self.news(News::BarrierAsked(from, barrier)),
             Kind::BarrierPassed(passed) => self.news(News::BarrierPassed(from, passed)),
+            Kind::Alarms(alarms) => {
+                if let Some(own) = self.alarms.get() {
+                    own.heard(from, alarms);
+                }
+            }
             Kind::AdminForward(forward) => {
                 if let Some(admin) = self.admin.get() {
                     admin.asked(from, forward);

@@ -34,6 +34,10 @@ pub enum Event {
     Cancelled(String),
     /// A mandatory message that went nowhere.
     Returned(u16),
+    /// The broker reads no publishes, for this reason.
+    Blocked(String),
+    /// The broker reads publishes again.
+    Unblocked,
 }
 
 /// One publish, or all up to it.
@@ -323,7 +327,11 @@ impl Session {
                             text: close.text,
                         });
                     }
-                    ConnectionBlocked::ID | ConnectionUnblocked::ID => {}
+                    ConnectionBlocked::ID => {
+                        let blocked: ConnectionBlocked = taken(arguments)?;
+                        self.events.push_back(Event::Blocked(blocked.reason));
+                    }
+                    ConnectionUnblocked::ID => self.events.push_back(Event::Unblocked),
                     _ => return Ok(Some((id, arguments.to_vec()))),
                 }
             }

@@ -6,6 +6,8 @@
 
 #![expect(clippy::print_stdout, reason = "each case says what it did")]
 
+#[path = "durability/alarms.rs"]
+mod alarms;
 #[path = "durability/consumers.rs"]
 mod consumers;
 #[path = "durability/damage.rs"]

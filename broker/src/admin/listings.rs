@@ -11,6 +11,7 @@ use super::protocol::{
     Totals, UserRow, Version, VhostRow, status,
 };
 use super::{Failure, Inner, Rows, json};
+use crate::alarms::resident_bytes;
 use crate::amqp::Table;
 use crate::metadata::{Access, Queue};
 
@@ -232,8 +233,23 @@ impl Inner {
         rows.map(|row| json(&row)).collect()
     }
 
+    fn alarm_lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (node, shortage) in self.alarms.nodes() {
+            let name = self.name_of(node);
+            if shortage.memory {
+                lines.push(format!("Memory alarm on node {name}"));
+            }
+            if shortage.disk {
+                lines.push(format!("Free disk space alarm on node {name}"));
+            }
+        }
+        lines
+    }
+
     pub(super) fn status(&self) -> Rows {
         let picture = self.view.picture();
+        let (usage, disk_free_limit) = self.alarms.usage();
         Ok(vec![json(&StatusRow {
             node: self.facts.name.clone(),
             product_name: PRODUCT.to_owned(),
@@ -243,7 +259,11 @@ impl Inner {
             uptime: self.facts.started.elapsed().as_secs(),
             data_directory: self.facts.data_dir.clone(),
             listeners: self.listeners(),
-            memory_used: resident_bytes().unwrap_or(0),
+            alarms: self.alarm_lines(),
+            memory_used: usage.memory.or_else(resident_bytes).unwrap_or(0),
+            vm_memory_high_watermark_limit: usage.memory_max.unwrap_or(0),
+            disk_free: usage.disk_free.unwrap_or(0),
+            disk_free_limit,
             totals: Totals {
                 connection_count: self
                     .listeners
@@ -255,7 +275,6 @@ impl Inner {
                 queue_count: picture.all_queues().count() as u64,
                 virtual_host_count: picture.vhosts().count() as u64,
             },
-            ..StatusRow::default()
         })])
     }
 
@@ -275,6 +294,7 @@ impl Inner {
             cluster_name: self.facts.cluster.clone(),
             disk_nodes: members,
             running_nodes: running,
+            alarms: self.alarm_lines(),
             partitions: if unheard.is_empty() {
                 BTreeMap::new()
             } else {
@@ -286,11 +306,4 @@ impl Inner {
             ..ClusterStatusRow::default()
         })])
     }
-}
-
-/// Resident memory of this process, in bytes, as the kernel counts it.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
 }

@@ -174,7 +174,11 @@ impl Inner {
             peer_port: connection.peer.port(),
             user: connection.user.to_string(),
             vhost: connection.vhost.to_string(),
-            state: if connection.reading { connection.state } else { "flow" }.to_owned(),
+            state: match connection.state {
+                "running" if !connection.reading => "flow",
+                state => state,
+            }
+            .to_owned(),
             channels: u64::from(connection.channels),
             protocol: "{0,9,1}".to_owned(),
             auth_mechanism: connection.auth_mechanism.to_owned(),

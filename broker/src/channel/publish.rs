@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use warren_proto::record::Publish;
 
 use super::{Channel, Message};
-use crate::amqp::{Fault, ReplyCode, Table, glance, output};
+use crate::amqp::{Fault, ReplyCode, ShortStr, Table, glance, output};
+use crate::connection::fanout::{Fanout, Owned};
 use crate::connection::session::{Session, refused};
 use crate::message::{self, Copies};
 use crate::metadata::{Access, NoExchange, Refusal, Resource};
@@ -86,6 +87,29 @@ impl Channel {
             properties: copies.map_or(&message.properties, |copies| &copies.properties),
             body: &message.parts,
         };
+        // What a transaction sends after a message that waits must not overtake it.
+        let is_large = publish.payload_len().saturating_mul(groups.len()) > session.limits.unapplied_bytes_max;
+        if is_large || self.is_fanning_out {
+            let bytes = |text: &ShortStr| Bytes::copy_from_slice(text.as_bytes());
+            session.fanouts.push_back(Fanout {
+                channel: self.id,
+                confirm: confirm.map(|(_, tag)| tag),
+                groups: Arc::clone(groups),
+                done: 0,
+                message: Owned {
+                    persistent: publish.persistent,
+                    priority: publish.priority,
+                    ttl_ms: publish.ttl_ms,
+                    bcc: publish.bcc.to_vec(),
+                    exchange: bytes(&address.exchange),
+                    routing_key: bytes(&address.routing_key),
+                    properties: copies.map_or(&message.properties, |copies| &copies.properties).clone(),
+                    body: message.parts.clone(),
+                },
+            });
+            self.is_fanning_out = true;
+            return;
+        }
         let now_ms = session.now_ms;
         for group in groups.iter() {
             session.queues.client(*group).publish(&publish, confirm, now_ms);

@@ -232,6 +232,23 @@ pub(super) static OPTIONS: &[Opt] = &[
         |c, v| put(&mut c.limits.queue_cached_bytes_max, bytes(v, 64 << 10..=1 << 30)),
     ),
     option(
+        "limits",
+        "memory_high_watermark",
+        "PART|SIZE",
+        "Memory above which publishers are held back: 0.6 of the machine's, or 2GiB",
+        |c, v| {
+            let watermark = v.loose_text().and_then(|text| text.parse());
+            put(&mut c.limits.memory_high_watermark, watermark)
+        },
+    ),
+    option(
+        "limits",
+        "disk_free_limit",
+        "SIZE",
+        "Free disk below which publishers are held back",
+        |c, v| put(&mut c.limits.disk_free_limit, bytes(v, 0..=i64::MAX)),
+    ),
+    option(
         "log",
         "filter",
         "DIRECTIVES",

@@ -34,6 +34,8 @@ pub(super) struct Setting {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Integer(i64),
+    /// As it was written.
+    Fraction(String),
     Text(String),
     List(Vec<String>),
     /// From a variable or a flag: text that may stand for any kind, a list's items apart by commas.
@@ -47,14 +49,16 @@ impl Value {
         match self {
             Self::Integer(number) => Ok(*number),
             Self::Loose(text) => text.parse().map_err(|_| "must be a whole number".into()),
-            Self::Text(_) | Self::List(_) | Self::Other(_) => Err("must be a whole number".into()),
+            Self::Fraction(_) | Self::Text(_) | Self::List(_) | Self::Other(_) => Err("must be a whole number".into()),
         }
     }
 
     pub(super) fn text(&self) -> Result<&str, String> {
         match self {
             Self::Text(text) | Self::Loose(text) => Ok(text),
-            Self::Integer(_) | Self::List(_) | Self::Other(_) => Err("must be text in quotes".into()),
+            Self::Integer(_) | Self::Fraction(_) | Self::List(_) | Self::Other(_) => {
+                Err("must be text in quotes".into())
+            }
         }
     }
 
@@ -62,7 +66,7 @@ impl Value {
     pub(super) fn loose_text(&self) -> Result<String, String> {
         match self {
             Self::Integer(number) => Ok(number.to_string()),
-            Self::Text(text) | Self::Loose(text) => Ok(text.clone()),
+            Self::Fraction(text) | Self::Text(text) | Self::Loose(text) => Ok(text.clone()),
             Self::List(_) | Self::Other(_) => Err("must be a number or text in quotes".into()),
         }
     }
@@ -76,7 +80,7 @@ impl Value {
                 .filter(|item| !item.is_empty())
                 .map(str::to_owned)
                 .collect()),
-            Self::Integer(_) | Self::Text(_) | Self::Other(_) => {
+            Self::Integer(_) | Self::Fraction(_) | Self::Text(_) | Self::Other(_) => {
                 Err("must be a list of texts: [\"..\", \"..\"]".into())
             }
         }
@@ -89,7 +93,7 @@ impl fmt::Display for Value {
             Self::Integer(number) => write!(f, "{number}"),
             Self::Text(text) => write!(f, "{text:?}"),
             Self::List(items) => write!(f, "{items:?}"),
-            Self::Loose(text) => f.write_str(text),
+            Self::Fraction(text) | Self::Loose(text) => f.write_str(text),
             Self::Other(kind) => write!(f, "({kind})"),
         }
     }
@@ -174,7 +178,7 @@ fn value(given: &DeValue<'_>) -> Value {
                 .collect();
             texts.map_or(Value::Other("a list not of texts"), Value::List)
         }
-        DeValue::Float(_) => Value::Other("a fraction"),
+        DeValue::Float(number) => Value::Fraction(number.as_str().to_owned()),
         DeValue::Boolean(_) => Value::Other("true or false"),
         DeValue::Datetime(_) => Value::Other("a date"),
         DeValue::Table(_) => Value::Other("a table"),

@@ -61,7 +61,7 @@ fn the_example_file_documents_every_option_at_its_default() {
 }
 
 /// One legal value per option that is not its default, as a variable or a flag gives it.
-const OTHERS: [(&str, &str); 27] = [
+const OTHERS: [(&str, &str); 29] = [
     ("node.name", "rabbit@a.b"),
     ("node.data_dir", "d"),
     ("cluster.name", "other"),
@@ -86,6 +86,8 @@ const OTHERS: [(&str, &str); 27] = [
     ("users.loopback_users", "x,y"),
     ("limits.unapplied_bytes_max", "1MiB"),
     ("limits.queue_cached_bytes_max", "1MiB"),
+    ("limits.memory_high_watermark", "2GiB"),
+    ("limits.disk_free_limit", "1GB"),
     ("log.filter", "warn,warren_cluster=debug"),
     ("log.format", "json"),
     ("runtime.workers", "3"),
@@ -211,7 +213,11 @@ fn faults_name_the_place_the_key_and_the_value() {
         ),
         (
             "[amqp]\nheartbeat_s = 1.5",
-            "file.toml:2: amqp.heartbeat_s = (a fraction): must be a whole number",
+            "file.toml:2: amqp.heartbeat_s = 1.5: must be a whole number",
+        ),
+        (
+            "[limits]\nmemory_high_watermark = 1.5",
+            "file.toml:2: limits.memory_high_watermark = 1.5: must be a part from 0.0 to 1.0, or a size such as 2GiB",
         ),
         (
             "[amqp]\nlisten = \"h:1\"",

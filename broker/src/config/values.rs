@@ -151,6 +151,43 @@ impl FromStr for LogFormat {
     }
 }
 
+/// How much memory is too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watermark {
+    /// Thousandths of what there is.
+    Part(u16),
+    Bytes(u64),
+}
+
+impl Watermark {
+    /// In bytes, if `total` is known or not needed.
+    pub fn bytes(self, total: impl FnOnce() -> Option<u64>) -> Option<u64> {
+        match self {
+            Self::Part(part) => Some(total()? / 1_000 * u64::from(part)),
+            Self::Bytes(bytes) => Some(bytes),
+        }
+    }
+}
+
+impl FromStr for Watermark {
+    type Err = String;
+
+    /// A number with a point is a part: `0.6`, `1.0`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.contains('.') {
+            return size(text).map(Self::Bytes);
+        }
+        let part = text.parse::<f64>().ok().filter(|part| (0.0..=1.0).contains(part));
+        let part = part.ok_or("must be a part from 0.0 to 1.0, or a size such as 2GiB")?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most a thousand"
+        )]
+        Ok(Self::Part((part * 1_000.0).round() as u16))
+    }
+}
+
 /// Bytes, or a number with KiB, MiB, GiB, TiB (powers of 1,024) or kB, MB, GB, TB (powers of 1,000).
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();

@@ -21,6 +21,7 @@ use super::registry::Registry;
 use super::socket::{Gate, Readiness};
 use super::way::Way;
 use super::{Connection, Description, Effect, Ends, Limits};
+use crate::alarms::{Alarms, Shortage};
 use crate::amqp::Fault;
 use crate::directory::{Directory, SessionEvent};
 use crate::metadata::Change;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub metadata: MetadataClient,
     /// What connections may do.
     pub limits: Arc<Limits>,
+    /// What the cluster is short of.
+    pub alarms: Arc<Alarms>,
     /// Every connection that there is.
     pub registry: Registry,
 }
@@ -51,6 +54,11 @@ pub struct Shared {
 #[derive(Message)]
 #[rtype(result = "Option<Description>")]
 pub struct Describe;
+
+/// What the cluster is short of has changed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ShortageChanged(pub Shortage);
 
 /// The turn's end.
 #[derive(Message)]
@@ -109,6 +117,8 @@ impl ConnectionActor {
         // Time starts at 1, so that 0 can mean never.
         let way = Way::new(Arc::clone(&shared.directory), view.clone(), id);
         let mut core = Connection::new(limits, id, ends, view, StdRng::from_os_rng(), 1, unix_ms);
+        // It is in the registry: what changes from now on is told.
+        core.set_shortage(shared.alarms.shortage());
         if let Some(fault) = refusal {
             core.refuse_open(fault);
         }
@@ -340,6 +350,14 @@ impl Handler<SessionEvent> for ConnectionActor {
             SessionEvent::Deleted(deleted) => self.begin(context).on_deleted(&deleted),
             SessionEvent::Close { code, text } => self.begin(context).on_close(code, &text),
         }
+    }
+}
+
+impl Handler<ShortageChanged> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, ShortageChanged(shortage): ShortageChanged, context: &mut Context<Self>) {
+        self.begin(context).set_shortage(shortage);
     }
 }
 

@@ -33,7 +33,7 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     /// This node's address.
     pub local: SocketAddr,
-    /// `starting`, `tuning`, `opening`, `running`, `closing` or `closed`.
+    /// `starting`, `tuning`, `opening`, `running`, `blocked`, `closing` or `closed`.
     pub state: &'static str,
     /// Open channels.
     pub channels: u32,

@@ -27,6 +27,9 @@ pub struct Limits {
     pub held_bytes_max: usize,
     /// Bytes that the open transactions of a connection may hold.
     pub transaction_bytes_max: usize,
+    /// Bytes of messages that have not come completely, over all channels; above it the connection is closed, for only
+    /// more of them could complete them.
+    pub unfinished_bytes_max: usize,
     /// Replicas of a new replicated queue that does not say.
     pub group_size: usize,
     /// Users who may only connect from this machine.
@@ -52,6 +55,7 @@ impl Default for Limits {
             output_bytes_max: 4 << 20,
             held_bytes_max: 4 << 20,
             transaction_bytes_max: 64 << 20,
+            unfinished_bytes_max: 256 << 20,
             group_size: 3,
             loopback_users: vec!["guest".to_owned()],
             cluster_name: "warren".to_owned(),

@@ -8,8 +8,9 @@ use futures_util::future::join_all;
 use rustc_hash::FxHashMap;
 use warren_proto::record::SessionId;
 
-use super::actor::{ConnectionActor, Describe};
+use super::actor::{ConnectionActor, Describe, ShortageChanged};
 use super::describe::Description;
+use crate::alarms::Shortage;
 use crate::amqp::ReplyCode;
 use crate::directory::SessionEvent;
 use crate::mailbox;
@@ -79,6 +80,15 @@ impl Registry {
             },
         );
         true
+    }
+
+    /// Tells all connections what the cluster is short of now.
+    pub fn tell(&self, shortage: Shortage) {
+        let connections: Vec<_> = self.connections().values().cloned().collect();
+        for connection in connections {
+            // One message per connection and change, of which there is at most one a second.
+            mailbox::always_to(&connection, ShortageChanged(shortage));
+        }
     }
 
     /// Closes all connections.

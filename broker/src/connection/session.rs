@@ -12,8 +12,10 @@ use rustc_hash::FxHashMap;
 use warren_proto::record::{Outcome, SessionId};
 
 use super::Limits;
+use super::fanout::Fanouts;
 use super::queues::Queues;
 use super::routes::Routes;
+use crate::alarms::Shortage;
 use crate::amqp::{Fault, Method, Output, ReplyCode, ShortStr, Table, Value};
 use crate::metadata::{Access, Change, Kind, Permission, Picture, Refusal, View};
 use crate::name::{UserName, VhostName};
@@ -40,6 +42,7 @@ pub enum Effect {
 pub(crate) struct Capabilities {
     pub(crate) consumer_cancel_notify: bool,
     pub(crate) authentication_failure_close: bool,
+    pub(crate) connection_blocked: bool,
 }
 
 impl Capabilities {
@@ -53,6 +56,7 @@ impl Capabilities {
         Self {
             consumer_cancel_notify: has("consumer_cancel_notify"),
             authentication_failure_close: has("authentication_failure_close"),
+            connection_blocked: has("connection.blocked"),
         }
     }
 }
@@ -134,6 +138,14 @@ pub struct Session {
     pub(crate) transaction_bytes: usize,
     /// Set when the session declares its first exclusive queue.
     pub(crate) owns_exclusive: bool,
+    /// What the cluster is short of.
+    pub(crate) shortage: Shortage,
+    /// Something was published during the shortage.
+    pub(crate) published_short: bool,
+    /// What unfinished messages cost, over all channels.
+    pub(crate) unfinished_bytes: usize,
+    /// Messages that have not reached all their queues.
+    pub(crate) fanouts: Fanouts,
     /// Body parts of the message at hand; kept for its room.
     pub(crate) parts: Vec<Bytes>,
     view: View,
@@ -166,6 +178,10 @@ impl Session {
             confirming: Vec::new(),
             transaction_bytes: 0,
             owns_exclusive: false,
+            shortage: Shortage::default(),
+            published_short: false,
+            unfinished_bytes: 0,
+            fanouts: Fanouts::new(),
             parts: Vec::new(),
             view,
             picture: None,

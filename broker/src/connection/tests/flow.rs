@@ -6,6 +6,8 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::harness::{Broker, Heard, consume, declare, put_publish, short};
+use crate::alarms::Shortage;
+use crate::amqp::frame::{Frame, Kind};
 use crate::amqp::{Method, Properties, Table, Value, put_method};
 
 fn delivered(heard: &[Heard]) -> Vec<(u64, Bytes)> {
@@ -25,6 +27,176 @@ fn get(queue: &str, no_ack: bool) -> Method {
         queue: short(queue),
         no_ack,
     }
+}
+
+#[test]
+fn a_large_message_goes_to_a_few_queues_at_a_time() {
+    const QUEUES: usize = 20;
+    let mut broker = Broker::new();
+    broker.limits.unapplied_bytes_max = 250_000;
+    let at = broker.channel();
+    let name = |n: usize| format!("q{n}");
+    for n in 0..QUEUES {
+        broker.send(at, 1, &declare(&name(n)));
+        let bind = Method::QueueBind {
+            queue: short(&name(n)),
+            exchange: short("amq.fanout"),
+            routing_key: short(""),
+            no_wait: false,
+            arguments: Table::new(),
+        };
+        broker.send(at, 1, &bind);
+    }
+    broker.send(at, 1, &Method::ConfirmSelect { no_wait: true });
+    broker.clients[at].heard.clear();
+    let mut bytes = BytesMut::new();
+    put_publish(
+        &mut bytes,
+        1,
+        "amq.fanout",
+        "",
+        false,
+        &Properties::default(),
+        &[7; 100_000],
+    );
+    put_publish(&mut bytes, 1, "amq.fanout", "", false, &Properties::default(), b"next");
+    put_method(&mut bytes, 1, &get("q0", true));
+    broker.wire.is_full = true;
+    broker.bytes(at, &bytes);
+    let unapplied = broker.clients[at].core.describe().connection.unapplied_bytes;
+    assert!((200_000..350_000).contains(&unapplied), "{unapplied}");
+    assert!(!broker.clients[at].core.wants_input());
+    broker.wire.is_full = false;
+    broker.tick(20);
+    for n in 1..QUEUES {
+        assert_eq!(broker.stats(&name(n)).ready, 2, "{n}");
+    }
+    // In order, the get behind both.
+    let heard = std::mem::take(&mut broker.clients[at].heard);
+    let acked = |heard: &Heard| match heard {
+        Heard::Method(1, Method::BasicAck { delivery_tag, .. }) => Some(*delivery_tag),
+        _ => None,
+    };
+    assert_eq!(heard.iter().filter_map(acked).max(), Some(2));
+    let got = heard.iter().find_map(|heard| match heard {
+        Heard::Content(1, Method::BasicGetOk { message_count, .. }, _, body) => Some((*message_count, body.len())),
+        _ => None,
+    });
+    assert_eq!(got, Some((1, 100_000)));
+    assert!(broker.clients[at].core.wants_input());
+}
+
+#[test]
+fn a_large_message_reaches_all_its_queues_although_the_connection_closes() {
+    let mut broker = Broker::new();
+    broker.limits.unapplied_bytes_max = 150_000;
+    let at = broker.channel();
+    for queue in ["a", "b", "c"] {
+        broker.send(at, 1, &declare(queue));
+        let bind = Method::QueueBind {
+            queue: short(queue),
+            exchange: short("amq.fanout"),
+            routing_key: short(""),
+            no_wait: false,
+            arguments: Table::new(),
+        };
+        broker.send(at, 1, &bind);
+    }
+    broker.wire.is_full = true;
+    broker.publish(at, 1, "amq.fanout", "", &[7; 100_000]);
+    broker.lose(at);
+    broker.wire.is_full = false;
+    broker.tick(20);
+    for queue in ["a", "b", "c"] {
+        assert_eq!(broker.stats(queue).ready, 1);
+    }
+    assert!(broker.clients[at].core.is_over());
+}
+
+#[test]
+fn unfinished_messages_are_bounded_over_all_channels() {
+    let unfinished = |number: u16, parts: usize, len: usize| {
+        let mut bytes = BytesMut::new();
+        let publish = Method::BasicPublish {
+            exchange: short(""),
+            routing_key: short("nowhere"),
+            mandatory: false,
+            immediate: false,
+        };
+        put_method(&mut bytes, number, &publish);
+        let mut header = BytesMut::from(&[0, 60, 0, 0][..]);
+        header.extend_from_slice(&1_000_000_u64.to_be_bytes());
+        header.extend_from_slice(&[0, 0]);
+        let mut put = |kind, payload: &[u8]| {
+            let payload = Bytes::copy_from_slice(payload);
+            let channel = number;
+            Frame { kind, channel, payload }.encode(&mut bytes);
+        };
+        put(Kind::Header, &header);
+        for _ in 0..parts {
+            put(Kind::Body, &vec![0; len]);
+        }
+        bytes
+    };
+    for (parts, len) in [(9, 9_000), (1_250, 1)] {
+        let mut broker = Broker::new();
+        broker.limits.unfinished_bytes_max = 200_000;
+        let at = broker.client();
+        for number in 1..=3 {
+            broker.send(at, number, &Method::ChannelOpen {});
+        }
+        // Those that were completed do not count.
+        for _ in 0..5 {
+            broker.publish(at, 1, "", "nowhere", &[0; 200_000]);
+        }
+        broker.bytes(at, &unfinished(1, parts, len));
+        broker.bytes(at, &unfinished(2, parts, len));
+        broker.clients[at].heard.clear();
+        broker.bytes(at, &unfinished(3, parts, len));
+        let methods = broker.clients[at].methods();
+        assert!(
+            matches!(methods[..], [Method::ConnectionClose { reply_code: 506, .. }]),
+            "{methods:?}"
+        );
+    }
+}
+
+#[test]
+fn publishers_are_held_back_while_the_cluster_is_short() {
+    let mut broker = Broker::new();
+    let (at, consumer) = (broker.channel(), broker.channel());
+    broker.send(at, 1, &declare("q"));
+    broker.send(consumer, 1, &consume("q", "t", false));
+    broker.set_shortage(Shortage {
+        memory: true,
+        disk: true,
+    });
+    broker.clients[at].heard.clear();
+    broker.clients[consumer].heard.clear();
+    assert!(broker.clients[at].core.wants_input(), "it has not published");
+    broker.publish(at, 1, "", "q", b"last");
+    let blocked = Method::ConnectionBlocked {
+        reason: short("low on memory & low on disk"),
+    };
+    assert_eq!(broker.clients[at].methods(), [blocked]);
+    assert!(!broker.clients[at].core.wants_input());
+    let heard = std::mem::take(&mut broker.clients[consumer].heard);
+    assert_eq!(delivered(&heard).len(), 1, "what was published is not lost");
+    assert!(broker.clients[consumer].core.wants_input());
+
+    broker.set_shortage(Shortage {
+        memory: false,
+        disk: true,
+    });
+    assert!(broker.clients[at].methods().is_empty());
+    assert!(!broker.clients[at].core.wants_input());
+    broker.set_shortage(Shortage::default());
+    assert_eq!(broker.clients[at].methods(), [Method::ConnectionUnblocked {}]);
+    assert!(broker.clients[consumer].methods().is_empty());
+    assert!(broker.clients[at].core.wants_input());
+    broker.publish(at, 1, "", "q", b"first");
+    assert!(broker.clients[at].methods().is_empty());
+    assert!(broker.clients[at].core.wants_input());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use warren_cluster::machine::{Machine as _, Meta};
 use warren_proto::queue::{self, Resync, reply};
 use warren_proto::record::{Command, Delivery, Events, SessionId, system};
 
+use crate::alarms::Shortage;
 use crate::amqp::content::Header;
 use crate::amqp::frame::{self, Kind};
 use crate::amqp::{Method, Properties, ShortStr, Table, put_content, put_method};
@@ -473,6 +474,15 @@ impl Broker {
         self.run();
     }
 
+    /// The cluster is short of this now, and every connection is told.
+    pub(super) fn set_shortage(&mut self, shortage: Shortage) {
+        for client in &mut self.clients {
+            client.core.begin(self.now_ms);
+            client.core.set_shortage(shortage);
+        }
+        self.run();
+    }
+
     /// A client's socket is gone.
     pub(super) fn lose(&mut self, at: usize) {
         self.clients[at].core.begin(self.now_ms);
@@ -587,7 +597,11 @@ impl Broker {
 
 pub(super) fn start_ok(mechanism: &str, response: &[u8]) -> Method {
     let mut capabilities = Table::new();
-    for name in ["authentication_failure_close", "consumer_cancel_notify"] {
+    for name in [
+        "authentication_failure_close",
+        "connection.blocked",
+        "consumer_cancel_notify",
+    ] {
         capabilities.insert(name, crate::amqp::Value::Bool(true));
     }
     let mut client_properties = Table::new();

@@ -81,6 +81,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut members: Vec<NodeId> = peers.iter().map(|peer| peer.node).collect();
     members.push(node);
     members.sort_unstable();
+    let nodes = members.clone();
     let introduction = transport::Identity {
         cluster: config.cluster.name.clone(),
         name: name.clone(),
@@ -148,6 +149,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             publish_timeout_ms: config.amqp.publish_timeout_ms,
             unapplied_bytes_max: usize::try_from(config.limits.unapplied_bytes_max).unwrap_or(usize::MAX),
             group_size: config.cluster.group_size,
+            members: nodes,
             loopback_users: config.users.loopback_users.clone(),
             cluster_name: config.cluster.name.clone(),
             node_name: name.clone(),

@@ -24,6 +24,8 @@ pub use super::replica::GROUP;
 
 const MAILBOX: usize = 4_096;
 const TICK: Duration = Duration::from_millis(100);
+/// A minute: see [`Setup::silent_ticks`].
+const SILENT_TICKS: u32 = 600;
 
 /// What the actor needs of the node around it.
 pub struct Environment {
@@ -75,6 +77,7 @@ impl MetadataActor {
                 members: env.members,
                 bootstrap: env.bootstrap,
                 announce: env.announce,
+                silent_ticks: SILENT_TICKS,
                 options: Options {
                     eager_commit: true,
                     effects_everywhere: true,

@@ -87,7 +87,10 @@ FILE
   done
 }
 
+# A node that was killed may hold its ports for a moment after its first thread has ended.
 check_port() {
+  local until=$((SECONDS + 5))
+  while (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && [ $SECONDS -lt $until ]; do sleep 0.1; done
   if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then
     local who; who=$(ss -Hltnp "sport = :$1" 2>/dev/null | grep -oE 'users:.*' | head -n 1 || true)
     die "Port $1 is in use${who:+ by $who}. Stop what listens there, or set $2 to the first of $SIZE free ports."

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Every suite, or those named: tests/run.sh [unit] [fuzz] [simulation] [conformance] [interop] [durability]
+# Every suite, or those named: tests/run.sh [unit] [fuzz] [simulation] [conformance] [interop] [durability] [chaos]
 #   unit         tests inside the crates, and suites that need no cluster
 #   fuzz         the AMQP codec against made-up bytes, for FUZZ_S (20) seconds
 #   simulation   the cluster's cores in one thread each, from a seed: as many seeds as fit in SIMULATION_S (240) seconds
 #   conformance  what any AMQP 0-9-1 client sees, asked over raw sockets of a cluster of three
 #   interop      clients of several languages and ages against the same cluster
 #   durability   what is confirmed survives nodes that are killed
+#   chaos        and networks that fall apart: five nodes in network namespaces, which needs root
 # Installs what is missing. Ends with each suite's counts and a line `N passed, N failed`; the status is 0 only if
 # every suite ran and nothing failed. The cluster has a directory and ports (WARREN_AMQP_BASE, WARREN_CLUSTER_BASE) of
 # its own, so that one started with deploy/cluster.sh is left alone. Logs of a failed run stay in the directory it names.
@@ -16,7 +17,7 @@ cd "$TOP"
 # shellcheck source-path=SCRIPTDIR source=../deploy/prepare.sh
 . deploy/prepare.sh
 
-ALL=(unit fuzz simulation conformance interop durability)
+ALL=(unit fuzz simulation conformance interop durability chaos)
 # Test binaries that are suites of their own.
 OWN=(simulation conformance durability)
 FUZZ_S=${FUZZ_S:-20}
@@ -119,6 +120,7 @@ simulation() {
 conformance() { cargo test --release --workspace --no-fail-fast --test conformance; }
 durability() { cargo test --release --workspace --no-fail-fast --test durability; }
 interop() { python3 tests/interop/run.py; }
+chaos() { tests/chaos/run.sh; }
 
 # Starts the nodes that do not run, and tells the suites where they are.
 cluster_up() {
@@ -163,7 +165,7 @@ export WARREN_BIN=$CARGO_TARGET_DIR/release
 
 for name in "${wanted[@]}"; do
   case $name in
-    unit | fuzz | simulation | durability) suite "$name" "$name" ;;
+    unit | fuzz | simulation | durability | chaos) suite "$name" "$name" ;;
     conformance | interop) live "$name" ;;
   esac
 done

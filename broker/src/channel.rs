@@ -25,6 +25,7 @@ use crate::name::QueueName;
 use crate::queue::client::{Asked, ChannelId};
 
 use self::confirm::{Confirm, Confirms};
+use self::transaction::Transaction;
 use self::unacked::Unacked;
 use self::waiting::Waiting;
 
@@ -32,6 +33,7 @@ mod confirm;
 mod consume;
 mod declare;
 mod publish;
+mod transaction;
 mod unacked;
 mod waiting;
 
@@ -84,6 +86,7 @@ pub(crate) struct Channel {
     /// The method being handled or waited for: what a fault names.
     method: (u16, u16),
     confirms: Option<Confirms>,
+    transaction: Option<Box<Transaction>>,
     has_confirms: bool,
     confirm_frames: Vec<Confirm>,
     last_tag: u64,
@@ -104,6 +107,7 @@ impl Channel {
             held: VecDeque::new(),
             method: (0, 0),
             confirms: None,
+            transaction: None,
             has_confirms: false,
             confirm_frames: Vec::new(),
             last_tag: 0,
@@ -125,7 +129,11 @@ impl Channel {
 
     /// Whether a frame must wait for its turn.
     pub(crate) fn is_held(&self) -> bool {
-        self.waiting.is_some() || !self.held.is_empty()
+        self.is_waiting() || !self.held.is_empty()
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.waiting.is_some() || self.is_committing()
     }
 
     pub(crate) fn hold(&mut self, frame: Frame) {
@@ -134,11 +142,7 @@ impl Channel {
 
     /// The next held frame whose turn has come.
     pub(crate) fn take_held(&mut self) -> Option<Frame> {
-        if self.waiting.is_some() {
-            None
-        } else {
-            self.held.pop_front()
-        }
+        if self.is_waiting() { None } else { self.held.pop_front() }
     }
 
     pub(crate) fn into_held(self) -> VecDeque<Frame> {
@@ -319,6 +323,10 @@ impl Channel {
             Method::BasicCancel { consumer_tag, no_wait } => self.cancel(session, consumer_tag, no_wait),
             Method::BasicGet { queue, no_ack } => self.get(session, &queue, no_ack)?,
             Method::ConfirmSelect { no_wait } => {
+                if self.transaction.is_some() {
+                    let text = "cannot switch from tx to confirm mode";
+                    return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+                }
                 self.confirms.get_or_insert_default();
                 if !no_wait {
                     session.reply(self.id.number, &Method::ConfirmSelectOk {});
@@ -335,15 +343,11 @@ impl Channel {
             Method::AccessRequest { .. } => {
                 session.reply(self.id.number, &Method::AccessRequestOk { ticket: 1 });
             }
-            Method::TxSelect {} => return not_implemented("tx.select: transactions are not supported"),
-            Method::TxCommit {} | Method::TxRollback {} => {
-                return Err(Fault::new(
-                    ReplyCode::PreconditionFailed,
-                    "channel is not transactional",
-                ));
-            }
+            Method::TxSelect {} => self.select_transaction(session)?,
+            Method::TxCommit {} => self.commit(session)?,
+            Method::TxRollback {} => self.roll_back(session)?,
             // Answers to what the broker may have sent.
-            Method::BasicCancelOk { .. } | Method::ChannelFlowOk { .. } | Method::ChannelCloseOk {} => {}
+            Method::BasicCancelOk { .. } | Method::ChannelFlowOk { .. } => {}
             Method::ExchangeDeclare { .. }
             | Method::ExchangeDelete { .. }
             | Method::ExchangeBind { .. }
@@ -353,14 +357,7 @@ impl Channel {
             | Method::QueuePurge { .. }
             | Method::QueueDelete { .. }
             | Method::QueueUnbind { .. } => self.on_topology(session, method)?,
-            other => {
-                let code = if other.id().0 == 10 {
-                    ReplyCode::ChannelError
-                } else {
-                    ReplyCode::CommandInvalid
-                };
-                return Err(Fault::new(code, "unimplemented method"));
-            }
+            _ => return Err(Fault::new(ReplyCode::CommandInvalid, "unimplemented method")),
         }
         Ok(Step::Continue)
     }
@@ -377,6 +374,9 @@ impl Channel {
 
     /// Queues have these publishes.
     pub(crate) fn confirmed(&mut self, session: &mut Session, run: Run) {
+        if let Some(transaction) = &mut self.transaction {
+            return transaction.answered(run, true);
+        }
         let Some(confirms) = &mut self.confirms else { return };
         for tag in run.numbers() {
             confirms.taken(tag);
@@ -386,6 +386,9 @@ impl Channel {
 
     /// A queue does not take these publishes.
     pub(crate) fn refused(&mut self, session: &mut Session, run: Run) {
+        if let Some(transaction) = &mut self.transaction {
+            return transaction.answered(run, false);
+        }
         let Some(confirms) = &mut self.confirms else { return };
         for tag in run.numbers() {
             confirms.refused(tag);
@@ -427,6 +430,8 @@ impl Channel {
         self.waiting = None;
         self.assembly = None;
         self.confirms = None;
+        // What the transaction would have settled is unsettled.
+        self.drop_transaction(session);
         let consumers = std::mem::take(&mut self.consumers);
         for &id in consumers.values() {
             if let Some(consumer) = session.consumers.remove(&id) {
@@ -437,7 +442,7 @@ impl Channel {
                 session.ask(consumer.group, self.id, Asked::Cancel(id), &cancel);
             }
         }
-        self.unacked.take_all(|held| {
+        self.unacked.take_all(|_, held| {
             // Those of a consumer that ends here go back with it.
             if !consumers.values().any(|id| *id == held.consumer) {
                 session.settle(Settlement::Release, held.group, held.message);

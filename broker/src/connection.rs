@@ -98,7 +98,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     No,
-    /// The queues apply what they were sent.
+    /// The queues apply what they were sent, and changes that were asked for are made or refused.
     Draining {
         until_ms: u64,
     },
@@ -122,12 +122,17 @@ pub struct Connection {
     ends: Ends,
     accepted_ms: u64,
     received_ms: u64,
+    /// When the last bytes, or a heartbeat, were put out.
     sent_ms: u64,
+    /// When the socket last took bytes.
+    written_ms: u64,
     heartbeat_ms: u64,
     channel_max: u16,
     mechanism: &'static str,
     client_properties: Table,
     reading: bool,
+    /// When `reading` was last changed.
+    gated_ms: u64,
     refusal: Option<Fault>,
     counters: Counters,
 }
@@ -166,10 +171,12 @@ impl Connection {
             accepted_ms: now_ms,
             received_ms: now_ms,
             sent_ms: now_ms,
+            written_ms: now_ms,
             heartbeat_ms: 0,
             mechanism: "",
             client_properties: Table::new(),
             reading: true,
+            gated_ms: now_ms,
             refusal: None,
             counters: Counters {
                 connected_at_ms: unix_ms,
@@ -243,10 +250,11 @@ impl Connection {
         let number = frame.channel;
         if frame.kind == Kind::Heartbeat {
             if number != 0 {
-                self.fault(
-                    0,
-                    Fault::new(ReplyCode::UnexpectedFrame, "heartbeat frame on a channel other than 0"),
-                );
+                let text = "type 8, all octets = <<>>";
+                self.fault(0, Fault::new(ReplyCode::UnexpectedFrame, text));
+            } else if !frame.payload.is_empty() {
+                let text = format!("type 8, {} octets: unknown_frame", frame.payload.len());
+                self.fault(0, Fault::new(ReplyCode::FrameError, text));
             }
             return;
         }
@@ -634,6 +642,7 @@ impl Connection {
 
     /// What became of a change that [`Effect::Submit`] asked for; `None` if nobody could say in time.
     pub fn on_outcome(&mut self, id: ChannelId, outcome: Option<Outcome>) {
+        self.session.submitted = self.session.submitted.saturating_sub(1);
         let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) else {
             return;
         };
@@ -657,12 +666,14 @@ impl Connection {
                 Notice::Confirmed(id, run) => {
                     if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
                         channel.confirmed(&mut self.session, run);
+                        self.go_on_after_commit(id.number);
                     }
                     continue;
                 }
                 Notice::Refused(id, run) => {
                     if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
                         channel.refused(&mut self.session, run);
+                        self.go_on_after_commit(id.number);
                     }
                     continue;
                 }
@@ -688,6 +699,16 @@ impl Connection {
         }
     }
 
+    /// A channel whose transaction is committed goes on with what it held; one whose transaction is not is closed.
+    fn go_on_after_commit(&mut self, number: u16) {
+        let channel = self.channels.get_mut(&number);
+        match channel.and_then(|channel| channel.end_commit(&mut self.session)) {
+            None => {}
+            Some(Ok(())) => self.resumable.push(number),
+            Some(Err(fault)) => self.fault(number, fault),
+        }
+    }
+
     /// Time has passed.
     pub fn on_tick(&mut self) {
         let now_ms = self.session.now_ms;
@@ -705,8 +726,7 @@ impl Connection {
                 self.on_lost();
             }
             Phase::Running if self.heartbeat_ms > 0 => {
-                // While the socket is deliberately not read, silence says nothing.
-                if self.reading && now_ms >= self.received_ms + 2 * self.heartbeat_ms {
+                if now_ms >= self.heard_ms() + 2 * self.heartbeat_ms {
                     tracing::warn!(peer = %self.ends.peer, "missed heartbeats from the client");
                     self.on_lost();
                 } else if now_ms >= self.sent_ms + self.heartbeat_ms / 2 && self.session.output.is_empty() {
@@ -757,6 +777,7 @@ impl Connection {
         self.session.queues.flush(self.session.now_ms, carrier);
         if let Ending::Draining { .. } = self.ending
             && self.session.queues.is_all_applied()
+            && self.session.submitted == 0
         {
             self.finish_draining();
         }
@@ -821,10 +842,22 @@ impl Connection {
 
     /// Whether the socket is being read from now on. Time in which it is not does not count against the client.
     pub fn set_reading(&mut self, reading: bool) {
-        if reading && !self.reading {
-            self.received_ms = self.session.now_ms;
+        if reading != self.reading {
+            self.gated_ms = self.session.now_ms;
         }
         self.reading = reading;
+    }
+
+    /// When the client was last known to live. While the socket is deliberately not read, silence says nothing; then a
+    /// client that takes what waits for it lives, and so does one that nothing waits for.
+    fn heard_ms(&self) -> u64 {
+        if self.reading {
+            self.received_ms.max(self.gated_ms)
+        } else if self.session.output.is_empty() {
+            self.session.now_ms
+        } else {
+            self.written_ms.max(self.gated_ms)
+        }
     }
 
     /// When [`Connection::on_tick`] is next due.
@@ -863,6 +896,7 @@ impl Connection {
     /// The socket took `written` bytes; deliveries among them may give queues something to do: flush.
     pub fn on_written(&mut self, written: usize) {
         self.sent_ms = self.session.now_ms;
+        self.written_ms = self.session.now_ms;
         self.counters.bytes_out += written as u64;
         self.counters.writes += 1;
         self.session.advance(written);

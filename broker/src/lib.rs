@@ -14,6 +14,7 @@ pub mod directory;
 pub mod exchange;
 pub mod fatal;
 pub mod listener;
+pub mod log_line;
 pub mod mailbox;
 pub mod message;
 pub mod metadata;

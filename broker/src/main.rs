@@ -6,9 +6,14 @@ use actix_rt::System;
 use tracing_subscriber::EnvFilter;
 use warren_broker::boot;
 use warren_broker::config::{Config, EXIT_CONFIG, LogFormat};
+use warren_broker::log_line::Lines;
 
 /// Exit status of a node that could not start or end in good order.
 const EXIT_SOFTWARE: u8 = 70;
+
+/// Gives memory back to the system when a backlog is gone, which the C library's does not.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let config = match Config::of_process() {
@@ -30,7 +35,7 @@ fn main() -> ExitCode {
         LogFormat::Text => tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(false)
-            .with_writer(std::io::stderr)
+            .with_writer(Lines(std::io::stderr))
             .init(),
         LogFormat::Json => tracing_subscriber::fmt()
             .json()

@@ -45,6 +45,7 @@ mod checks;
 pub mod client;
 mod edit;
 mod facts;
+mod orphans;
 mod permission;
 mod placement;
 mod refusal;

@@ -40,3 +40,5 @@ mod routing;
 mod single_active;
 #[path = "conformance/timeouts.rs"]
 mod timeouts;
+#[path = "conformance/transactions.rs"]
+mod transactions;

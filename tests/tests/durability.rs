@@ -24,3 +24,5 @@ mod minority;
 mod refusals;
 #[path = "durability/starts.rs"]
 mod starts;
+#[path = "durability/transactions.rs"]
+mod transactions;

@@ -92,8 +92,10 @@ mod flag {
     pub(super) const USER_ID: u16 = 1 << 4;
     pub(super) const APP_ID: u16 = 1 << 3;
     pub(super) const CLUSTER_ID: u16 = 1 << 2;
-    /// No property, and the announcement of a second word of flags, which the basic class does not have.
-    pub(super) const UNKNOWN: u16 = 0b11;
+    /// No property. Like RabbitMQ we pass it on unseen.
+    pub(super) const UNUSED: u16 = 1 << 1;
+    /// Announces a second word of flags, which the basic class does not have.
+    pub(super) const MORE: u16 = 1;
 }
 
 /// What the broker itself acts upon.
@@ -163,9 +165,10 @@ pub fn with_headers(properties: &Bytes, headers: Option<&Table>, keep_expiration
 fn walk(properties: &Bytes, mut visit: impl FnMut(u16, Range<usize>) -> Result<(), Error>) -> Result<(), Error> {
     let mut reader = Reader::new(properties);
     let mut flags = reader.short()?;
-    if flags & flag::UNKNOWN != 0 {
+    if flags & flag::MORE != 0 {
         return Err(Error::UnknownFlags);
     }
+    flags &= !flag::UNUSED;
     while flags != 0 {
         let flag = 1 << flags.ilog2();
         flags &= !flag;

@@ -11,7 +11,7 @@ use super::wire::{self, Reader};
 pub use super::wire::Error;
 
 /// How many tables and arrays may be inside one another. It bounds the recursion of whoever walks a table.
-pub const DEPTH_MAX: usize = 64;
+pub const DEPTH_MAX: usize = 256;
 
 /// Keeps the order of its fields, and even repeated names, as they came.
 ///

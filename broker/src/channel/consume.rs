@@ -236,21 +236,23 @@ impl Channel {
         multiple: bool,
         outcome: Settlement,
     ) -> Result<(), Fault> {
+        let mut put = |tag, held: Held| match &mut self.transaction {
+            Some(transaction) => transaction.settle(outcome, tag, held),
+            None => session.settle(outcome, held.group, held.message),
+        };
         let known = if !multiple {
             match self.unacked.take(tag) {
                 Some(held) => {
-                    session.settle(outcome, held.group, held.message);
+                    put(tag, held);
                     true
                 }
                 None => false,
             }
         } else if tag == 0 {
-            self.unacked
-                .take_all(|held| session.settle(outcome, held.group, held.message));
+            self.unacked.take_all(put);
             true
         } else {
-            self.unacked
-                .take_through(tag, |held| session.settle(outcome, held.group, held.message))
+            self.unacked.take_through(tag, put)
         };
         if known {
             Ok(())
@@ -265,7 +267,7 @@ impl Channel {
     /// basic.recover: everything unsettled goes back to its queue.
     pub(super) fn recover(&mut self, session: &mut Session) {
         self.unacked
-            .take_all(|held| session.settle(Settlement::Release, held.group, held.message));
+            .take_all(|_, held| session.settle(Settlement::Release, held.group, held.message));
     }
 }
 

@@ -249,7 +249,8 @@ impl Channel {
     }
 
     fn inspect_queue(&mut self, session: &mut Session, queue: &ShortStr, no_wait: bool) -> Result<(), Fault> {
-        let name = self.queue_name(&without_line_breaks(queue))?;
+        // Other than elsewhere, an empty name stands for nothing but itself.
+        let name = QueueName::from(&*without_line_breaks(queue));
         session.allow_any("queue", &name)?;
         let picture = session.picture();
         let queue = checked(picture.expect_queue(&session.vhost, &name))?;
@@ -268,35 +269,42 @@ impl Channel {
             QueueName::from(&*name)
         };
         session.allow(Access::Configure, "queue", &name)?;
-        let picture = session.picture();
-        let mut declare = DeclareQueue {
+        let declare = DeclareQueue {
             vhost: session.vhost.clone(),
-            name: name.clone(),
+            name,
             durable: facts.durable,
             auto_delete: facts.auto_delete,
             exclusive_owner: facts.exclusive.then_some(session.id),
             arguments: facts.arguments.detach(),
             placement: Placement::Transient { home: home(session) },
         };
+        self.declare(session, declare, facts.no_wait)
+    }
+
+    /// Answers with the queue that is there, or has it made. A replicated queue's placement is filled in here.
+    pub(super) fn declare(
+        &mut self,
+        session: &mut Session,
+        mut declare: DeclareQueue,
+        no_wait: bool,
+    ) -> Result<(), Fault> {
+        let picture = session.picture();
         fill_in_type(&picture, &mut declare);
         if let Some(existing) = checked(picture.check_queue_declare(&declare))? {
-            self.count_queue(session, &existing, name, Some(Box::new(declare)), facts.no_wait);
+            let name = declare.name.clone();
+            self.count_queue(session, &existing, name, Some(Box::new(declare)), no_wait);
             return Ok(());
         }
         let settings = checked(check_new_queue(&declare))?;
         if let Some(dead_letter_exchange) = &settings.dead_letter_exchange {
-            session.allow(Access::Read, "queue", &name)?;
+            session.allow(Access::Read, "queue", &declare.name)?;
             session.allow(Access::Write, "exchange", dead_letter_exchange)?;
         }
         if !declare.is_transient() {
             declare.placement = replicas(session, &picture, &settings);
         }
-        session.owns_exclusive |= facts.exclusive;
-        self.submit(
-            session,
-            Change::DeclareQueue(declare),
-            Waiting::NewQueue { no_wait: facts.no_wait },
-        );
+        session.owns_exclusive |= declare.exclusive_owner.is_some();
+        self.submit(session, Change::DeclareQueue(declare), Waiting::NewQueue { no_wait });
         Ok(())
     }
 

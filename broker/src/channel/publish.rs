@@ -8,10 +8,20 @@ use warren_proto::record::Publish;
 use super::{Channel, Message};
 use crate::amqp::{Fault, ReplyCode, Table, glance, output};
 use crate::connection::session::{Session, refused};
-use crate::message;
+use crate::message::{self, Copies};
 use crate::metadata::{Access, NoExchange, Refusal, Resource};
 
 const PERSISTENT: u8 = 2;
+
+/// What was read from a message, and where it goes.
+#[derive(Debug)]
+pub(super) struct Routed {
+    pub(super) groups: Arc<[u64]>,
+    copies: Option<Copies>,
+    persistent: bool,
+    priority: Option<u8>,
+    ttl_ms: Option<u64>,
+}
 
 impl Channel {
     /// Checks, numbers and routes one message.
@@ -27,45 +37,59 @@ impl Channel {
             Some(headers) => message::copies(&message.properties, headers)?,
             None => None,
         };
-        let (groups, properties) = match &copies {
-            None => (route(session, message, glance.headers.as_ref())?, &message.properties),
+        let groups = match &copies {
+            None => route(session, message, glance.headers.as_ref())?,
             Some(copies) => {
                 let mut keys: Vec<&str> = vec![&address.routing_key];
                 keys.extend(copies.routing_keys.iter().map(String::as_str));
-                (
-                    route_by(session, &address.exchange, &keys, glance.headers.as_ref())?,
-                    &copies.properties,
-                )
+                route_by(session, &address.exchange, &keys, glance.headers.as_ref())?
             }
         };
+        let routed = Routed {
+            groups,
+            copies,
+            persistent: glance.delivery_mode == Some(PERSISTENT),
+            priority: glance.priority,
+            ttl_ms,
+        };
+        if let Some(transaction) = &mut self.transaction {
+            return transaction.publish(session, message, routed);
+        }
+        self.send(session, message, &routed);
+        Ok(())
+    }
+
+    /// Numbers a message for its confirm and hands it to its queues, or gives it back.
+    pub(super) fn send(&mut self, session: &mut Session, message: &Message, routed: &Routed) {
+        let (address, groups) = (&message.address, &routed.groups);
         if groups.is_empty() && address.mandatory {
             self.give_back(session, message);
         }
         let targets = u32::try_from(groups.len()).unwrap_or(u32::MAX);
-        let confirm = self
-            .confirms
-            .as_mut()
-            .map(|confirms| (self.id, confirms.publish(targets)));
+        let number = match &mut self.transaction {
+            Some(transaction) => Some(transaction.await_answers(targets)),
+            None => self.confirms.as_mut().map(|confirms| confirms.publish(targets)),
+        };
         if groups.is_empty() {
-            self.note_confirms(session);
-            return Ok(());
+            return self.note_confirms(session);
         }
+        let confirm = number.map(|number| (self.id, number));
+        let copies = routed.copies.as_ref();
         let publish = Publish {
-            persistent: glance.delivery_mode == Some(PERSISTENT),
-            priority: glance.priority,
-            ttl_ms,
+            persistent: routed.persistent,
+            priority: routed.priority,
+            ttl_ms: routed.ttl_ms,
             origin: None,
-            bcc: copies.as_ref().map_or(&[], |copies| &copies.bcc),
+            bcc: copies.map_or(&[], |copies| &copies.bcc),
             exchange: address.exchange.as_bytes(),
             routing_key: address.routing_key.as_bytes(),
-            properties,
+            properties: copies.map_or(&message.properties, |copies| &copies.properties),
             body: &message.parts,
         };
         let now_ms = session.now_ms;
         for group in groups.iter() {
             session.queues.client(*group).publish(&publish, confirm, now_ms);
         }
-        Ok(())
     }
 
     /// basic.return: no queue wants a mandatory message.

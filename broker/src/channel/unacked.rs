@@ -51,16 +51,16 @@ impl Unacked {
     }
 
     /// Takes all up to and including `tag`, oldest first. Gives false, and takes nothing, when `tag` is not held.
-    pub(super) fn take_through(&mut self, tag: u64, mut each: impl FnMut(Held)) -> bool {
+    pub(super) fn take_through(&mut self, tag: u64, mut each: impl FnMut(u64, Held)) -> bool {
         let Ok(at) = self.entries.binary_search_by_key(&tag, |(tag, _)| *tag) else {
             return false;
         };
         if self.entries[at].1.is_none() {
             return false;
         }
-        for (_, held) in self.entries.drain(..=at) {
+        for (tag, held) in self.entries.drain(..=at) {
             match held {
-                Some(held) => each(held),
+                Some(held) => each(tag, held),
                 None => self.holes -= 1,
             }
         }
@@ -69,13 +69,21 @@ impl Unacked {
     }
 
     /// Takes all, oldest first.
-    pub(super) fn take_all(&mut self, mut each: impl FnMut(Held)) {
-        for (_, held) in self.entries.drain(..) {
+    pub(super) fn take_all(&mut self, mut each: impl FnMut(u64, Held)) {
+        for (tag, held) in self.entries.drain(..) {
             if let Some(held) = held {
-                each(held);
+                each(tag, held);
             }
         }
         self.holes = 0;
+    }
+
+    /// Puts back what was taken, in any order.
+    pub(super) fn restore(&mut self, taken: impl Iterator<Item = (u64, Held)>) {
+        self.entries.retain(|(_, held)| held.is_some());
+        self.holes = 0;
+        self.entries.extend(taken.map(|(tag, held)| (tag, Some(held))));
+        self.entries.make_contiguous().sort_unstable_by_key(|(tag, _)| *tag);
     }
 
     fn trim(&mut self) {

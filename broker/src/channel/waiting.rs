@@ -6,7 +6,7 @@ use warren_proto::queue::reply::Kind as Reply;
 
 use super::Channel;
 use crate::amqp::{Fault, Method, ReplyCode, ShortStr};
-use crate::connection::session::{Effect, Session, refused};
+use crate::connection::session::{Session, refused};
 use crate::metadata::{Change, DeclareQueue, Outcome, Queue, Refusal, Resource};
 use crate::name::QueueName;
 use crate::queue::client::{Asked, Notice};
@@ -50,10 +50,15 @@ fn count(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
+/// The queue was deleted while it was being asked.
+fn no_queue(session: &Session, queue: &str) -> Fault {
+    refused(&Refusal::NoQueue(Resource::queue(&session.vhost, queue)))
+}
+
 impl Channel {
     /// Has the metadata changed and waits for the outcome.
     pub(super) fn submit(&mut self, session: &mut Session, change: Change, waiting: Waiting) {
-        session.effects.push(Effect::Submit(self.id, Box::new(change)));
+        session.submit(self.id, change);
         self.waiting = Some(waiting);
     }
 
@@ -121,9 +126,15 @@ impl Channel {
                 Some(Waiting::Attach {
                     consumer, tag, queue, ..
                 }),
-                _,
+                answer,
             ) => {
                 self.drop_consumer(session, consumer, &tag);
+                // Refused for another reason than exclusive use: it has ended.
+                if let Reply::AttachRefused(refusal) = answer
+                    && !refusal.exclusive
+                {
+                    return Err(no_queue(session, &queue.name));
+                }
                 return Err(Fault::new(
                     ReplyCode::AccessRefused,
                     format!("{} in exclusive use", queue.resource()),
@@ -140,23 +151,18 @@ impl Channel {
 
     /// The queue was deleted before it could answer.
     fn on_queue_ended(&mut self, session: &mut Session, waiting: Option<Waiting>) -> Result<(), Fault> {
-        let gone =
-            |session: &Session, queue: &str| Err(refused(&Refusal::NoQueue(Resource::queue(&session.vhost, queue))));
         match waiting {
+            // It is declared once more, as if it had never been there.
             Some(Waiting::Counts {
                 declare: Some(declare), ..
-            }) => {
-                let change = Change::DeclareQueue(*declare);
-                self.submit(session, change, Waiting::NewQueue { no_wait: false });
-                Ok(())
-            }
-            Some(Waiting::Counts { queue, .. } | Waiting::Purge { queue, .. }) => gone(session, &queue),
-            Some(Waiting::Get { queue, .. }) => gone(session, &queue.name),
+            }) => self.declare(session, *declare, false),
+            Some(Waiting::Counts { queue, .. } | Waiting::Purge { queue, .. }) => Err(no_queue(session, &queue)),
+            Some(Waiting::Get { queue, .. }) => Err(no_queue(session, &queue.name)),
             Some(Waiting::Attach {
                 consumer, tag, queue, ..
             }) => {
                 self.drop_consumer(session, consumer, &tag);
-                gone(session, &queue.name)
+                Err(no_queue(session, &queue.name))
             }
             Some(Waiting::Delete { no_wait, .. }) => {
                 self.say(session, no_wait, &Method::QueueDeleteOk { message_count: 0 });

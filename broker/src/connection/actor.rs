@@ -192,7 +192,8 @@ impl ConnectionActor {
                     let work = async move { metadata.submit(Change::SessionEnded { session }).await }.into_actor(self);
                     context.spawn(work.map(|outcome, actor, context| {
                         if let Err(error) = outcome {
-                            tracing::warn!(%error, "exclusive queues of an ended connection may remain for a while");
+                            // Whoever looks for orphans asks again.
+                            tracing::warn!(%error, "exclusive queues of an ended connection remain for a while");
                         }
                         actor.begin(context).on_session_ended();
                     }));

@@ -14,6 +14,9 @@ use crate::name::{UserName, VhostName};
 /// Client libraries switch features by product and version: this is the RabbitMQ whose behaviour they will find.
 const COMPATIBLE_VERSION: &str = "4.3.0";
 
+/// Characters of a user name that did not log in, in the log: no real one is longer.
+const SHOWN_MAX: usize = 255;
+
 /// connection.start.
 pub(super) fn start(cluster_name: &str) -> Method {
     let text = |text: &str| Value::LongStr(Bytes::copy_from_slice(text.as_bytes()));
@@ -85,14 +88,15 @@ pub(super) fn login(
         mechanism: mechanism.name(),
     };
     let name = &credentials.user;
+    let shown: String = name.chars().take(SHOWN_MAX).collect();
     let user = picture
         .user(name)
         .filter(|user| user.verify_password(&credentials.password));
     let Some(user) = user else {
-        return Err(refused(format!("user '{name}' - invalid credentials")));
+        return Err(refused(format!("user '{shown}' - invalid credentials")));
     };
     if !may_connect_from(name, login.peer, loopback_users) {
-        return Err(refused(format!("user '{name}' can only connect via localhost")));
+        return Err(refused(format!("user '{shown}' can only connect via localhost")));
     }
     Ok((user.name.clone(), mechanism.name()))
 }

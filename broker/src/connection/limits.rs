@@ -27,6 +27,8 @@ pub struct Limits {
     pub output_bytes_max: usize,
     /// Bytes of frames held by channels that wait; above it the socket is not read.
     pub held_bytes_max: usize,
+    /// Bytes that the open transactions of a connection may hold.
+    pub transaction_bytes_max: usize,
     /// Replicas of a new replicated queue that does not say.
     pub group_size: usize,
     /// The cluster's nodes as configured, whether they are known already or not.
@@ -53,6 +55,7 @@ impl Default for Limits {
             unapplied_commands_max: 8_192,
             output_bytes_max: 4 << 20,
             held_bytes_max: 4 << 20,
+            transaction_bytes_max: 64 << 20,
             group_size: 3,
             members: Vec::new(),
             loopback_users: vec!["guest".to_owned()],

@@ -125,9 +125,13 @@ pub struct Session {
     pub(crate) queues: Queues,
     pub(crate) consumers: FxHashMap<u32, Consumer>,
     pub(crate) effects: Vec<Effect>,
+    /// Changes of the metadata that were asked for and have no outcome yet.
+    pub(crate) submitted: u32,
     pub(crate) routes: Routes,
     /// Channels with confirms to send.
     pub(crate) confirming: Vec<u16>,
+    /// Bytes held by the open transactions of all channels.
+    pub(crate) transaction_bytes: usize,
     /// Set when the session declares its first exclusive queue.
     pub(crate) owns_exclusive: bool,
     /// Body parts of the message at hand; kept for its room.
@@ -157,8 +161,10 @@ impl Session {
             queues: Queues::new(id),
             consumers: FxHashMap::default(),
             effects: Vec::new(),
+            submitted: 0,
             routes: Routes::default(),
             confirming: Vec::new(),
+            transaction_bytes: 0,
             owns_exclusive: false,
             parts: Vec::new(),
             view,
@@ -258,6 +264,12 @@ impl Session {
             self.granted.push_back((access, name.to_owned()));
         }
         granted
+    }
+
+    /// Has the metadata changed for a channel.
+    pub(crate) fn submit(&mut self, channel: ChannelId, change: Change) {
+        self.submitted += 1;
+        self.effects.push(Effect::Submit(channel, Box::new(change)));
     }
 
     /// A number for a new consumer.

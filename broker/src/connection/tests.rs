@@ -1,3 +1,4 @@
 mod flow;
 mod harness;
 mod lifecycle;
+mod transactions;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{InvalidBinding, Target, Targets, term};
-use crate::amqp::{Table, Value};
+use crate::amqp::{ShortStr, Table, Value};
 
 /// Rules, each with the targets of all bindings that have it.
 #[derive(Clone, Debug, Default)]
@@ -21,8 +21,17 @@ pub struct Headers {
 #[derive(Debug)]
 struct Rule {
     any: bool,
-    /// Without `x-match` and what it leaves out.
-    fields: Table,
+    /// Without `x-match` and what it leaves out; by name.
+    fields: Vec<(ShortStr, Value)>,
+    /// How many different names `fields` has.
+    names: usize,
+}
+
+/// A message's headers by name; of fields with the same name the first, as [`Table::get`] has it.
+struct Index<'a> {
+    fields: Vec<&'a (ShortStr, Value)>,
+    #[cfg(test)]
+    looked_up: std::cell::Cell<usize>,
 }
 
 pub(super) fn validate(arguments: &Table) -> Result<(), InvalidBinding> {
@@ -60,26 +69,51 @@ impl Rule {
         };
         let (any, with_x) = mode.unwrap_or((false, false));
         let counts = |name: &str| name != "x-match" && (with_x || !name.starts_with("x-"));
+        let mut fields: Vec<_> = arguments.iter().filter(|(name, _)| counts(name)).cloned().collect();
+        fields.sort_by(|one, other| one.0.cmp(&other.0));
+        let names = fields.chunk_by(|one, other| one.0 == other.0).count();
+        Self { any, fields, names }
+    }
+
+    /// Looks at no more fields than the message has headers, whatever the rule asks for.
+    fn matches(&self, headers: &Index<'_>) -> bool {
+        let field_agrees = |(name, wanted): &(ShortStr, Value)| match (headers.get(name), wanted) {
+            (None, _) => false,
+            (Some(_), Value::Void) => true,
+            (Some(value), wanted) => agrees(value, wanted),
+        };
+        if !self.any {
+            return self.names <= headers.fields.len() && self.fields.iter().all(field_agrees);
+        }
+        if self.names <= headers.fields.len() {
+            return self.fields.iter().any(field_agrees);
+        }
+        headers.fields.iter().any(|(name, value)| {
+            let start = self.fields.partition_point(|(own, _)| own < name);
+            let same = self.fields[start..].iter().take_while(|(own, _)| own == name);
+            same.into_iter()
+                .any(|(_, wanted)| matches!(wanted, Value::Void) || agrees(value, wanted))
+        })
+    }
+}
+
+impl<'a> Index<'a> {
+    fn new(headers: &'a Table) -> Self {
+        let mut fields: Vec<_> = headers.iter().collect();
+        fields.sort_by(|one, other| one.0.cmp(&other.0));
+        fields.dedup_by(|later, first| later.0 == first.0);
         Self {
-            any,
-            fields: Table(arguments.iter().filter(|(name, _)| counts(name)).cloned().collect()),
+            fields,
+            #[cfg(test)]
+            looked_up: std::cell::Cell::new(0),
         }
     }
 
-    fn matches(&self, headers: &Table) -> bool {
-        let mut agree = self
-            .fields
-            .iter()
-            .map(|(name, wanted)| match (headers.get(name), wanted) {
-                (None, _) => false,
-                (Some(_), Value::Void) => true,
-                (Some(value), wanted) => agrees(value, wanted),
-            });
-        if self.any {
-            agree.any(|agrees| agrees)
-        } else {
-            agree.all(|agrees| agrees)
-        }
+    fn get(&self, name: &ShortStr) -> Option<&'a Value> {
+        #[cfg(test)]
+        self.looked_up.set(self.looked_up.get() + 1);
+        let at = self.fields.binary_search_by(|(own, _)| own.cmp(name)).ok()?;
+        Some(&self.fields[at].1)
     }
 }
 
@@ -105,9 +139,12 @@ impl Headers {
 
     pub(super) fn matches(&self, headers: Option<&Table>, out: &mut Vec<Target>) {
         const NONE: &Table = &Table::new();
-        let headers = headers.unwrap_or(NONE);
+        if self.rules.is_empty() {
+            return;
+        }
+        let headers = Index::new(headers.unwrap_or(NONE));
         for (rule, targets) in self.rules.values() {
-            if rule.matches(headers) {
+            if rule.matches(&headers) {
                 targets.extend(out);
             }
         }
@@ -178,5 +215,58 @@ impl Number {
         } else {
             Self::Float(n)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbered(names: impl IntoIterator<Item = usize>) -> Table {
+        names
+            .into_iter()
+            .map(|n| (ShortStr::cut(&format!("k{n:06}")), Value::Void))
+            .collect()
+    }
+
+    #[track_caller]
+    fn check(mode: &'static str, arguments: usize, headers: usize, expected: (bool, usize)) {
+        let mut wanted = numbered(0..arguments);
+        wanted.insert("x-match", mode);
+        let rule = Rule::new(&wanted);
+        // The last first: the worst order for a search from the front.
+        let headers = numbered((0..headers).rev());
+        let index = Index::new(&headers);
+        let matches = rule.matches(&index);
+        assert_eq!((matches, index.looked_up.get()), expected, "{mode} {arguments}");
+    }
+
+    #[test]
+    fn each_argument_is_looked_up_once_and_no_more_than_there_are_headers() {
+        check("all", 8_000, 8_000, (true, 8_000));
+        check("all", 8_000, 7_999, (false, 0));
+        check("all", 100, 8_000, (true, 100));
+        check("any", 8_000, 8_000, (true, 1));
+        // From the side of the headers.
+        check("any", 8_000, 1, (true, 0));
+        check("any", 0, 10, (false, 0));
+        check("all", 0, 0, (true, 0));
+    }
+
+    #[test]
+    fn of_headers_with_one_name_the_first_counts() {
+        let headers = Table(vec![("a".into(), 1_i32.into()), ("a".into(), 2_i32.into())]);
+        let index = Index::new(&headers);
+        let matches = |mode: &'static str, wanted: &[(&'static str, i32)]| {
+            let mut arguments = Table(wanted.iter().map(|(name, n)| ((*name).into(), (*n).into())).collect());
+            arguments.insert("x-match", mode);
+            Rule::new(&arguments).matches(&index)
+        };
+        assert!(matches("all", &[("a", 1)]));
+        assert!(!matches("all", &[("a", 2)]));
+        assert!(!matches("all", &[("a", 1), ("a", 2)]));
+        assert!(matches("any", &[("a", 2), ("a", 1)]));
+        assert!(matches("any", &[("b", 0), ("a", 1)]));
+        assert!(!matches("any", &[("b", 0), ("a", 2)]));
     }
 }

@@ -12,8 +12,9 @@ use warren_cluster::group::Options;
 use warren_cluster::group::shell::Io;
 
 use super::client::{MetadataClient, Submit};
+use super::orphans::Orphans;
 use super::replica::{ExchangeStep, MetadataReplica, News, Round, Setup, Updates};
-use super::{Bootstrap, Exchange, Queue, Run, View};
+use super::{Bootstrap, Change, Exchange, Queue, Run, View};
 use crate::directory::{Directory, Inbound};
 use crate::exchange::actor::ExchangeActor;
 use crate::fatal;
@@ -26,6 +27,8 @@ const MAILBOX: usize = 4_096;
 const TICK: Duration = Duration::from_millis(100);
 /// A minute: see [`Setup::silent_ticks`].
 const SILENT_TICKS: u32 = 600;
+/// How often queues are looked for that outlived their connections.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// What the actor needs of the node around it.
 pub struct Environment {
@@ -52,6 +55,7 @@ pub struct Environment {
 /// See the module.
 pub struct MetadataActor {
     replica: MetadataReplica,
+    orphans: Orphans,
     client: MetadataClient,
     directory: Arc<Directory>,
     io: Io,
@@ -76,7 +80,7 @@ impl MetadataActor {
                 io: env.io.clone(),
                 members: env.members,
                 bootstrap: env.bootstrap,
-                announce: env.announce,
+                announce: env.announce.clone(),
                 silent_ticks: SILENT_TICKS,
                 options: Options {
                     eager_commit: true,
@@ -90,6 +94,7 @@ impl MetadataActor {
             };
             Self {
                 replica,
+                orphans: Orphans::new(env.announce.0),
                 client: handle,
                 directory: env.directory,
                 io: env.io,
@@ -194,6 +199,12 @@ impl Actor for MetadataActor {
         ctx.run_interval(TICK, |actor, ctx| {
             actor.replica.tick();
             actor.drive(ctx);
+        });
+        ctx.run_interval(SWEEP, |actor, _| {
+            let picture = actor.client.view().picture();
+            let lives = |session| actor.directory.has_session(session);
+            let end = |session| actor.client.ask(Change::SessionEnded { session });
+            actor.orphans.sweep(&picture, lives, end);
         });
         let round = self.replica.begin();
         self.carry_out(round, ctx);

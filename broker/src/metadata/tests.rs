@@ -12,6 +12,7 @@ use crate::exchange::tests::table;
 use crate::exchange::{Matcher, Target};
 
 mod cases;
+mod orphans;
 mod properties;
 
 /// A machine with what its shell does: exchange actors that publish their routes.

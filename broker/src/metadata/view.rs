@@ -423,6 +423,21 @@ impl Picture {
             .flat_map(move |space| space.incoming(destination))
     }
 
+    /// The sessions of this run that own exclusive queues, each once, in order.
+    pub fn exclusive_owners(&self, run: Run) -> impl Iterator<Item = SessionId> {
+        let first = SessionId {
+            node: run.node,
+            incarnation: run.incarnation,
+            id: 0,
+        };
+        let mut last = None;
+        self.exclusive
+            .range((first, 0)..)
+            .map(|(owner, _)| *owner)
+            .take_while(move |owner| (owner.node, owner.incarnation) == (run.node, run.incarnation))
+            .filter(move |owner| last.replace(*owner) != Some(*owner))
+    }
+
     /// The exclusive queues of a session.
     pub fn exclusive_queues(&self, session: SessionId) -> impl Iterator<Item = &Arc<Queue>> {
         let first = (session, GroupId::MIN);

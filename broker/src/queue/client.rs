@@ -249,6 +249,19 @@ impl QueueClient {
         }
     }
 
+    /// Has the queue's word on what was settled so far given as that on a publish with this confirm number is.
+    pub fn confirm_settled(&mut self, confirm: (ChannelId, u64), now_ms: u64) {
+        self.write_settlements(now_ms);
+        let (channel, tag) = confirm;
+        self.unconfirmed.push_back(Unconfirmed {
+            seq: self.next_seq - 1,
+            tag,
+            len: 1,
+            channel,
+            since_ms: now_ms,
+        });
+    }
+
     /// Adds a question. What was settled before is seen by the queue before it.
     pub fn ask(&mut self, channel: ChannelId, asked: Asked, command: &Command<'_>, now_ms: u64) {
         self.write_settlements(now_ms);

@@ -414,8 +414,8 @@ impl QueueMachine {
                 let refused = &mut self.sessions[slot].refused;
                 refused.retain(|run| run.first + u64::from(run.len) - 1 > heard.upto);
             }
-            // Nobody is told anything by a queue that is no more: the metadata say so, and what was asked is gone with it.
-            Command::Attach(_) | Command::Get(_) | Command::Purge | Command::Stat if self.ended => {}
+            // A queue that is no more refuses consumers, and answers nothing else: the metadata say that it is gone.
+            Command::Get(_) | Command::Purge | Command::Stat if self.ended => {}
             Command::Attach(attach) => {
                 let kind = self.attach(slot, attach);
                 self.reply(slot, seq, kind, out);

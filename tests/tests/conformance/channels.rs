@@ -38,6 +38,19 @@ fn a_channel_method_on_channel_0_ends_the_connection() {
 }
 
 #[test]
+fn what_a_channel_may_not_say_is_unimplemented() {
+    let text = "COMMAND_INVALID - unimplemented method";
+    let mut client = Client::connect(0);
+    let channel = client.channel();
+    client.send(channel, &ConnectionClose::default());
+    client.closed(0).connection_error::<ConnectionClose>(503, text);
+    let mut client = Client::connect(0);
+    let channel = client.channel();
+    client.send(channel, &ChannelCloseOk {});
+    client.closed(0).connection_error::<ChannelCloseOk>(503, text);
+}
+
+#[test]
 fn a_handshake_method_after_the_handshake_ends_the_connection() {
     let mut client = Client::connect(0);
     client.send(

@@ -416,6 +416,15 @@ fn a_heartbeat_on_a_channel_is_an_unexpected_frame() {
 }
 
 #[test]
+fn a_heartbeat_carries_nothing() {
+    let mut client = Client::connect(0);
+    client.socket.send(&Frame::new(HEARTBEAT, 0, "abc").bytes());
+    client
+        .closed(0)
+        .connection_error_like(501, &["FRAME_ERROR - type 8, ", "unknown_frame"]);
+}
+
+#[test]
 fn a_secret_can_be_updated() {
     let mut client = Client::connect(0);
     let (_, password) = credentials();

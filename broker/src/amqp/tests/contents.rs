@@ -114,9 +114,16 @@ fn known_properties_have_known_bytes() {
 
 #[test]
 fn a_second_word_of_flags_is_refused() {
-    for flags in [1, 2, 3] {
+    for flags in [1, 3] {
         assert_eq!(glance(&Bytes::from(vec![0, flags])), Err(Error::UnknownFlags));
     }
+}
+
+#[test]
+fn the_unused_flag_means_nothing() {
+    assert_eq!(glance(&Bytes::from_static(b"\0\x02")), Ok(Glance::default()));
+    let glance = glance(&Bytes::from_static(b"\x10\x02\x02")).expect("a delivery mode");
+    assert_eq!(glance.delivery_mode, Some(2));
 }
 
 /// Some publishers put the raw bytes of a UUID into a correlation id, which RabbitMQ passes on as they are.

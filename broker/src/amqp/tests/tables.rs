@@ -94,6 +94,23 @@ fn nesting_is_bounded() {
     }
 }
 
+/// What may come is followed down on any thread's stack, whatever is done with it.
+#[test]
+fn the_deepest_tables_need_little_stack() {
+    let work = || {
+        for is_array in [false, true] {
+            let bytes = nested(DEPTH_MAX, is_array).to_bytes();
+            let table = Table::decode(&bytes).expect("not too deep");
+            let copy = table.detach();
+            assert_eq!(table, copy);
+            assert_eq!(copy.to_bytes(), bytes);
+            assert!(!format!("{:?}", copy.clone()).is_empty());
+        }
+    };
+    let small = std::thread::Builder::new().stack_size(512 << 10).spawn(work);
+    small.expect("a thread starts").join().expect("the stack suffices");
+}
+
 /// A frame of nothing but opening tables must not use up the stack.
 #[test]
 fn nesting_is_refused_without_following_it_down() {

@@ -10,6 +10,7 @@ enum Step {
     Take(u64),
     Through(u64),
     All,
+    Restore,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -18,6 +19,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         30 => (1_u64..300).prop_map(Step::Take),
         2 => (1_u64..300).prop_map(Step::Through),
         1 => Just(Step::All),
+        2 => Just(Step::Restore),
     ];
     prop::collection::vec(step, 1..600)
 }
@@ -39,18 +41,25 @@ proptest! {
                 Step::Take(tag) => prop_assert_eq!(unacked.take(tag), model.remove(&tag)),
                 Step::Through(tag) => {
                     let mut taken = Vec::new();
-                    prop_assert_eq!(unacked.take_through(tag, |held| taken.push(held)), model.contains_key(&tag));
+                    prop_assert_eq!(unacked.take_through(tag, |tag, held| taken.push((tag, held))), model.contains_key(&tag));
                     if model.contains_key(&tag) {
                         let later = model.split_off(&(tag + 1));
-                        prop_assert!(taken.iter().eq(model.values()));
+                        prop_assert!(taken.iter().copied().eq(model.iter().map(|(tag, held)| (*tag, *held))));
                         model = later;
                     }
                 }
                 Step::All => {
                     let mut taken = Vec::new();
-                    unacked.take_all(|held| taken.push(held));
-                    prop_assert!(taken.iter().eq(model.values()));
+                    unacked.take_all(|tag, held| taken.push((tag, held)));
+                    prop_assert!(taken.iter().copied().eq(model.iter().map(|(tag, held)| (*tag, *held))));
                     model.clear();
+                }
+                Step::Restore => {
+                    let gone: Vec<_> = model.iter().step_by(2).map(|(tag, held)| (*tag, *held)).rev().collect();
+                    for (tag, held) in &gone {
+                        prop_assert_eq!(unacked.take(*tag), Some(*held));
+                    }
+                    unacked.restore(gone.into_iter());
                 }
             }
             prop_assert_eq!(unacked.len(), model.len());

@@ -19,6 +19,7 @@ use crate::auth::{Algorithm, PasswordHash};
 use crate::connection::{Carrier, Connection, Effect, Ends, Limits};
 use crate::directory::NotSent;
 use crate::metadata::{self, AddUser, Bootstrap, Change, MetadataMachine, Outcome, Request, Run, SetPermissions, View};
+use crate::queue::client::ChannelId;
 use crate::queue::machine::{self, Config, QueueMachine};
 
 /// One queue's machine with the payloads of its log.
@@ -82,6 +83,8 @@ pub(super) struct Client {
     assembling: Option<(u16, Method, Option<Header>, BytesMut)>,
     expects_header: bool,
     pub(super) heard: Vec<Heard>,
+    /// The client's socket takes nothing.
+    pub(super) is_stuck: bool,
 }
 
 impl Client {
@@ -97,7 +100,7 @@ impl Client {
     }
 
     fn hear(&mut self) {
-        loop {
+        while !self.is_stuck {
             let written = {
                 let mut slices = [std::io::IoSlice::new(&[]); 16];
                 let count = self.core.output().chunks(&mut slices);
@@ -162,6 +165,11 @@ pub(super) struct Broker {
     pub(super) wire: Wire,
     pub(super) now_ms: u64,
     pub(super) limits: Limits,
+    /// Changes that connections ask for are not made yet.
+    pub(super) holds_changes: bool,
+    held: Vec<(usize, ChannelId, Change)>,
+    /// Queues whose machines have ended stay in the metadata.
+    pub(super) keeps_ended_queues: bool,
 }
 
 pub(super) const RUN: Run = Run {
@@ -180,6 +188,9 @@ impl Broker {
             wire: Wire::default(),
             now_ms: 1,
             limits: Limits::default(),
+            holds_changes: false,
+            held: Vec::new(),
+            keeps_ended_queues: false,
         };
         let password = Some(PasswordHash::new(Algorithm::Sha256, [1, 2, 3, 4], b"guest"));
         let user = AddUser {
@@ -299,12 +310,18 @@ impl Broker {
             assembling: None,
             expects_header: false,
             heard: Vec::new(),
+            is_stuck: false,
         });
         at
     }
 
     /// A client whose connection is open.
     pub(super) fn client(&mut self) -> usize {
+        self.client_with(0)
+    }
+
+    /// A client whose connection is open with a heartbeat of so many seconds.
+    pub(super) fn client_with(&mut self, heartbeat: u16) -> usize {
         let at = self.connect();
         self.bytes(at, &frame::PROTOCOL_HEADER);
         self.send(at, 0, &start_ok("PLAIN", b"\0guest\0guest"));
@@ -314,7 +331,7 @@ impl Broker {
             &Method::ConnectionTuneOk {
                 channel_max: 2047,
                 frame_max: 131_072,
-                heartbeat: 0,
+                heartbeat,
             },
         );
         self.send(
@@ -409,6 +426,8 @@ impl Broker {
                 client.core.end_turn(&mut self.wire);
                 client.hear();
                 client.core.flush(&mut self.wire);
+                let reads = client.core.wants_input();
+                client.core.set_reading(reads);
                 for effect in self.clients[at].core.take_effects() {
                     again = true;
                     self.perform(at, effect);
@@ -420,12 +439,8 @@ impl Broker {
 
     fn perform(&mut self, at: usize, effect: Effect) {
         match effect {
-            Effect::Submit(channel, change) => {
-                let outcome = self.change(*change);
-                let core = &mut self.clients[at].core;
-                core.begin(self.now_ms);
-                core.on_outcome(channel, Some(outcome));
-            }
+            Effect::Submit(channel, change) if self.holds_changes => self.held.push((at, channel, *change)),
+            Effect::Submit(channel, change) => self.make(at, channel, *change),
             Effect::EndSession(groups) => {
                 let session = self.clients[at].core.id();
                 for group in groups {
@@ -440,6 +455,29 @@ impl Broker {
                 core.on_session_ended();
             }
         }
+    }
+
+    fn make(&mut self, at: usize, channel: ChannelId, change: Change) {
+        let outcome = self.change(change);
+        let core = &mut self.clients[at].core;
+        core.begin(self.now_ms);
+        core.on_outcome(channel, Some(outcome));
+    }
+
+    /// Makes the changes that were held.
+    pub(super) fn make_held_changes(&mut self) {
+        self.holds_changes = false;
+        for (at, channel, change) in std::mem::take(&mut self.held) {
+            self.make(at, channel, change);
+        }
+        self.run();
+    }
+
+    /// A client's socket is gone.
+    pub(super) fn lose(&mut self, at: usize) {
+        self.clients[at].core.begin(self.now_ms);
+        self.clients[at].core.on_lost();
+        self.run();
     }
 
     /// Applies everything on the wire; `keeps` says which events arrive. Gives true when any did.
@@ -534,7 +572,7 @@ impl Broker {
                 moved = true;
             }
         }
-        if is_gone {
+        if is_gone && !self.keeps_ended_queues {
             self.change(Change::DeleteQueue { group });
             moved = true;
         }
@@ -597,6 +635,18 @@ pub(super) fn declare(queue: &str) -> Method {
         passive: false,
         durable: true,
         exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::new(),
+    }
+}
+
+pub(super) fn declare_exclusive(queue: &str) -> Method {
+    Method::QueueDeclare {
+        queue: short(queue),
+        passive: false,
+        durable: false,
+        exclusive: true,
         auto_delete: false,
         no_wait: false,
         arguments: Table::new(),

@@ -1,8 +1,9 @@
 //! Handshake, tuning, faults, and the ways in which channels and connections end.
 
-use super::harness::{Broker, Heard, consume, declare, put_publish, short, start_ok};
+use super::harness::{Broker, Heard, consume, declare, declare_exclusive, put_publish, short, start_ok};
 use crate::amqp::{Method, Properties, Value, frame};
 use crate::connection::{Limits, handshake};
+use crate::metadata::Change;
 
 fn close_text(methods: &[Method]) -> (u16, String) {
     match methods {
@@ -200,6 +201,49 @@ fn faults_close_what_they_should() {
         },
         (540, "NOT_IMPLEMENTED - immediate=true"),
     );
+    // An empty name is no queue, whatever was declared before.
+    check(
+        &Method::QueueDeclare {
+            queue: short(""),
+            passive: true,
+            durable: false,
+            exclusive: false,
+            auto_delete: false,
+            no_wait: false,
+            arguments: crate::amqp::Table::new(),
+        },
+        (404, "NOT_FOUND - no queue '' in vhost '/'"),
+    );
+    for misplaced in [
+        Method::ConnectionClose {
+            reply_code: 200,
+            reply_text: short("bye"),
+            class_id: 0,
+            method_id: 0,
+        },
+        Method::ConnectionOpen {
+            virtual_host: short("/"),
+        },
+        Method::ChannelCloseOk {},
+        Method::BasicGetEmpty {},
+        Method::ConfirmSelectOk {},
+    ] {
+        check(&misplaced, (503, "COMMAND_INVALID - unimplemented method"));
+    }
+}
+
+#[test]
+fn a_heartbeat_is_empty_and_on_channel_0() {
+    for (bytes, code) in [
+        (&b"\x08\0\0\0\0\0\x03abc\xCE"[..], 501),
+        (&b"\x08\0\x01\0\0\0\0\xCE"[..], 505),
+    ] {
+        let mut broker = Broker::new();
+        let at = broker.channel();
+        broker.clients[at].heard.clear();
+        broker.bytes(at, bytes);
+        assert_eq!(close_text(&broker.clients[at].methods()).0, code);
+    }
 }
 
 #[test]
@@ -320,6 +364,37 @@ fn a_lost_connection_still_delivers_what_it_had_taken_in() {
 }
 
 #[test]
+fn an_exclusive_queue_whose_declaration_is_under_way_goes_with_its_connection() {
+    let mut broker = Broker::new();
+    let at = broker.channel();
+    broker.holds_changes = true;
+    broker.send(at, 1, &declare_exclusive("q"));
+    broker.lose(at);
+    assert!(!broker.clients[at].core.is_over(), "the declaration has no outcome");
+    broker.make_held_changes();
+    assert!(broker.view.queue("/", "q").is_none());
+    assert!(broker.clients[at].core.is_over());
+}
+
+#[test]
+fn a_change_that_has_no_outcome_does_not_keep_a_connection_for_ever() {
+    let mut broker = Broker::new();
+    let at = broker.channel();
+    broker.holds_changes = true;
+    broker.send(at, 1, &declare_exclusive("q"));
+    let close = Method::ConnectionClose {
+        reply_code: 200,
+        reply_text: short("bye"),
+        class_id: 0,
+        method_id: 0,
+    };
+    assert_eq!(broker.call(at, 0, &close), []);
+    broker.tick(10_000);
+    assert_eq!(broker.clients[at].methods(), [Method::ConnectionCloseOk {}]);
+    assert!(broker.clients[at].core.is_over());
+}
+
+#[test]
 fn a_deleted_queue_cancels_its_consumers() {
     let mut broker = Broker::new();
     let (at, other) = (broker.channel(), broker.channel());
@@ -346,6 +421,51 @@ fn a_deleted_queue_cancels_its_consumers() {
     assert_eq!(
         broker.call(other, 1, &delete),
         [Method::QueueDeleteOk { message_count: 0 }]
+    );
+}
+
+#[test]
+fn a_queue_deleted_under_its_declaration_is_declared_anew() {
+    let mut broker = Broker::new();
+    let at = broker.channel();
+    broker.send(at, 1, &declare("q"));
+    let old = broker.view.queue("/", "q").expect("it is declared").group;
+    broker.clients[at].heard.clear();
+    broker.wire.is_full = true;
+    broker.send(at, 1, &declare("q"));
+    broker.change(Change::DeleteQueue { group: old });
+    broker.wire.is_full = false;
+    broker.run();
+    let declared = Method::QueueDeclareOk {
+        queue: short("q"),
+        message_count: 0,
+        consumer_count: 0,
+    };
+    assert_eq!(broker.clients[at].methods(), [declared]);
+    let queue = broker.view.queue("/", "q").expect("it is declared");
+    assert_ne!(queue.group, old);
+    assert_eq!(queue.replicas(), [1]);
+}
+
+#[test]
+fn a_queue_that_has_ended_is_not_found_by_its_next_consumer() {
+    let mut broker = Broker::new();
+    let (at, other) = (broker.channel(), broker.channel());
+    broker.send(at, 1, &declare("q"));
+    // The machine has ended; the metadata still show the queue.
+    broker.holds_changes = true;
+    let delete = Method::QueueDelete {
+        queue: short("q"),
+        if_unused: false,
+        if_empty: false,
+        no_wait: false,
+    };
+    broker.keeps_ended_queues = true;
+    broker.send(at, 1, &delete);
+    let methods = broker.call(other, 1, &consume("q", "t", false));
+    assert_eq!(
+        close_text(&methods),
+        (404, "NOT_FOUND - no queue 'q' in vhost '/'".to_owned())
     );
 }
 
@@ -394,27 +514,52 @@ fn an_auto_delete_queue_goes_with_its_last_consumer() {
 }
 
 #[test]
+fn output_that_nobody_takes_counts_as_missed_heartbeats() {
+    let mut broker = Broker::new();
+    broker.limits.output_bytes_max = 100_000;
+    let publisher = broker.channel();
+    broker.send(publisher, 1, &declare("q"));
+    for _ in 0..3 {
+        broker.publish(publisher, 1, "", "q", &[0; 50_000]);
+    }
+    let at = broker.client_with(10);
+    broker.send(at, 1, &Method::ChannelOpen {});
+    broker.clients[at].is_stuck = true;
+    broker.send(at, 1, &consume("q", "t", false));
+    assert!(!broker.clients[at].core.wants_input(), "its output is full");
+    broker.tick(19_000);
+    assert!(!broker.clients[at].core.is_over());
+    broker.tick(1_000);
+    assert!(broker.clients[at].core.is_over());
+    assert_eq!(broker.stats("q").ready, 3);
+}
+
+#[test]
+fn a_client_that_may_say_nothing_is_not_missed() {
+    let mut broker = Broker::new();
+    broker.limits.unapplied_bytes_max = 100;
+    let at = broker.client_with(10);
+    broker.send(at, 1, &Method::ChannelOpen {});
+    broker.send(at, 1, &declare("q"));
+    broker.wire.is_full = true;
+    broker.publish(at, 1, "", "q", &[0; 1_000]);
+    assert!(!broker.clients[at].core.wants_input());
+    broker.tick(19_000);
+    broker.tick(19_000);
+    assert!(!broker.clients[at].core.is_over());
+    broker.wire.is_full = false;
+    broker.tick(100);
+    assert!(broker.clients[at].core.wants_input());
+    broker.tick(19_000);
+    assert!(!broker.clients[at].core.is_over(), "it had no time to speak");
+    broker.tick(1_000);
+    assert!(broker.clients[at].core.is_over());
+}
+
+#[test]
 fn missed_heartbeats_end_the_connection() {
     let mut broker = Broker::new();
-    let at = broker.connect();
-    broker.bytes(at, &frame::PROTOCOL_HEADER);
-    broker.send(at, 0, &start_ok("PLAIN", b"\0guest\0guest"));
-    broker.send(
-        at,
-        0,
-        &Method::ConnectionTuneOk {
-            channel_max: 10,
-            frame_max: 8192,
-            heartbeat: 10,
-        },
-    );
-    broker.send(
-        at,
-        0,
-        &Method::ConnectionOpen {
-            virtual_host: "/".into(),
-        },
-    );
+    let at = broker.client_with(10);
     broker.tick(19_000);
     assert!(!broker.clients[at].core.is_over());
     broker.bytes(at, &[8, 0, 0, 0, 0, 0, 0, 0xCE]);

@@ -572,7 +572,7 @@ impl Model {
                     self.publish(session, seq, payload, place);
                 }
             }
-            Command::Attach(_) | Command::Get(_) | Command::Purge | Command::Stat if self.ended => {}
+            Command::Get(_) | Command::Purge | Command::Stat if self.ended => {}
             Command::Heard(heard) => {
                 if let Some(refused) = self.refused.get_mut(&session) {
                     refused.retain(|run| run.numbers().any(|number| number > heard.upto));
@@ -715,7 +715,7 @@ impl Model {
     fn again(&mut self, session: SessionId, seq: u64, command: &Command<'_>) {
         let kind = match command {
             Command::Publish { .. } | Command::Settle { .. } | Command::Credit(_) | Command::Heard(_) => return,
-            Command::Attach(_) | Command::Get(_) | Command::Purge | Command::Stat if self.ended => return,
+            Command::Get(_) | Command::Purge | Command::Stat if self.ended => return,
             Command::Attach(attach) => {
                 let known = self
                     .consumers_of(session)

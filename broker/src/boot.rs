@@ -89,6 +89,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut members: Vec<NodeId> = peers.iter().map(|peer| peer.node).collect();
     members.push(node);
     members.sort_unstable();
+    let nodes = members.clone();
     let introduction = transport::Identity {
         cluster: config.cluster.name.clone(),
         name: name.clone(),
@@ -159,6 +160,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             unfinished_bytes_max: usize::try_from(config.amqp.message_size_max.saturating_mul(16))
                 .unwrap_or(usize::MAX),
             group_size: config.cluster.group_size,
+            members: nodes,
             loopback_users: config.users.loopback_users.clone(),
             cluster_name: config.cluster.name.clone(),
             node_name: name.clone(),

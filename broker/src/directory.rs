@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use actix::prelude::*;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -39,6 +39,15 @@ pub enum Inbound {
         from: NodeId,
         /// As in `record.rs`; metadata commands for the metadata group.
         bytes: Bytes,
+        /// What it takes of the room before the actor.
+        room: Room,
+    },
+    /// A Raft message for its group.
+    Raft {
+        /// Opaque.
+        bytes: Bytes,
+        /// What it takes of the room before the actor.
+        room: Room,
     },
     /// A session asks what is checked out to it.
     Resync(queue::Resync),
@@ -62,6 +71,75 @@ pub enum Inbound {
         /// Whether the queue was deleted.
         delete: bool,
     },
+}
+
+impl Inbound {
+    /// Commands for its machine.
+    pub fn batch(from: NodeId, bytes: Bytes) -> Self {
+        let room = Room::default();
+        Self::Batch { from, bytes, room }
+    }
+
+    /// A Raft message for its group.
+    pub fn raft(bytes: Bytes) -> Self {
+        let room = Room::default();
+        Self::Raft { bytes, room }
+    }
+}
+
+/// Bytes that wait before an actor, given back when the message is dropped.
+#[derive(Debug, Default)]
+pub struct Room(Option<(Arc<AtomicUsize>, usize)>);
+
+impl Room {
+    /// Takes so much of what `most` leaves; whatever its size, one message fits where nothing waits.
+    fn take(waiting: &Arc<AtomicUsize>, bytes: usize, most: usize) -> Option<Self> {
+        let fits = |before: usize| (before == 0 || before + bytes <= most).then_some(before + bytes);
+        waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(Self(Some((waiting.clone(), bytes))))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some((waiting, bytes)) = self.0.take() {
+            waiting.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// An actor's mailbox that also bounds the bytes in it, each kind apart: what is refused is sent again.
+#[derive(Debug)]
+struct Bounded<M> {
+    mailbox: M,
+    batches: Arc<AtomicUsize>,
+    raft: Arc<AtomicUsize>,
+}
+
+impl<M: Mailbox<Inbound>> Bounded<M> {
+    fn new(mailbox: M) -> Self {
+        Self {
+            mailbox,
+            batches: Arc::default(),
+            raft: Arc::default(),
+        }
+    }
+}
+
+impl<M: Mailbox<Inbound>> Mailbox<Inbound> for Bounded<M> {
+    fn offer(&self, mut message: Inbound) -> Result<(), Refused> {
+        let (room, bytes, waiting) = match &mut message {
+            Inbound::Batch { bytes, room, .. } => (room, bytes, &self.batches),
+            Inbound::Raft { bytes, room } => (room, bytes, &self.raft),
+            _ => return self.mailbox.offer(message),
+        };
+        *room = Room::take(waiting, bytes.len(), WAITING_BYTES_MAX).ok_or(Refused::Full)?;
+        self.mailbox.offer(message)
+    }
+
+    fn always(&self, message: Inbound) {
+        self.mailbox.always(message);
+    }
 }
 
 /// A queue's replica as operators see it.
@@ -145,6 +223,8 @@ pub enum Deleted {
     Vhost(VhostName),
 }
 
+/// Bytes of batches that may wait in one mailbox, and as many of Raft messages.
+const WAITING_BYTES_MAX: usize = 32 << 20;
 /// Ends of sessions that are repeated until their queues know of them.
 const ENDING_MAX: usize = 65_536;
 
@@ -182,6 +262,17 @@ pub struct Directory {
     sessions: Mutex<FxHashMap<u64, Post<SessionEvent>>>,
     /// Sessions of this node that have ended, with the queues that do not know it yet.
     ending: Mutex<BTreeSet<(GroupId, SessionId)>>,
+    /// Runs of other nodes that have ended.
+    ended: RwLock<FxHashMap<NodeId, Ended>>,
+}
+
+/// All runs of a node up to these incarnations have ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ended {
+    /// They cannot come back.
+    certain: u64,
+    /// The cluster has agreed that they have; one that was only cut off may return.
+    concluded: u64,
 }
 
 #[derive(Default)]
@@ -204,6 +295,7 @@ impl Directory {
             groups: Mutex::default(),
             sessions: Mutex::default(),
             ending: Mutex::default(),
+            ended: RwLock::default(),
         }
     }
 
@@ -255,6 +347,42 @@ impl Directory {
         session.node == self.node
             && session.incarnation == self.incarnation
             && self.sessions().contains_key(&session.id)
+    }
+
+    /// A node's runs up to this one have certainly ended.
+    pub fn run_ended(&self, node: NodeId, incarnation: u64) {
+        let mut ended = self.ended.write().unwrap_or_else(PoisonError::into_inner);
+        let ended = ended.entry(node).or_default();
+        ended.certain = ended.certain.max(incarnation);
+    }
+
+    /// The cluster counts a node's runs up to this one as ended.
+    pub fn run_concluded(&self, node: NodeId, incarnation: u64) {
+        let mut ended = self.ended.write().unwrap_or_else(PoisonError::into_inner);
+        let ended = ended.entry(node).or_default();
+        ended.concluded = ended.concluded.max(incarnation);
+    }
+
+    /// The cluster counts this run as alive, perhaps again.
+    pub fn run_returned(&self, node: NodeId, incarnation: u64) {
+        let mut ended = self.ended.write().unwrap_or_else(PoisonError::into_inner);
+        let ended = ended.entry(node).or_default();
+        ended.concluded = ended.concluded.min(incarnation.saturating_sub(1));
+    }
+
+    /// Nodes, and the last of their runs that has ended as far as this node knows.
+    pub fn ended_runs(&self) -> Vec<(NodeId, u64)> {
+        let ended = self.ended.read().unwrap_or_else(PoisonError::into_inner);
+        let run = |(node, ended): (&NodeId, &Ended)| (*node, ended.certain.max(ended.concluded));
+        ended.iter().map(run).collect()
+    }
+
+    /// Whether a session's run has ended, as far as this node knows: nobody would end what it begins now.
+    pub fn has_ended(&self, session: SessionId) -> bool {
+        let ended = self.ended.read().unwrap_or_else(PoisonError::into_inner);
+        ended
+            .get(&session.node)
+            .is_some_and(|ended| session.incarnation <= ended.certain.max(ended.concluded))
     }
 
     /// Every open connection's mailbox.
@@ -328,10 +456,7 @@ impl Directory {
                 self.ask(group);
                 Err(NotSent::NoLeader)
             }
-            Leader::Local(mailbox) => match mailbox.offer(Inbound::Batch {
-                from: self.node,
-                bytes: batch,
-            }) {
+            Leader::Local(mailbox) => match mailbox.offer(Inbound::batch(self.node, batch)) {
                 Ok(()) => Ok(()),
                 Err(Refused::Full) => Err(NotSent::Full),
                 Err(Refused::Closed) => Err(NotSent::NoLeader),
@@ -443,11 +568,20 @@ impl Directory {
     pub fn register(&self, group: GroupId, mailbox: impl Mailbox<Inbound> + 'static) {
         let mut groups = self.groups();
         let entry = groups.entry(group).or_default();
-        entry.mailbox = Some(Arc::new(mailbox));
+        entry.mailbox = Some(Arc::new(Bounded::new(mailbox)));
         if entry.leader.is_none() {
             entry.leader = self.home(group);
         }
         self.notify(group, entry);
+    }
+
+    /// The same for a queue's actor. It may have been deleted while the actor began: then it ends at once.
+    pub fn register_queue(&self, group: GroupId, mailbox: impl Mailbox<Inbound> + 'static) {
+        self.register(group, mailbox);
+        // Whoever takes it out of the view after this finds the mailbox.
+        if self.view.queue_by_group(group).is_none() {
+            self.queue_gone(group);
+        }
     }
 
     /// The group's actor on this node.
@@ -557,21 +691,29 @@ impl Directory {
         }
     }
 
-    /// Sends a queue's events to a session of another node.
-    pub fn post_events(&self, session: SessionId, events: &Events) -> Result<(), Envelope> {
+    /// A queue's events on their way to a session of another node.
+    pub fn envelope(session: SessionId, events: &Events) -> Envelope {
         let mut bytes = BytesMut::new();
         bytes.put_u64_le(session.incarnation);
         events.encode(&mut bytes);
-        self.post(session.node, Port::SESSION, session.id, bytes.freeze())
+        Envelope {
+            port: Port::SESSION,
+            to: session.id,
+            payload: bytes.freeze(),
+        }
     }
 
     /// Queues an envelope, or hands it back where the link is full.
-    pub fn post(&self, node: NodeId, port: Port, to: u64, payload: Bytes) -> Result<(), Envelope> {
-        let envelope = Envelope { port, to, payload };
+    pub fn post_envelope(&self, node: NodeId, envelope: Envelope) -> Result<(), Envelope> {
         match self.transport.get() {
             Some(transport) => transport.send(node, envelope).map_err(|error| error.into_envelope()),
             None => Err(envelope),
         }
+    }
+
+    /// The same for its parts.
+    pub fn post(&self, node: NodeId, port: Port, to: u64, payload: Bytes) -> Result<(), Envelope> {
+        self.post_envelope(node, Envelope { port, to, payload })
     }
 
     /// Tells a node something that may be lost.
@@ -615,3 +757,6 @@ impl Directory {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,13 +85,8 @@ impl NodeInbox {
                         id: gone.id,
                     };
                     let bytes = system(&Command::SessionDown(session));
-                    self.directory.deliver(
-                        gone.group,
-                        Inbound::Batch {
-                            from: self.directory.node(),
-                            bytes,
-                        },
-                    );
+                    let own = self.directory.node();
+                    self.directory.deliver(gone.group, Inbound::batch(own, bytes));
                 }
             }
             Kind::SessionCheck(check) => {
@@ -170,8 +165,8 @@ impl Inbox for NodeInbox {
         let Envelope { port, to, payload } = envelope;
         match port {
             // Raft repeats what is lost, sessions and requesters repeat what is not answered.
-            Port::RAFT => self.directory.deliver(to, Inbound::Group(Event::Message(payload))),
-            Port::QUEUE | Port::METADATA => self.directory.deliver(to, Inbound::Batch { from, bytes: payload }),
+            Port::RAFT => self.directory.deliver(to, Inbound::raft(payload)),
+            Port::QUEUE | Port::METADATA => self.directory.deliver(to, Inbound::batch(from, payload)),
             Port::SESSION => self.session_events(from, to, payload),
             Port::RESYNC => match queue::Resync::decode(payload) {
                 Ok(request) => self.directory.deliver(to, Inbound::Resync(request)),
@@ -191,6 +186,9 @@ impl Inbox for NodeInbox {
         let up = matches!(state, PeerState::Up { .. });
         if !up {
             self.directory.node_down(node);
+        }
+        if let PeerState::Dead { incarnation } = state {
+            self.directory.run_ended(node, incarnation);
         }
         for mailbox in self.directory.mailboxes() {
             let event = if up { Event::PeerUp(node) } else { Event::PeerDown(node) };

@@ -365,9 +365,14 @@ impl<M: Machine> GroupCore<M> {
         for (place, payload) in payloads {
             self.raw.mut_store().arrives(place, payload);
         }
+        let from = message.from;
         // A refused step is a stale or foreign message: Raft tolerates its loss.
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(group = self.group, %error, "message ignored");
+        }
+        if self.leader() == Some(from) && self.down.contains(&from) {
+            // A late word of a leader whose node is gone: nobody would tell of its end again.
+            self.forget_leader();
         }
     }
 
@@ -437,14 +442,18 @@ impl<M: Machine> GroupCore<M> {
         }
         self.raw.report_unreachable(peer);
         if self.leader() == Some(peer) {
-            // The lease that this replica grants its leader ends with the leader's node.
-            self.raw.raft.election_elapsed = ELECTION_TICKS;
-            self.raw.raft.leader_id = raft::INVALID_ID;
-            self.await_turn();
+            self.forget_leader();
             if self.campaign_in == 0 {
                 self.campaign();
             }
         }
+    }
+
+    /// The lease that this replica grants its leader ends with the leader's node.
+    fn forget_leader(&mut self) {
+        self.raw.raft.election_elapsed = ELECTION_TICKS;
+        self.raw.raft.leader_id = raft::INVALID_ID;
+        self.await_turn();
     }
 
     /// What a leader had sent to that peer may not have come: asks it where it stands.

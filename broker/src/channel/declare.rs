@@ -420,7 +420,7 @@ fn replicas(session: &Session, picture: &Picture, settings: &Arguments) -> Place
     let group_size = settings
         .group_size
         .map_or(session.limits.group_size, |size| size as usize);
-    let replicas = place(picture, session.id.node, &live, group_size);
+    let replicas = place(picture, session.id.node, &live, &session.limits.members, group_size);
     let leads = |node: u64| {
         let led = |queue: &&std::sync::Arc<crate::metadata::Queue>| matches!(queue.placement, Placement::Replicated { leader, .. } if leader == node);
         picture.all_queues().filter(led).count()

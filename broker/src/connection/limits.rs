@@ -1,5 +1,7 @@
 //! The bounds that hold for client connections.
 
+use warren_cluster::NodeId;
+
 /// What connections may do and are offered.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -32,6 +34,8 @@ pub struct Limits {
     pub unfinished_bytes_max: usize,
     /// Replicas of a new replicated queue that does not say.
     pub group_size: usize,
+    /// The cluster's nodes as configured, whether they are known already or not.
+    pub members: Vec<NodeId>,
     /// Users who may only connect from this machine.
     pub loopback_users: Vec<String>,
     /// For server-properties.
@@ -57,6 +61,7 @@ impl Default for Limits {
             transaction_bytes_max: 64 << 20,
             unfinished_bytes_max: 256 << 20,
             group_size: 3,
+            members: Vec::new(),
             loopback_users: vec!["guest".to_owned()],
             cluster_name: "warren".to_owned(),
             node_name: "warren".to_owned(),

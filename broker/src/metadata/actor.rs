@@ -25,6 +25,8 @@ pub use super::replica::GROUP;
 
 const MAILBOX: usize = 4_096;
 const TICK: Duration = Duration::from_millis(100);
+/// A minute: see [`Setup::silent_ticks`].
+const SILENT_TICKS: u32 = 600;
 /// How often queues are looked for that outlived their connections.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -79,6 +81,7 @@ impl MetadataActor {
                 members: env.members,
                 bootstrap: env.bootstrap,
                 announce: env.announce.clone(),
+                silent_ticks: SILENT_TICKS,
                 options: Options {
                     eager_commit: true,
                     effects_everywhere: true,

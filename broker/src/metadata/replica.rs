@@ -18,6 +18,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use warren_cluster::group::shell::{GroupShell, Io, Output};
 use warren_cluster::group::{Error, Event, GroupCore, Options, Role};
+use warren_cluster::log::{Write, writer};
 use warren_cluster::transport::{PeerState, Port};
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{Barrier, BarrierPassed, node_message::Kind};
@@ -37,8 +38,8 @@ const REPEAT_TICKS: u32 = 5;
 const WAIT_TICKS: u32 = 100;
 /// Ticks after which an answer no longer waits for nodes that are reachable but do not apply.
 const BARRIER_TICKS: u32 = 50;
-/// Ticks after which a node that was only silent counts as ended: its sessions' messages go back.
-const SILENT_TICKS: u32 = 600;
+/// Ticks after which the end of a node's run is asked for again, while the metadata still count it as alive.
+const REPEAT_END_TICKS: u32 = 50;
 /// Ticks after which queues that may not know it are told again which sessions have ended.
 const ENDS_TICKS: u32 = 10;
 /// Requests of this node that may be waiting.
@@ -58,6 +59,8 @@ pub struct Setup {
     pub bootstrap: Bootstrap,
     /// This run, its name and its address.
     pub announce: (Run, String, String),
+    /// Ticks after which a node that was not reachable counts as ended: its sessions' messages go back.
+    pub silent_ticks: u32,
     /// Bounds of the group.
     pub options: Options,
 }
@@ -145,7 +148,9 @@ pub struct MetadataReplica {
     declared: Vec<Arc<Queue>>,
     /// Queues whose sessions are to be told, once the view no longer shows them.
     gone: Vec<GroupId>,
-    peers: BTreeMap<NodeId, (PeerState, u32)>,
+    peers: BTreeMap<NodeId, PeerState>,
+    /// For how many ticks a node that counts as alive was not reachable.
+    absent: BTreeMap<NodeId, u32>,
     joined: bool,
     ticks: u32,
 }
@@ -170,6 +175,7 @@ impl MetadataReplica {
             declared: Vec::new(),
             gone: Vec::new(),
             peers: BTreeMap::new(),
+            absent: BTreeMap::new(),
             joined: false,
             ticks: 0,
         })
@@ -183,7 +189,7 @@ impl MetadataReplica {
         }
         self.announce();
         let mut round = self.round();
-        self.reconcile(&mut round);
+        self.restored(&mut round);
         self.finish(round)
     }
 
@@ -244,7 +250,8 @@ impl MetadataReplica {
                 Output::Role { role, .. } => self.entered(role),
                 Output::Restored => {
                     applied = true;
-                    self.reconcile(&mut round);
+                    self.restored(&mut round);
+                    self.find_own_run();
                 }
                 Output::Machine(effect) => {
                     applied = true;
@@ -306,8 +313,9 @@ impl MetadataReplica {
             }
             Effect::NodeUp(run) => {
                 if run == self.setup.announce.0 {
-                    self.joined = true;
+                    self.has_been_taken_in();
                 }
+                self.setup.directory.run_returned(run.node, run.incarnation);
                 self.run_ended(Run {
                     node: run.node,
                     incarnation: run.incarnation.saturating_sub(1),
@@ -351,7 +359,45 @@ impl MetadataReplica {
         self.setup.client.submit_later(Change::NodeUp { run, name, address });
     }
 
+    /// This run is among the nodes, and everything that was agreed on before is known here.
+    fn has_been_taken_in(&mut self) {
+        if std::mem::replace(&mut self.joined, true) {
+            return;
+        }
+        let picture = self.shell.core().machine().picture();
+        let Ok(groups) = self.setup.io.store.groups() else {
+            return;
+        };
+        // Their queues were deleted while this node was away. What it runs itself ends in its own time.
+        for group in groups {
+            if group != GROUP && picture.queue_by_group(group).is_none() && !self.queues.contains(&group) {
+                let writes = vec![Write::DropGroup { group }];
+                // A stopped writer has reported why; the node is on its way down.
+                let _ = self.setup.io.writer.submit(writer::Request {
+                    writes,
+                    sync: false,
+                    done: None,
+                });
+            }
+        }
+    }
+
+    /// The state came as a whole: what it says of this run was not told as entries.
+    fn find_own_run(&mut self) {
+        let own = self.setup.announce.0;
+        let picture = self.shell.core().machine().picture();
+        let known = picture.nodes().find(|(id, _)| *id == own.node);
+        let known = known.map(|(_, node)| (node.run.incarnation, node.live));
+        match known {
+            Some((incarnation, true)) if incarnation == own.incarnation => self.has_been_taken_in(),
+            Some((incarnation, _)) if incarnation >= own.incarnation => self.rejoin(),
+            // Its announcement is repeated until it is answered.
+            Some(_) | None => {}
+        }
+    }
+
     fn run_ended(&self, run: Run) {
+        self.setup.directory.run_concluded(run.node, run.incarnation);
         for mailbox in self.setup.directory.mailboxes() {
             mailbox.always(Inbound::RunEnded {
                 node: run.node,
@@ -360,25 +406,23 @@ impl MetadataReplica {
         }
     }
 
-    /// Makes exchanges and queues agree with a state that came as a whole.
-    fn reconcile(&mut self, round: &mut Round) {
+    /// What a state that came as a whole has changed, as if its entries had come one by one.
+    fn restored(&mut self, round: &mut Round) {
         let picture = self.shell.core().machine().picture().clone();
-        round.exchanges.push(ExchangeStep::Reset);
-        let vhosts: Vec<_> = picture.vhosts().map(|vhost| vhost.name.clone()).collect();
-        for vhost in vhosts {
-            for exchange in picture.exchanges(&vhost) {
-                round.exchanges.push(ExchangeStep::Begin(exchange.clone()));
-                let bound = picture
-                    .bindings_from(&vhost, &exchange.name)
-                    .cloned()
-                    .map(Update::Bound);
-                round.updates.entry(exchange.id).or_default().extend(bound);
+        let mut effects = Vec::new();
+        picture.changes_since(&self.setup.client.view().picture(), &mut effects);
+        // What earlier entries of this round have changed is among it.
+        round.exchanges = vec![ExchangeStep::Reset];
+        round.updates.clear();
+        self.declared.clear();
+        for effect in effects {
+            if !matches!(effect, Effect::ExchangeDeleted(_)) {
+                self.effect(effect, round);
             }
         }
-        let kept: BTreeSet<GroupId> = picture.all_queues().map(|queue| queue.group).collect();
-        self.gone.extend(self.queues.difference(&kept));
-        self.queues.retain(|group| kept.contains(group));
-        self.declared = picture.all_queues().cloned().collect();
+        for (id, node) in picture.nodes().filter(|(_, node)| !node.live) {
+            self.setup.directory.run_concluded(id, node.run.incarnation);
+        }
     }
 
     /// Ends the queues that are no more, and answers those of this node that do not run yet.
@@ -410,20 +454,8 @@ impl MetadataReplica {
                 .client
                 .submit_later(Change::Bootstrap(self.setup.bootstrap.clone()));
         }
-        let ended: Vec<_> = self
-            .peers
-            .iter()
-            .filter_map(|(node, (state, _))| match state {
-                PeerState::Dead { incarnation } => Some(Run {
-                    node: *node,
-                    incarnation: *incarnation,
-                }),
-                PeerState::Up { .. } | PeerState::Silent { .. } => None,
-            })
-            .collect();
-        for run in ended {
-            self.setup.client.submit_later(Change::NodeDown { run });
-        }
+        // What it was not told of as leader is found by its ticks.
+        self.absent.clear();
     }
 
     /// Answers once every reachable peer has applied `index`.
@@ -434,7 +466,7 @@ impl MetadataReplica {
         let nodes: BTreeSet<NodeId> = self
             .peers
             .iter()
-            .filter(|(_, (state, _))| matches!(state, PeerState::Up { .. }))
+            .filter(|(_, state)| state.is_up())
             .map(|(node, _)| *node)
             .collect();
         if nodes.is_empty() {
@@ -522,28 +554,48 @@ impl MetadataReplica {
                 respond(waiting.answers);
             }
         }
-        let mut ended = Vec::new();
-        for (node, (state, ticks)) in &mut self.peers {
+        self.watch_nodes();
+        self.shell.handle(Event::Tick);
+    }
+
+    /// Has the end of runs that still count as alive agreed on: of those that have certainly ended, and of those that
+    /// this node could not reach for long, whether it ever could or not.
+    fn watch_nodes(&mut self) {
+        let picture = self.setup.client.view().picture();
+        let own = self.setup.directory.node();
+        let mut absent = std::mem::take(&mut self.absent);
+        absent.retain(|id, _| picture.nodes().any(|(node, known)| node == *id && known.live));
+        for (id, known) in picture.nodes().filter(|(id, known)| known.live && *id != own) {
+            let run = known.run;
+            let ended = match self.peers.get(&id) {
+                Some(PeerState::Up { .. }) => {
+                    absent.remove(&id);
+                    continue;
+                }
+                Some(PeerState::Dead { incarnation }) => *incarnation >= run.incarnation,
+                Some(PeerState::Silent { .. }) | None => false,
+            };
+            let ticks = absent.entry(id).or_default();
             *ticks = ticks.saturating_add(1);
-            if let PeerState::Silent { incarnation } = state
-                && *ticks == SILENT_TICKS
-            {
-                ended.push(Run {
-                    node: *node,
-                    incarnation: *incarnation,
-                });
+            let since = if ended {
+                ticks.saturating_sub(1)
+            } else if *ticks >= self.setup.silent_ticks {
+                *ticks - self.setup.silent_ticks
+            } else {
+                continue;
+            };
+            if since % REPEAT_END_TICKS == 0 {
+                self.end_run(run);
             }
         }
-        for run in ended {
-            self.end_run(run);
-        }
-        self.shell.handle(Event::Tick);
+        self.absent = absent;
     }
 
     /// Takes in one message. [`MetadataReplica::drive`] must follow.
     pub fn handle(&mut self, message: Inbound) {
         match message {
             Inbound::Group(event) => self.shell.handle(event),
+            Inbound::Raft { bytes, .. } => self.shell.handle(Event::Message(bytes)),
             Inbound::Batch { bytes, .. } => {
                 if self.role == Role::Leader {
                     self.pending.push(bytes);
@@ -609,7 +661,7 @@ impl MetadataReplica {
     }
 
     fn peer_changed(&mut self, node: NodeId, state: PeerState) {
-        self.peers.insert(node, (state, 0));
+        self.peers.insert(node, state);
         if !matches!(state, PeerState::Up { .. }) {
             let waiting: Vec<u64> = self.barriers.keys().copied().collect();
             for request in waiting {

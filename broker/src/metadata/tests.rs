@@ -521,10 +521,12 @@ fn long_chains_end_without_recursion() {
 fn placement() {
     let mut node = Node::bootstrapped();
     let check = |node: &Node, live: &[u64], size, expected: &[u64]| {
-        assert_eq!(place(node.picture(), 2, live, size), expected);
+        assert_eq!(place(node.picture(), 2, live, &[], size), expected);
     };
     // Only the first node is known to the metadata.
     check(&node, &[], 3, &[2, 1]);
+    // The others are configured, and have not begun yet.
+    assert_eq!(place(node.picture(), 2, &[1], &[1, 2, 3, 4], 3), [2, 1, 3]);
     for id in 2..=4 {
         node.apply(&Change::NodeUp {
             run: run(id, 1),

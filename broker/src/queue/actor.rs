@@ -22,7 +22,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// See the module.
 pub struct QueueActor {
     replica: QueueReplica,
-    directory: Arc<Directory>,
     ticking: Option<SpawnHandle>,
     alarm: Alarm,
 }
@@ -44,13 +43,12 @@ impl QueueActor {
                 ..Options::default()
             };
             let letters = Arc::new(ctx.address().recipient());
-            let replica = match QueueReplica::open(queue, directory.clone(), metadata, letters, io, options) {
+            let replica = match QueueReplica::open(queue, directory, metadata, letters, io, options) {
                 Ok(replica) => replica,
                 Err(error) => fatal::stop(&error),
             };
             Self {
                 replica,
-                directory,
                 ticking: None,
                 alarm: Alarm::default(),
             }
@@ -107,9 +105,7 @@ impl Actor for QueueActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.directory
-            .register(self.replica.queue().group, ctx.address().recipient());
-        let result = self.replica.begin(now_ms());
+        let result = self.replica.begin(ctx.address().recipient(), now_ms());
         self.after(result, ctx);
     }
 }

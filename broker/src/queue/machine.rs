@@ -400,7 +400,7 @@ impl QueueMachine {
                 let Ok(message) = Stored::decode(payload) else {
                     return false;
                 };
-                if !self.ended && !self.publish(Place { index, offset, len }, &message) {
+                if self.ended || !self.publish(Place { index, offset, len }, &message) {
                     self.refuse(slot, seq);
                 }
             }
@@ -414,6 +414,8 @@ impl QueueMachine {
                 let refused = &mut self.sessions[slot].refused;
                 refused.retain(|run| run.first + u64::from(run.len) - 1 > heard.upto);
             }
+            // A queue that is no more refuses consumers, and answers nothing else: the metadata say that it is gone.
+            Command::Get(_) | Command::Purge | Command::Stat if self.ended => {}
             Command::Attach(attach) => {
                 let kind = self.attach(slot, attach);
                 self.reply(slot, seq, kind, out);

@@ -146,10 +146,15 @@ impl Outbox {
             return session.incarnation == self.directory.incarnation()
                 && self.directory.session_events(session.id, events);
         }
-        let stalled = self.stalled.entry(session.node).or_default();
-        match self.directory.post_events(session, &events) {
-            Ok(()) => {}
-            Err(envelope) => stalled.push(envelope),
+        let envelope = Directory::envelope(session, &events);
+        // Nothing overtakes what waits for the same link.
+        let refused = if self.stalled.contains_key(&session.node) {
+            Err(envelope)
+        } else {
+            self.directory.post_envelope(session.node, envelope)
+        };
+        if let Err(envelope) = refused {
+            self.stalled.entry(session.node).or_default().push(envelope);
         }
         true
     }
@@ -161,8 +166,7 @@ impl Outbox {
         };
         let mut rest = stalled.into_iter();
         for envelope in rest.by_ref() {
-            let Envelope { port, to, payload } = envelope;
-            if let Err(envelope) = self.directory.post(node, port, to, payload) {
+            if let Err(envelope) = self.directory.post_envelope(node, envelope) {
                 let mut left = vec![envelope];
                 left.extend(rest);
                 self.stalled.insert(node, left);
@@ -176,3 +180,6 @@ impl Outbox {
         self.stalled.remove(&node);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use warren_proto::record::{self, SessionId};
+use warren_proto::record::{self, Command, SessionId};
 
 use pace::Pace;
 
@@ -50,12 +50,31 @@ impl Pending {
     pub(super) fn push(&mut self, batch: Bytes) {
         self.bytes += batch.len();
         let (session, publishes) = record::peek(&batch);
-        if publishes > 0 || self.follows_bulk(session) {
+        if publishes > 0 || self.follows_bulk(session) || self.ends_bulk(session, &batch) {
             self.bulk.push_back(batch);
             self.bulk_of.push_back((session, publishes));
         } else {
             self.urgent.push_back(batch);
         }
+    }
+
+    /// Whether the batch says that a session has ended of which something waits: it would begin anew with that.
+    fn ends_bulk(&self, session: SessionId, batch: &Bytes) -> bool {
+        if session != SessionId::SYSTEM || self.bulk.is_empty() {
+            return false;
+        }
+        let commands = || {
+            record::batches(batch)
+                .flatten()
+                .flat_map(|batch| batch.commands().flatten())
+        };
+        self.bulk_of.iter().any(|(other, _)| {
+            commands().any(|command| match command {
+                Command::SessionDown(ended) => ended == *other,
+                Command::NodeDown { node, incarnation } => other.node == node && other.incarnation <= incarnation,
+                _ => false,
+            })
+        })
     }
 
     fn follows_bulk(&self, session: SessionId) -> bool {

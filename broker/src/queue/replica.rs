@@ -14,14 +14,14 @@ use warren_cluster::transport::PeerState;
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{LeaderIs, SessionCheck, node_message::Kind};
 use warren_proto::queue;
-use warren_proto::record::{Command, SessionId, batches, system};
+use warren_proto::record::{self, Command, SessionId, batches, system};
 
 use super::dead_letters::{DeadLetters, Source};
 use super::machine::{Effect, Place, QueueMachine};
 use super::outbox::Outbox;
 use super::pending::{Bound, Demand, Pending};
 use crate::directory::{Description, Directory, Inbound, SessionEvent};
-use crate::mailbox::Post;
+use crate::mailbox::{Mailbox, Post};
 use crate::metadata::client::MetadataClient;
 use crate::metadata::{Placement, Queue};
 
@@ -98,8 +98,9 @@ impl QueueReplica {
         })
     }
 
-    /// Learns which peers are there, and leads if that is its part.
-    pub fn begin(&mut self, now_ms: u64) -> Result<(), Error> {
+    /// Makes the replica known under `mailbox`, learns which peers are there, and leads if that is its part.
+    pub fn begin(&mut self, mailbox: impl Mailbox<Inbound> + 'static, now_ms: u64) -> Result<(), Error> {
+        self.directory.register_queue(self.group(), mailbox);
         self.shell.look_around();
         if self.preferred || self.queue.replicas().len() == 1 {
             self.shell.handle(Event::Campaign);
@@ -111,7 +112,8 @@ impl QueueReplica {
     pub fn handle(&mut self, message: Inbound, now_ms: u64) -> Result<(), Error> {
         match message {
             Inbound::Group(event) => self.shell.handle(event),
-            Inbound::Batch { from, bytes } => self.batch(from, bytes),
+            Inbound::Raft { bytes, .. } => self.shell.handle(Event::Message(bytes)),
+            Inbound::Batch { from, bytes, .. } => self.batch(from, bytes),
             Inbound::Resync(request) => self.resync(request)?,
             Inbound::RunEnded { node, incarnation } => {
                 // A replica that does not lead asks again when it does: see `check_sessions`.
@@ -335,6 +337,9 @@ impl QueueReplica {
             };
             self.run_ended(node, incarnation);
         }
+        for (node, incarnation) in self.directory.ended_runs() {
+            self.run_ended(node, incarnation);
+        }
         let mut asked: std::collections::BTreeMap<(NodeId, u64), Vec<u64>> = std::collections::BTreeMap::new();
         let mut gone = Vec::new();
         for session in self.shell.core().machine().sessions() {
@@ -386,6 +391,10 @@ impl QueueReplica {
         // What does not decode must not reach the log: the machine would ignore it, and its sender would not know.
         if batches(&bytes).any(|batch| batch.is_err()) {
             tracing::warn!(queue = %self.queue.name, from, "a node sent a malformed batch");
+            return;
+        }
+        // What arrives late of a run that has ended would begin a session that nobody ends.
+        if self.directory.has_ended(record::peek(&bytes).0) {
             return;
         }
         self.pending.push(bytes);

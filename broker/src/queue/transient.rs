@@ -10,7 +10,7 @@ use bytes::Bytes;
 use warren_cluster::machine::Meta;
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{SessionCheck, node_message::Kind};
-use warren_proto::record::{Command, SessionId, batches, system};
+use warren_proto::record::{self, Command, SessionId, batches, system};
 
 use super::actor::now_ms;
 use super::alarm::{Alarm, Rings};
@@ -194,7 +194,7 @@ impl Actor for TransientActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.directory.register(self.group(), ctx.address().recipient());
+        self.directory.register_queue(self.group(), ctx.address().recipient());
         // A queue that ends unused counts from now on.
         self.flush(ctx);
     }
@@ -205,9 +205,13 @@ impl Handler<Inbound> for TransientActor {
 
     fn handle(&mut self, message: Inbound, ctx: &mut Self::Context) {
         match message {
-            Inbound::Batch { from, bytes } => {
+            Inbound::Batch { from, bytes, .. } => {
                 if batches(&bytes).any(|batch| batch.is_err()) {
                     tracing::warn!(queue = %self.queue.name, from, "a node sent a malformed batch");
+                    return;
+                }
+                // What arrives late of a run that has ended would begin a session that nobody ends.
+                if self.directory.has_ended(record::peek(&bytes).0) {
                     return;
                 }
                 // A slice of a link's buffer would keep all of that buffer alive as long as one message of it.
@@ -236,7 +240,7 @@ impl Handler<Inbound> for TransientActor {
                 return;
             }
             // Concerns replicated queues.
-            Inbound::Group(_) | Inbound::LeaderQuery(_) => {}
+            Inbound::Group(_) | Inbound::Raft { .. } | Inbound::LeaderQuery(_) => {}
         }
         self.flush(ctx);
     }

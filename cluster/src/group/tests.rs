@@ -603,6 +603,37 @@ fn a_peer_that_is_gone_is_not_there_again_because_its_link_was_reset() {
 }
 
 #[test]
+fn a_late_word_of_a_leader_that_is_gone_does_not_bring_it_back() {
+    let mut world = World::new(1);
+    world.event(1, Event::Campaign);
+    world.heal();
+    assert!(world.propose(2));
+    let late: Vec<Bytes> = world
+        .packets
+        .iter()
+        .filter_map(|(_, to, packet)| match packet {
+            Packet::Raft(message) if *to != 1 => Some(message.clone()),
+            _ => None,
+        })
+        .collect();
+    world.crash(1);
+    for node in [2, 3] {
+        world.event(node, Event::PeerDown(1));
+    }
+    world.packets.clear();
+    for (node, message) in [2, 3].into_iter().zip(late) {
+        world.event(node, Event::Message(message));
+    }
+    for _ in 0..20 {
+        for node in [2, 3] {
+            world.event(node, Event::Tick);
+        }
+        world.settle();
+    }
+    assert!(world.cores().any(|core| core.role() == Role::Leader), "nobody stands");
+}
+
+#[test]
 fn what_was_staged_for_a_run_that_ended_goes() {
     let mut world = World::new(1);
     world.event(1, Event::Campaign);

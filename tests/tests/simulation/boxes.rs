@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use warren_broker::directory::{Inbound, SessionEvent};
 use warren_broker::mailbox::{Mailbox, Refused};
+use warren_broker::metadata::Queue;
 use warren_broker::metadata::client::Submit;
 use warren_broker::metadata::replica::News;
 use warren_cluster::GroupId;
@@ -25,6 +26,8 @@ pub(crate) enum Letter {
     Submit(Submit),
     News(News),
     Session(SessionEvent),
+    /// The queue's actor is to begin.
+    Begin(Arc<Queue>),
 }
 
 #[derive(Default)]
@@ -64,6 +67,13 @@ impl Boxes {
         };
         let letter = letters.pop_front();
         (letter, !letters.is_empty())
+    }
+
+    /// Has a queue's actor begin, before anything else that it is told.
+    pub(crate) fn begin(&self, queue: Arc<Queue>) {
+        let target = Target::Queue(queue.group);
+        // A queue begins once in a run.
+        let _ = self.put(target, Letter::Begin(queue), false);
     }
 
     pub(crate) fn take_filled(&self) -> Vec<Target> {

@@ -16,7 +16,7 @@ use warren_broker::connection::{Connection, Effect, Ends, Limits};
 use warren_broker::directory::{Directory, Inbound, SessionEvent};
 use warren_broker::metadata::client::MetadataClient;
 use warren_broker::metadata::replica::{GROUP, MetadataReplica, Round, Setup};
-use warren_broker::metadata::{AddUser, Bootstrap, Change, Outcome, Run, View};
+use warren_broker::metadata::{AddUser, Bootstrap, Change, Outcome, Queue, Run, View};
 use warren_broker::node::NodeInbox;
 use warren_broker::queue::client::ChannelId;
 use warren_broker::queue::replica::QueueReplica;
@@ -26,6 +26,7 @@ use warren_cluster::liveness::{self, Liveness};
 use warren_cluster::transport::Transport;
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{AdminForward, AdminRows};
+use warren_proto::record::SessionId;
 
 use super::boxes::{Boxes, Letter, Target};
 use super::disk::{Disk, Store};
@@ -105,6 +106,7 @@ pub(crate) struct NodeRun {
     pub(crate) ticking: std::collections::BTreeSet<GroupId>,
     directory: Arc<Directory>,
     client: MetadataClient,
+    members: Vec<NodeId>,
     view: View,
     io: Io,
     options: GroupOptions,
@@ -174,6 +176,7 @@ impl NodeRun {
                 format!("node-{id}"),
                 format!("node-{id}:1"),
             ),
+            silent_ticks: options.silent_ticks,
             options: GroupOptions {
                 eager_commit: true,
                 effects_everywhere: true,
@@ -201,6 +204,7 @@ impl NodeRun {
             ticking: std::collections::BTreeSet::new(),
             directory,
             client,
+            members: members.to_vec(),
             view,
             io,
             options: group,
@@ -220,18 +224,8 @@ impl NodeRun {
         let mut next = Some(round);
         while let Some(round) = next {
             for queue in self.metadata.published(round.applied) {
-                let group = queue.group;
-                let replica = QueueReplica::open(
-                    queue,
-                    self.directory.clone(),
-                    self.client.clone(),
-                    Arc::new(self.boxes.slot(Target::Queue(group))),
-                    self.io.clone(),
-                    self.options.clone(),
-                )?;
-                self.directory.register(group, self.boxes.slot(Target::Queue(group)));
-                let replica = self.queues.entry(group).or_insert(replica);
-                replica.begin(wall_ms)?;
+                // Its actor begins on another thread, and other things may happen before.
+                self.boxes.begin(queue);
             }
             next = self.metadata.drive(wall_ms)?;
         }
@@ -245,12 +239,41 @@ impl NodeRun {
         }
     }
 
+    /// A queue's actor begins.
+    fn begin(&mut self, queue: Arc<Queue>, wall_ms: u64) -> Result<(), Error> {
+        let group = queue.group;
+        let slot = self.boxes.slot(Target::Queue(group));
+        let replica = QueueReplica::open(
+            queue,
+            self.directory.clone(),
+            self.client.clone(),
+            Arc::new(slot.clone()),
+            self.io.clone(),
+            self.options.clone(),
+        )?;
+        self.queues.entry(group).or_insert(replica).begin(slot, wall_ms)
+    }
+
+    /// Whether a client's session is open on this run.
+    pub(crate) fn has_session(&self, session: SessionId) -> bool {
+        self.directory.has_session(session)
+    }
+
+    /// Groups that are stored here although their queues are no more.
+    pub(crate) fn left_over(&self) -> Vec<GroupId> {
+        let picture = self.metadata.core().machine().picture();
+        let mut groups = self.io.store.groups().expect("a healthy store");
+        groups.retain(|group| *group != GROUP && picture.queue_by_group(*group).is_none());
+        groups
+    }
+
     /// The metadata's or a queue's actor takes one letter.
     pub(crate) fn letter(&mut self, target: Target, letter: Letter, wall_ms: u64) -> Result<(), Error> {
         match (target, letter) {
             (Target::Metadata, Letter::Inbound(message)) => self.metadata.handle(message),
             (Target::Metadata, Letter::Submit(message)) => self.metadata.submit(message),
             (Target::Metadata, Letter::News(news)) => self.metadata.news(news),
+            (Target::Queue(_), Letter::Begin(queue)) => return self.begin(queue, wall_ms),
             (Target::Queue(group), Letter::Inbound(message)) => {
                 let ends = matches!(message, Inbound::Stop { .. });
                 if let Some(replica) = self.queues.get_mut(&group) {
@@ -291,6 +314,7 @@ impl NodeRun {
             unapplied_bytes_max: 100_000,
             unapplied_commands_max: 1_000,
             publish_timeout_ms: 10_000,
+            members: self.members.clone(),
             ..Limits::default()
         };
         let core = Connection::new(

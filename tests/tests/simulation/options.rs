@@ -74,6 +74,10 @@ pub(crate) struct Options {
     pub(crate) disk_us: (u64, u64),
     /// The clocks of the nodes differ by up to so much.
     pub(crate) skew_ms: u64,
+    /// Ticks after which a node that cannot be reached counts as ended.
+    pub(crate) silent_ticks: u32,
+    /// One node is gone for good when the faults end, and some of those that are left begin anew then.
+    pub(crate) loses_node: bool,
 }
 
 impl Options {
@@ -134,6 +138,8 @@ impl Options {
             latency_us: *random.pick(&[(50, 200), (50, 2_000), (500, 20_000)]),
             disk_us: *random.pick(&[(50, 300), (50, 300), (100, 10_000)]),
             skew_ms: *random.pick(&[0, 5, 500, 60_000]),
+            silent_ticks: *random.pick(&[600, 600, 15]),
+            loses_node: random.below(6) == 0,
         }
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use warren_broker::metadata::replica::GROUP;
 use warren_cluster::NodeId;
 use warren_cluster::transport::{Envelope, OutgoingSnapshot};
+use warren_proto::record::SessionId;
 
 use super::boxes::{Letter, Target};
 use super::checker::{Checker, Violation};
@@ -118,6 +119,8 @@ pub(crate) struct World {
     pub(crate) runs: u64,
     pub(crate) next_session: u64,
     pub(crate) healed: bool,
+    /// Does not begin any more.
+    pub(crate) gone: Option<NodeId>,
     pub(crate) verbose: bool,
     pub(crate) summary: Summary,
 }
@@ -142,6 +145,7 @@ impl World {
             runs: 0,
             next_session: 0,
             healed: false,
+            gone: None,
             verbose,
             summary: Summary::default(),
             members: members.clone(),
@@ -330,7 +334,7 @@ impl World {
         let now_us = self.now_us;
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.starting = false;
-        if node.run.is_some() {
+        if node.run.is_some() || self.gone == Some(id) {
             return;
         }
         let wall_ms = node.wall_ms(now_us);
@@ -535,6 +539,9 @@ impl World {
         for pair in pairs {
             self.unblock(pair);
         }
+        if self.options.loses_node {
+            self.lose_node();
+        }
         let ids = self.members.clone();
         for id in ids {
             if let Some(node) = self.nodes.get_mut(&id) {
@@ -563,6 +570,20 @@ impl World {
         }
     }
 
+    /// A node is gone for good, and some of the others will never have seen it.
+    fn lose_node(&mut self) {
+        let members = self.members.clone();
+        let id = *self.faults.pick(&members);
+        self.gone = Some(id);
+        self.say(|| format!("node {id} will not come back"));
+        for node in members {
+            if node == id || self.faults.below(2) == 0 {
+                let killed = self.faults.below(2) == 0;
+                self.crash(node, killed);
+            }
+        }
+    }
+
     fn is_at_rest(&self) -> bool {
         self.unrest().is_empty()
     }
@@ -581,7 +602,7 @@ impl World {
                 }
             }
         }
-        for (id, node) in &self.nodes {
+        for (id, node) in self.nodes.iter().filter(|(id, _)| self.gone != Some(**id)) {
             let Some(run) = &node.run else {
                 unrest += &format!("node {id} is down; ");
                 continue;
@@ -589,8 +610,14 @@ impl World {
             if !run.is_ready() {
                 unrest += &format!("node {id} has not joined; ");
             }
+            for group in run.left_over() {
+                unrest += &format!("node {id} keeps group {group}, whose queue is no more; ");
+            }
             for (group, replica) in &run.queues {
                 let machine = replica.core().machine();
+                for session in machine.sessions().filter(|session| !self.has_session(*session)) {
+                    unrest += &format!("group {group} knows {session:?}, which is no more; ");
+                }
                 let stats = machine.stats();
                 let status = replica.core().status();
                 let leads = self.leader_of(*group);
@@ -605,6 +632,11 @@ impl World {
             }
         }
         unrest
+    }
+
+    fn has_session(&self, session: SessionId) -> bool {
+        let run = self.nodes.get(&session.node).and_then(|node| node.run.as_ref());
+        run.is_some_and(|run| run.has_session(session))
     }
 
     fn replicas(&self, group: u64) -> impl Iterator<Item = &warren_broker::queue::replica::QueueReplica> {

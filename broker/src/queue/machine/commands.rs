@@ -188,6 +188,7 @@ impl QueueMachine {
         match command {
             Command::Publish { payload, .. } => return Stored::decode(payload).is_ok(),
             Command::Settle { .. } | Command::Credit(_) | Command::Heard(_) => {}
+            Command::Get(_) | Command::Purge | Command::Stat if self.ended => {}
             Command::Attach(attach) => {
                 let kind = if self.sessions[slot].consumers.contains_key(&attach.consumer) {
                     ReplyKind::Attached(queue::Attached {})

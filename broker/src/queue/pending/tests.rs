@@ -186,3 +186,25 @@ fn what_belongs_to_no_session_is_urgent() {
     pending.push(down.clone());
     assert_eq!(pending.take(ALL, FREE)[0], down);
 }
+
+#[test]
+fn the_end_of_a_session_does_not_overtake_what_it_sent() {
+    let ends = [
+        Command::SessionDown(session(1)),
+        Command::NodeDown {
+            node: 1,
+            incarnation: 1,
+        },
+    ];
+    for end in ends {
+        let mut pending = Pending::default();
+        let batches = [publish(1, 1), record::system(&end), settle(3, 1)];
+        for batch in &batches {
+            pending.push(batch.clone());
+        }
+        assert_eq!(
+            pending.take(ALL, FREE),
+            [batches[2].clone(), batches[0].clone(), batches[1].clone()]
+        );
+    }
+}

@@ -566,10 +566,13 @@ impl Model {
     fn command(&mut self, session: SessionId, seq: u64, command: &Command<'_>, place: Place) {
         match command {
             Command::Publish { payload, .. } => {
-                if !self.ended {
+                if self.ended {
+                    Run::push(self.refused.entry(session).or_default(), seq);
+                } else {
                     self.publish(session, seq, payload, place);
                 }
             }
+            Command::Get(_) | Command::Purge | Command::Stat if self.ended => {}
             Command::Heard(heard) => {
                 if let Some(refused) = self.refused.get_mut(&session) {
                     refused.retain(|run| run.numbers().any(|number| number > heard.upto));
@@ -712,6 +715,7 @@ impl Model {
     fn again(&mut self, session: SessionId, seq: u64, command: &Command<'_>) {
         let kind = match command {
             Command::Publish { .. } | Command::Settle { .. } | Command::Credit(_) | Command::Heard(_) => return,
+            Command::Get(_) | Command::Purge | Command::Stat if self.ended => return,
             Command::Attach(attach) => {
                 let known = self
                     .consumers_of(session)

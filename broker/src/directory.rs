@@ -23,8 +23,12 @@ use warren_proto::queue;
 use warren_proto::record::{Command, Events, SessionId, system};
 
 use crate::amqp::ReplyCode;
+use crate::direct_reply::{Admitted, Registry};
 use crate::mailbox::{Mailbox, Post, Refused};
 use crate::metadata::View;
+use crate::queue::client::ChannelId;
+
+mod replies;
 
 /// What a queue's or the metadata's actor takes in.
 #[derive(Message)]
@@ -124,6 +128,17 @@ pub enum SessionEvent {
         /// The queue's group.
         group: GroupId,
     },
+    /// A direct reply for one of its channels.
+    Reply(Box<Admitted>),
+    /// Another node's word on a requester that a channel asked for.
+    ReplyQueueIs {
+        /// The channel.
+        channel: ChannelId,
+        /// The generated name.
+        queue: String,
+        /// Whether the requester is there.
+        exists: bool,
+    },
     /// The connection must be closed.
     Close {
         /// The reply code.
@@ -170,6 +185,7 @@ pub struct Directory {
     sessions: Mutex<FxHashMap<u64, Post<SessionEvent>>>,
     /// Sessions of this node that have ended, with the queues that do not know it yet.
     ending: Mutex<BTreeSet<(GroupId, SessionId)>>,
+    replies: Arc<Registry>,
 }
 
 #[derive(Default)]
@@ -192,6 +208,7 @@ impl Directory {
             groups: Mutex::default(),
             sessions: Mutex::default(),
             ending: Mutex::default(),
+            replies: Arc::default(),
         }
     }
 

@@ -92,6 +92,8 @@ impl Handler<SessionEvent> for Question {
                 self.send();
             }
             SessionEvent::QueueGone { .. } | SessionEvent::Close { .. } => ctx.stop(),
+            // It has no channels.
+            SessionEvent::Reply(_) | SessionEvent::ReplyQueueIs { .. } => {}
         }
     }
 }

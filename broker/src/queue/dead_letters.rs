@@ -262,6 +262,8 @@ impl DeadLetters {
             SessionEvent::QueueGone { group } => sending.gone(group),
             // The others have given this node up, and its sessions with it.
             SessionEvent::Close { .. } => sending.is_forgotten = true,
+            // It has no channels.
+            SessionEvent::Reply(_) | SessionEvent::ReplyQueueIs { .. } => {}
         }
         self.start_anew();
     }

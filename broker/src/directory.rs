@@ -1,7 +1,8 @@
 //! Where everything is on this node and who leads what elsewhere: the meeting point of sessions, queues and links.
 //!
-//! Looked up when a session first uses a queue and when something moves, never per message: sessions keep the
-//! [`Leader`] they were told and hear of every change.
+//! Looked up when a session first uses a queue and when something moves, never per message of a queue: sessions keep
+//! the [`Leader`] they were told and hear of every change. Direct replies, which have no queue, are looked up one by
+//! one.
 //!
 //! Knows no AMQP and no Raft. Everything it is told may be told twice.
 

@@ -25,7 +25,7 @@ pub mod short_str;
 pub mod table;
 pub mod wire;
 
-pub use content::{Glance, Header, Properties, glance, put_content};
+pub use content::{Glance, Header, Properties, glance, put_content, with_reply_to};
 pub use frame::Frame;
 pub use method::{Method, put_method};
 pub use output::Output;

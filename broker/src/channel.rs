@@ -26,6 +26,7 @@ use crate::name::QueueName;
 use crate::queue::client::{Asked, ChannelId};
 
 use self::confirm::{Confirm, Confirms};
+use self::direct_reply::Replies;
 use self::transaction::Transaction;
 use self::unacked::Unacked;
 use self::waiting::Waiting;
@@ -33,6 +34,7 @@ use self::waiting::Waiting;
 mod confirm;
 mod consume;
 mod declare;
+mod direct_reply;
 mod publish;
 mod transaction;
 mod unacked;
@@ -103,6 +105,7 @@ pub(crate) struct Channel {
     unacked: Unacked,
     prefetch: u16,
     consumers: BTreeMap<ShortStr, u32>,
+    replies: Option<Replies>,
     /// What an empty queue name means.
     last_queue: Option<QueueName>,
 }
@@ -125,6 +128,7 @@ impl Channel {
             unacked: Unacked::default(),
             prefetch: 0,
             consumers: BTreeMap::new(),
+            replies: None,
             last_queue: None,
         }
     }
@@ -255,7 +259,13 @@ impl Channel {
     }
 
     /// `missing` is the rest of the body, `cost` what the parts of it that came cost while they wait.
-    fn on_part(&mut self, session: &mut Session, message: Message, missing: u64, cost: usize) -> Result<Step, Fault> {
+    fn on_part(
+        &mut self,
+        session: &mut Session,
+        mut message: Message,
+        missing: u64,
+        cost: usize,
+    ) -> Result<Step, Fault> {
         if missing > 0 {
             session.unfinished_bytes += cost;
             self.assembly = Some(Assembly::Body { message, missing, cost });
@@ -268,7 +278,7 @@ impl Channel {
             }
             return Ok(Step::Continue);
         }
-        let result = self.publish(session, &message);
+        let result = self.publish(session, &mut message);
         session.parts = message.parts;
         session.parts.clear();
         result.map(|()| Step::Continue)
@@ -465,6 +475,7 @@ impl Channel {
             session.unfinished_bytes = session.unfinished_bytes.saturating_sub(cost);
         }
         self.confirms = None;
+        self.replies = None;
         // What the transaction would have settled is unsettled.
         self.drop_transaction(session);
         let consumers = std::mem::take(&mut self.consumers);
@@ -489,7 +500,7 @@ impl Channel {
     pub(crate) fn describe(&self) -> ChannelInfo {
         ChannelInfo {
             number: self.id.number,
-            consumer_count: self.consumers.len() as u32,
+            consumer_count: self.consumers.len() as u32 + u32::from(self.replies.is_some()),
             messages_unacknowledged: self.unacked.len() as u64,
             messages_unconfirmed: self.confirms.as_ref().map_or(0, Confirms::open) as u64,
             confirm: self.confirms.is_some(),

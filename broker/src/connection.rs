@@ -23,6 +23,7 @@ use crate::amqp::frame::{self, FRAME_OVERHEAD, Frame, Kind};
 use crate::amqp::method::peek_id;
 use crate::amqp::{Fault, Method, Output, ReplyCode, Table};
 use crate::channel::{Channel, Step};
+use crate::direct_reply::{Admitted, Desk, Registry};
 use crate::directory::Deleted;
 use crate::metadata::{Outcome, View};
 use crate::queue::client::{Accepted, ChannelId, Notice};
@@ -195,9 +196,19 @@ impl Connection {
         self.refusal = Some(fault);
     }
 
+    /// Direct replies find the connection's channels in this registry.
+    pub fn share_replies(&mut self, registry: Arc<Registry>) {
+        self.session.replies = Desk::new(registry);
+    }
+
     /// The session's identity.
     pub fn id(&self) -> SessionId {
         self.session.id
+    }
+
+    /// Where the connection was opened.
+    pub fn vhost(&self) -> &str {
+        &self.session.vhost
     }
 
     /// A turn begins: time and metadata are as they are now.
@@ -663,6 +674,26 @@ impl Connection {
             return;
         };
         let result = channel.on_outcome(&mut self.session, outcome);
+        self.resumable.push(id.number);
+        if let Err(fault) = result {
+            self.fault(id.number, fault);
+        }
+    }
+
+    /// A direct reply for one of the channels.
+    pub fn on_reply(&mut self, admitted: Admitted) {
+        let id = admitted.channel;
+        if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
+            channel.deliver_reply(&mut self.session, admitted);
+        }
+    }
+
+    /// Whether the requester that [`Effect::AskReply`] asked for is there; `queue` is its generated name.
+    pub fn on_reply_queue(&mut self, id: ChannelId, queue: &str, exists: bool) {
+        let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) else {
+            return;
+        };
+        let result = channel.pseudo_queue_is(&mut self.session, queue, exists);
         self.resumable.push(id.number);
         if let Err(fault) = result {
             self.fault(id.number, fault);

@@ -1,7 +1,8 @@
 //! Where everything is on this node and who leads what elsewhere: the meeting point of sessions, queues and links.
 //!
-//! Looked up when a session first uses a queue and when something moves, never per message: sessions keep the
-//! [`Leader`] they were told and hear of every change.
+//! Looked up when a session first uses a queue and when something moves, never per message of a queue: sessions keep
+//! the [`Leader`] they were told and hear of every change. Direct replies, which have no queue, are looked up one by
+//! one.
 //!
 //! Knows no AMQP and no Raft. Everything it is told may be told twice.
 
@@ -23,9 +24,13 @@ use warren_proto::queue;
 use warren_proto::record::{Command, Events, SessionId, system};
 
 use crate::amqp::ReplyCode;
+use crate::direct_reply::{Admitted, Registry};
 use crate::mailbox::{Mailbox, Post, Refused};
 use crate::metadata::View;
 use crate::name::{UserName, VhostName};
+use crate::queue::client::ChannelId;
+
+mod replies;
 
 /// What a queue's or the metadata's actor takes in.
 #[derive(Message)]
@@ -205,6 +210,17 @@ pub enum SessionEvent {
     },
     /// A user or a vhost was deleted: its connections must be closed.
     Deleted(Deleted),
+    /// A direct reply for one of its channels.
+    Reply(Box<Admitted>),
+    /// Another node's word on a requester that a channel asked for.
+    ReplyQueueIs {
+        /// The channel.
+        channel: ChannelId,
+        /// The generated name.
+        queue: String,
+        /// Whether the requester is there.
+        exists: bool,
+    },
     /// The connection must be closed.
     Close {
         /// The reply code.
@@ -264,6 +280,7 @@ pub struct Directory {
     ending: Mutex<BTreeSet<(GroupId, SessionId)>>,
     /// Runs of other nodes that have ended.
     ended: RwLock<FxHashMap<NodeId, Ended>>,
+    replies: Arc<Registry>,
 }
 
 /// All runs of a node up to these incarnations have ended.
@@ -296,6 +313,7 @@ impl Directory {
             sessions: Mutex::default(),
             ending: Mutex::default(),
             ended: RwLock::default(),
+            replies: Arc::default(),
         }
     }
 

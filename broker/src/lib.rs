@@ -11,6 +11,7 @@ pub mod channel;
 pub mod config;
 pub mod connection;
 pub mod ctl;
+pub mod direct_reply;
 pub mod directory;
 pub mod exchange;
 pub mod fatal;

@@ -109,6 +109,9 @@ impl NodeInbox {
                 };
                 self.directory.end_known(ended.group, session);
             }
+            Kind::DirectReply(reply) => self.directory.reply_arrived(&reply),
+            Kind::DirectReplyQuery(query) => self.directory.reply_asked(from, query),
+            Kind::DirectReplyIs(answer) => self.directory.reply_queue_is(answer),
             Kind::Barrier(barrier) => self.news(News::BarrierAsked(from, barrier)),
             Kind::BarrierPassed(passed) => self.news(News::BarrierPassed(from, passed)),
             Kind::Alarms(alarms) => {

@@ -161,6 +161,7 @@ def cases(ctl):
     yield Case("aio-pika", script("python/aio_pika_client.py"))
     yield Case("celery", script("python/celery_client.py"))
     yield Case("amqplib", lambda: ["node", node() / "client.js"])
+    yield Case("amqplib direct-reply-to", lambda: ["node", node() / "client.js", "direct-reply-to"])
     yield Case("amqp091-go", lambda: [go()])
 
     def java_command(*arguments):
@@ -168,6 +169,7 @@ def cases(ctl):
         return ["java", "-cp", "%s:%s/*" % (built / "classes", built / "dependency"), "Client", *arguments]
 
     yield Case("java", java_command)
+    yield Case("java direct-reply-to", lambda: java_command("direct-reply-to"))
     yield Case("lapin", lambda: [lapin()])
     yield Case("amqp-tools", script("amqp-tools/client.py", amqp_tools))
     for name in (

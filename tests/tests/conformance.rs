@@ -20,6 +20,8 @@ mod consumers;
 mod content;
 #[path = "conformance/dead_letters.rs"]
 mod dead_letters;
+#[path = "conformance/direct_reply.rs"]
+mod direct_reply;
 #[path = "conformance/exchanges.rs"]
 mod exchanges;
 #[path = "conformance/expiry.rs"]

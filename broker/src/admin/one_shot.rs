@@ -94,6 +94,8 @@ impl Handler<SessionEvent> for Question {
             // It is nobody's.
             SessionEvent::Deleted(_) => {}
             SessionEvent::QueueGone { .. } | SessionEvent::Close { .. } => ctx.stop(),
+            // It has no channels.
+            SessionEvent::Reply(_) | SessionEvent::ReplyQueueIs { .. } => {}
         }
     }
 }

@@ -161,6 +161,26 @@ pub fn with_headers(properties: &Bytes, headers: Option<&Table>, keep_expiration
     Ok(out.freeze())
 }
 
+/// The same properties with another reply-to, where they have one. Everything else stays byte for byte.
+pub fn with_reply_to(properties: &Bytes, reply_to: &str) -> Result<Bytes, Error> {
+    let mut found = None;
+    walk(properties, |flag, at| {
+        if flag == flag::REPLY_TO {
+            found = Some(at);
+        }
+        Ok(())
+    })?;
+    let Some(at) = found else {
+        return Ok(properties.clone());
+    };
+    let reply_to = ShortStr::cut(reply_to);
+    let mut out = BytesMut::with_capacity(properties.len() - at.len() + 1 + reply_to.len());
+    out.put_slice(&properties[..at.start]);
+    wire::put_short_bytes(&mut out, reply_to.as_bytes());
+    out.put_slice(&properties[at.end..]);
+    Ok(out.freeze())
+}
+
 /// Hands each property that is present to `visit`: its flag and where it is, a length included where it has one.
 fn walk(properties: &Bytes, mut visit: impl FnMut(u16, Range<usize>) -> Result<(), Error>) -> Result<(), Error> {
     let mut reader = Reader::new(properties);

@@ -11,6 +11,7 @@ use super::unacked::Held;
 use super::waiting::Waiting;
 use crate::amqp::{Fault, Method, ReplyCode, ShortStr, Table, output};
 use crate::connection::session::{Consumer, Session, refused};
+use crate::direct_reply::QUEUE;
 use crate::message;
 use crate::metadata::{Access, Kind, Queue};
 use crate::queue::client::Asked;
@@ -27,12 +28,12 @@ pub(super) struct Consume {
 
 impl Channel {
     pub(super) fn consume(&mut self, session: &mut Session, consume: Consume) -> Result<(), Fault> {
+        if *consume.queue == *QUEUE {
+            return self.consume_replies(session, &consume);
+        }
         let name = self.queue_name(&consume.queue)?;
         session.allow(Access::Read, "queue", &name)?;
-        if self.consumers.contains_key(&*consume.consumer_tag) {
-            let text = format!("attempt to reuse consumer tag '{}'", consume.consumer_tag);
-            return Err(Fault::new(ReplyCode::NotAllowed, text));
-        }
+        self.check_tag(&consume.consumer_tag)?;
         let queue = readable(session, &name)?;
         let priority = match consume.arguments.get("x-priority") {
             None => 0,
@@ -76,7 +77,19 @@ impl Channel {
         Ok(())
     }
 
+    /// 530 if a consumer of this channel has the tag.
+    pub(super) fn check_tag(&self, tag: &ShortStr) -> Result<(), Fault> {
+        if self.consumers.contains_key(tag) || self.consumes_replies_as(tag) {
+            let text = format!("attempt to reuse consumer tag '{tag}'");
+            return Err(Fault::new(ReplyCode::NotAllowed, text));
+        }
+        Ok(())
+    }
+
     pub(super) fn cancel(&mut self, session: &mut Session, tag: ShortStr, no_wait: bool) {
+        if self.consumes_replies_as(&tag) {
+            self.replies = None;
+        }
         let known = self.consumers.get(&tag).copied();
         let group = known
             .and_then(|id| session.consumers.get(&id))

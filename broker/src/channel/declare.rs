@@ -9,10 +9,11 @@ use bytes::Bytes;
 use warren_proto::queue;
 use warren_proto::record::Command;
 
-use super::Channel;
 use super::waiting::Waiting;
+use super::{Channel, direct_reply};
 use crate::amqp::{Fault, Method, ShortStr, Table, Value};
 use crate::connection::session::{Session, refused};
+use crate::direct_reply::is_reply_name;
 use crate::metadata::arguments::LeaderLocator;
 use crate::metadata::{
     Access, Arguments, Bind, Change, DeclareExchange, DeclareQueue, DeleteExchange, Destination, Picture, Placement,
@@ -207,6 +208,9 @@ impl Channel {
         arguments: &Table,
     ) -> Result<Bind, Fault> {
         let name = self.queue_name(&without_line_breaks(queue))?;
+        if is_reply_name(&name) {
+            return Err(direct_reply::cannot_bind());
+        }
         // Without a queue name, an empty key means the queue's name too.
         let key = if queue.is_empty() && routing_key.is_empty() {
             name.as_str()
@@ -251,6 +255,9 @@ impl Channel {
     fn inspect_queue(&mut self, session: &mut Session, queue: &ShortStr, no_wait: bool) -> Result<(), Fault> {
         // Other than elsewhere, an empty name stands for nothing but itself.
         let name = QueueName::from(&*without_line_breaks(queue));
+        if direct_reply::is_pseudo_queue(&name) {
+            return self.declare_pseudo_queue(session, name, no_wait);
+        }
         session.allow_any("queue", &name)?;
         let picture = session.picture();
         let queue = checked(picture.expect_queue(&session.vhost, &name))?;
@@ -265,6 +272,9 @@ impl Channel {
             QueueName::from(session.random_name("amq.gen-"))
         } else {
             let name = without_line_breaks(queue);
+            if direct_reply::is_pseudo_queue(&name) {
+                return self.declare_pseudo_queue(session, QueueName::from(&*name), facts.no_wait);
+            }
             checked(check_queue_name(&name))?;
             QueueName::from(&*name)
         };

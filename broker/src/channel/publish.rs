@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use warren_proto::record::Publish;
 
-use super::{Channel, Message};
+use super::{Channel, Message, direct_reply};
 use crate::amqp::{Fault, ReplyCode, ShortStr, Table, glance, output};
 use crate::connection::fanout::{Fanout, Owned};
 use crate::connection::session::{Session, refused};
+use crate::direct_reply::{QUEUE, Token};
 use crate::message::{self, Copies};
 use crate::metadata::{Access, NoExchange, Refusal, Resource};
 
@@ -18,7 +19,9 @@ const PERSISTENT: u8 = 2;
 #[derive(Debug)]
 pub(super) struct Routed {
     pub(super) groups: Arc<[u64]>,
-    copies: Option<Copies>,
+    pub(super) copies: Option<Copies>,
+    /// Of a direct reply.
+    pub(super) requesters: Vec<Token>,
     persistent: bool,
     priority: Option<u8>,
     ttl_ms: Option<u64>,
@@ -26,7 +29,7 @@ pub(super) struct Routed {
 
 impl Channel {
     /// Checks, numbers and routes one message.
-    pub(super) fn publish(&mut self, session: &mut Session, message: &Message) -> Result<(), Fault> {
+    pub(super) fn publish(&mut self, session: &mut Session, message: &mut Message) -> Result<(), Fault> {
         let address = &message.address;
         session.allow(Access::Write, "exchange", &address.exchange)?;
         let glance = glance(&message.properties)?;
@@ -34,11 +37,19 @@ impl Channel {
             check_user_id(session, user_id)?;
         }
         let ttl_ms = glance.expiration.as_deref().map(message::expiration_ms).transpose()?;
+        if glance
+            .reply_to
+            .as_ref()
+            .is_some_and(|reply_to| reply_to.as_bytes() == QUEUE.as_bytes())
+        {
+            message.properties = self.stamp(&message.properties)?;
+        }
         let copies = match &glance.headers {
             Some(headers) => message::copies(&message.properties, headers)?,
             None => None,
         };
         let groups = match &copies {
+            None if direct_reply::is_reply(address) => Arc::default(),
             None => route(session, message, glance.headers.as_ref())?,
             Some(copies) => {
                 let mut keys: Vec<&str> = vec![&address.routing_key];
@@ -46,9 +57,11 @@ impl Channel {
                 route_by(session, &address.exchange, &keys, glance.headers.as_ref())?
             }
         };
+        let requesters = direct_reply::requesters(address, copies.as_ref());
         let routed = Routed {
             groups,
             copies,
+            requesters,
             persistent: glance.delivery_mode == Some(PERSISTENT),
             priority: glance.priority,
             ttl_ms,
@@ -63,7 +76,8 @@ impl Channel {
     /// Numbers a message for its confirm and hands it to its queues, or gives it back.
     pub(super) fn send(&mut self, session: &mut Session, message: &Message, routed: &Routed) {
         let (address, groups) = (&message.address, &routed.groups);
-        if groups.is_empty() && address.mandatory {
+        let is_replied = self.send_replies(session, message, routed);
+        if groups.is_empty() && address.mandatory && !is_replied {
             self.give_back(session, message);
         }
         let targets = u32::try_from(groups.len()).unwrap_or(u32::MAX);

@@ -42,6 +42,8 @@ pub(crate) enum Waiting {
         tag: ShortStr,
         no_wait: bool,
     },
+    /// Another node's word on a requester.
+    PseudoQueue { queue: QueueName, no_wait: bool },
     /// A change of exchanges or bindings; then this is said.
     Change { reply: Option<Method> },
 }
@@ -196,6 +198,7 @@ impl Channel {
                     Waiting::Counts { .. }
                     | Waiting::NewQueue { .. }
                     | Waiting::Deleted { .. }
+                    | Waiting::PseudoQueue { .. }
                     | Waiting::Change { .. } => {
                         self.waiting = Some(waiting);
                         return Ok(());
@@ -256,7 +259,7 @@ impl Channel {
         }
     }
 
-    fn declared(&mut self, session: &mut Session, queue: QueueName, ready: u64, consumers: u64) {
+    pub(super) fn declared(&mut self, session: &mut Session, queue: QueueName, ready: u64, consumers: u64) {
         let reply = Method::QueueDeclareOk {
             queue: ShortStr::cut(&queue),
             message_count: count(ready),

@@ -15,6 +15,7 @@ use actix::prelude::*;
 use bytes::BytesMut;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
 
 use super::registry::Registry;
@@ -26,12 +27,15 @@ use crate::amqp::Fault;
 use crate::directory::{Directory, SessionEvent};
 use crate::metadata::Change;
 use crate::metadata::client::MetadataClient;
+use crate::queue::client::ChannelId;
 
 /// Slices of one vectored write.
 const SLICES: usize = 64;
 /// Read buffers grow and shrink between these.
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
+/// How long another node is waited for that was asked for a requester.
+const REPLY_ASK: Duration = Duration::from_secs(5);
 /// A timer this much too late is not armed anew.
 const TIMER_SLACK_MS: u64 = 2;
 
@@ -78,6 +82,8 @@ pub struct ConnectionActor {
     timer: Option<(SpawnHandle, u64)>,
     awaits_writable: bool,
     turn_ends: bool,
+    /// Channels that wait for another node's word on a requester, with the end of their patience.
+    reply_asks: FxHashMap<ChannelId, SpawnHandle>,
 }
 
 impl ConnectionActor {
@@ -119,6 +125,7 @@ impl ConnectionActor {
         let mut core = Connection::new(limits, id, ends, view, StdRng::from_os_rng(), 1, unix_ms);
         // It is in the registry: what changes from now on is told.
         core.set_shortage(shared.alarms.shortage());
+        core.share_replies(Arc::clone(shared.directory.replies()));
         if let Some(fault) = refusal {
             core.refuse_open(fault);
         }
@@ -134,6 +141,7 @@ impl ConnectionActor {
             timer: None,
             awaits_writable: false,
             turn_ends: false,
+            reply_asks: FxHashMap::default(),
         }
     }
 
@@ -190,6 +198,16 @@ impl ConnectionActor {
                         }
                         actor.begin(context).on_outcome(channel, outcome.ok());
                     }));
+                }
+                Effect::Reply(reply) => self.shared.directory.send_reply(*reply),
+                Effect::AskReply(channel, token) => {
+                    let directory = &self.shared.directory;
+                    directory.ask_reply(self.core.id(), channel, self.core.vhost(), &token);
+                    let timer = context.run_later(REPLY_ASK, move |actor, context| {
+                        actor.reply_asks.remove(&channel);
+                        actor.begin(context).on_reply_queue(channel, &token.name(), false);
+                    });
+                    self.reply_asks.insert(channel, timer);
                 }
                 Effect::EndSession(groups) => {
                     for group in groups {
@@ -348,6 +366,13 @@ impl Handler<SessionEvent> for ConnectionActor {
                 self.begin(context).on_queue_gone(group);
             }
             SessionEvent::Deleted(deleted) => self.begin(context).on_deleted(&deleted),
+            SessionEvent::Reply(admitted) => self.begin(context).on_reply(*admitted),
+            SessionEvent::ReplyQueueIs { channel, queue, exists } => {
+                if let Some(timer) = self.reply_asks.remove(&channel) {
+                    context.cancel_future(timer);
+                }
+                self.begin(context).on_reply_queue(channel, &queue, exists);
+            }
             SessionEvent::Close { code, text } => self.begin(context).on_close(code, &text),
         }
     }

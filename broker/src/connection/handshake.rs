@@ -30,6 +30,7 @@ pub(super) fn start(cluster_name: &str) -> Method {
         "consumer_priorities",
         "authentication_failure_close",
         "per_consumer_qos",
+        "direct_reply_to",
     ] {
         capabilities.insert(name, Value::Bool(true));
     }

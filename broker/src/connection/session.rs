@@ -17,6 +17,7 @@ use super::queues::Queues;
 use super::routes::Routes;
 use crate::alarms::Shortage;
 use crate::amqp::{Fault, Method, Output, ReplyCode, ShortStr, Table, Value};
+use crate::direct_reply::{Desk, Place, Reply, Token};
 use crate::metadata::{Access, Change, Kind, Permission, Picture, Refusal, View};
 use crate::name::{UserName, VhostName};
 use crate::queue::client::{Accepted, Asked, ChannelId};
@@ -35,6 +36,10 @@ pub enum Effect {
     EndSession(Vec<u64>),
     /// Have the session's exclusive queues deleted; `Connection::on_session_ended` comes back.
     EndExclusive,
+    /// Send a direct reply to its requester.
+    Reply(Box<Reply>),
+    /// Ask another node for a requester; `Connection::on_reply_queue` comes back, with `false` if no answer does.
+    AskReply(ChannelId, Token),
 }
 
 /// What the client can do, from its properties.
@@ -132,6 +137,7 @@ pub struct Session {
     /// Changes of the metadata that were asked for and have no outcome yet.
     pub(crate) submitted: u32,
     pub(crate) routes: Routes,
+    pub(crate) replies: Desk,
     /// Channels with confirms to send.
     pub(crate) confirming: Vec<u16>,
     /// Bytes held by the open transactions of all channels.
@@ -175,6 +181,7 @@ impl Session {
             effects: Vec::new(),
             submitted: 0,
             routes: Routes::default(),
+            replies: Desk::default(),
             confirming: Vec::new(),
             transaction_bytes: 0,
             owns_exclusive: false,
@@ -220,9 +227,13 @@ impl Session {
 
     /// 22 random characters that are safe in names.
     pub(crate) fn random_name(&mut self, prefix: &str) -> String {
+        format!("{prefix}{}", URL_SAFE_NO_PAD.encode(self.random_bytes()))
+    }
+
+    pub(crate) fn random_bytes(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];
         self.rng.fill_bytes(&mut bytes);
-        format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))
+        bytes
     }
 
     /// Whether the client's user may do this to the named queue or exchange; 403 if not. `kind` is for the text.
@@ -306,10 +317,17 @@ impl Session {
         });
     }
 
+    /// Notes that the last bytes put out are a direct reply.
+    pub(crate) fn note_reply(&mut self, place: Place) {
+        let end = self.written_bytes + self.output.len() as u64;
+        self.replies.put_out(end, place);
+    }
+
     /// The socket took `written` more bytes.
     pub(crate) fn advance(&mut self, written: usize) {
         self.output.advance(written);
         self.written_bytes += written as u64;
+        self.replies.advance(self.written_bytes);
         while let Some(delivery) = self.awaiting_write.front().copied()
             && delivery.end <= self.written_bytes
         {

@@ -1,3 +1,4 @@
+mod direct_reply;
 mod flow;
 mod harness;
 mod lifecycle;

@@ -264,6 +264,8 @@ impl DeadLetters {
             SessionEvent::Deleted(_) => {}
             // The others have given this node up, and its sessions with it.
             SessionEvent::Close { .. } => sending.is_forgotten = true,
+            // It has no channels.
+            SessionEvent::Reply(_) | SessionEvent::ReplyQueueIs { .. } => {}
         }
         self.start_anew();
     }

@@ -91,6 +91,7 @@ fn the_start_method_names_what_client_libraries_look_for() {
         "consumer_priorities",
         "authentication_failure_close",
         "per_consumer_qos",
+        "direct_reply_to",
     ] {
         assert_eq!(capabilities.get(capability), Some(&Value::Bool(true)), "{capability}");
     }

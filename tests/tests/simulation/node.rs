@@ -317,7 +317,7 @@ impl NodeRun {
             members: self.members.clone(),
             ..Limits::default()
         };
-        let core = Connection::new(
+        let mut core = Connection::new(
             Arc::new(limits),
             id,
             ends,
@@ -326,6 +326,7 @@ impl NodeRun {
             1,
             0,
         );
+        core.share_replies(self.directory.replies().clone());
         let session = Session {
             way: Way::new(self.directory.clone(), self.view.clone(), id),
             core,
@@ -372,6 +373,10 @@ impl NodeRun {
                 session.core.on_queue_gone(group);
             }
             Turn::Event(SessionEvent::Deleted(deleted)) => session.core.on_deleted(&deleted),
+            Turn::Event(SessionEvent::Reply(admitted)) => session.core.on_reply(*admitted),
+            Turn::Event(SessionEvent::ReplyQueueIs { channel, queue, exists }) => {
+                session.core.on_reply_queue(channel, &queue, exists);
+            }
             Turn::Event(SessionEvent::Close { code, text }) => session.core.on_close(code, &text),
             Turn::Look => {}
         }
@@ -467,6 +472,10 @@ impl Session {
         for effect in self.core.take_effects() {
             match effect {
                 Effect::Submit(channel, change) => self.outcomes.push((Some(channel), client.ask(*change))),
+                Effect::Reply(reply) => directory.send_reply(*reply),
+                Effect::AskReply(channel, token) => {
+                    directory.ask_reply(self.core.id(), channel, self.core.vhost(), &token);
+                }
                 Effect::EndSession(groups) => {
                     for group in groups {
                         directory.end_session_in(group, self.core.id());

@@ -18,6 +18,7 @@ use crate::amqp::frame::{self, Kind};
 use crate::amqp::{Method, Properties, ShortStr, Table, put_content, put_method};
 use crate::auth::{Algorithm, PasswordHash};
 use crate::connection::{Carrier, Connection, Effect, Ends, Limits};
+use crate::direct_reply::{Registry, Reply, Token};
 use crate::directory::NotSent;
 use crate::metadata::{self, AddUser, Bootstrap, Change, MetadataMachine, Outcome, Request, Run, SetPermissions, View};
 use crate::queue::client::ChannelId;
@@ -171,6 +172,11 @@ pub(super) struct Broker {
     held: Vec<(usize, ChannelId, Change)>,
     /// Queues whose machines have ended stay in the metadata.
     pub(super) keeps_ended_queues: bool,
+    replies: Arc<Registry>,
+    /// Replies on their way; they arrive only when told to.
+    pub(super) sent_replies: Vec<Reply>,
+    /// Questions for requesters on other nodes.
+    pub(super) asked_replies: Vec<(usize, ChannelId, Token)>,
 }
 
 pub(super) const RUN: Run = Run {
@@ -192,6 +198,9 @@ impl Broker {
             holds_changes: false,
             held: Vec::new(),
             keeps_ended_queues: false,
+            replies: Arc::default(),
+            sent_replies: Vec::new(),
+            asked_replies: Vec::new(),
         };
         let password = Some(PasswordHash::new(Algorithm::Sha256, [1, 2, 3, 4], b"guest"));
         let user = AddUser {
@@ -296,7 +305,7 @@ impl Broker {
             local: address(5672),
         };
         let rng = StdRng::seed_from_u64(at as u64);
-        let core = Connection::new(
+        let mut core = Connection::new(
             Arc::new(self.limits.clone()),
             id,
             ends,
@@ -305,6 +314,7 @@ impl Broker {
             self.now_ms,
             0,
         );
+        core.share_replies(Arc::clone(&self.replies));
         self.clients.push(Client {
             core,
             read: BytesMut::new(),
@@ -448,6 +458,8 @@ impl Broker {
                     self.wire.batches.push((group, system(&Command::SessionDown(session))));
                 }
             }
+            Effect::Reply(reply) => self.sent_replies.push(*reply),
+            Effect::AskReply(channel, token) => self.asked_replies.push((at, channel, token)),
             Effect::EndExclusive => {
                 let session = self.clients[at].core.id();
                 self.change(Change::SessionEnded { session });
@@ -479,6 +491,28 @@ impl Broker {
         for client in &mut self.clients {
             client.core.begin(self.now_ms);
             client.core.set_shortage(shortage);
+        }
+        self.run();
+    }
+
+    /// Brings the replies that are on their way to their requesters, as far as those are there.
+    pub(super) fn bring_replies(&mut self) {
+        for reply in std::mem::take(&mut self.sent_replies) {
+            if let Some(admitted) = self.replies.admit(reply) {
+                let core = &mut self.clients[admitted.reply.token.session.id as usize - 1].core;
+                core.begin(self.now_ms);
+                core.on_reply(admitted);
+            }
+        }
+        self.run();
+    }
+
+    /// Another node answers every question for a requester.
+    pub(super) fn answer_replies(&mut self, exists: bool) {
+        for (at, channel, token) in std::mem::take(&mut self.asked_replies) {
+            let core = &mut self.clients[at].core;
+            core.begin(self.now_ms);
+            core.on_reply_queue(channel, &token.name(), exists);
         }
         self.run();
     }

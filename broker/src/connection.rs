@@ -14,19 +14,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use rand::rngs::StdRng;
 use rustc_hash::FxHashMap;
-use warren_proto::record::{Events, Outcome as Settlement, SessionId};
+use warren_proto::record::SessionId;
 
 use crate::amqp::frame::{self, FRAME_OVERHEAD, Frame, Kind};
 use crate::amqp::method::peek_id;
 use crate::amqp::{Fault, Method, Output, ReplyCode, Table};
 use crate::channel::{Channel, Step};
-use crate::direct_reply::{Admitted, Desk, Registry};
-use crate::directory::Deleted;
-use crate::metadata::{Outcome, View};
-use crate::queue::client::{Accepted, ChannelId, Notice};
+use crate::direct_reply::{Desk, Registry};
+use crate::metadata::View;
+use crate::queue::client::{ChannelId, Notice};
 
 pub use self::describe::{ChannelInfo, ConnectionInfo, Description};
 pub use self::limits::Limits;
@@ -35,7 +34,10 @@ pub(crate) use self::queues::Queues;
 pub use self::session::{Effect, Session};
 
 pub mod actor;
+mod control;
 mod describe;
+mod ending;
+mod events;
 pub(crate) mod fanout;
 mod handshake;
 mod limits;
@@ -247,20 +249,6 @@ impl Connection {
         }
     }
 
-    fn on_header(&mut self, current: bool, input: &mut BytesMut) {
-        let legacy = input.starts_with(b"AMQP\x01\x01\x00\x09");
-        input.advance(frame::PROTOCOL_HEADER.len());
-        if current || legacy {
-            self.phase = Phase::Start;
-            self.session.frame_max = FRAME_MAX_UNTUNED.min(self.session.limits.frame_max);
-            let start = handshake::start(&self.session.limits.cluster_name);
-            self.session.reply(0, &start);
-        } else {
-            self.session.output.put_slice(&frame::PROTOCOL_HEADER);
-            self.close_now();
-        }
-    }
-
     fn on_frame(&mut self, frame: Frame) {
         self.counters.frames_in += 1;
         let number = frame.channel;
@@ -285,145 +273,6 @@ impl Connection {
                 Fault::new(ReplyCode::ChannelError, "frame on a channel before connection.open"),
             ),
         }
-    }
-
-    /// A frame on channel 0.
-    fn on_control_frame(&mut self, frame: &Frame) {
-        if frame.kind != Kind::Method {
-            let fault = Fault::new(
-                ReplyCode::UnexpectedFrame,
-                "expected method frame, got non method frame instead",
-            );
-            return self.fault(0, fault);
-        }
-        let method = match Method::decode(&frame.payload) {
-            Ok(method) => method,
-            Err(error) => {
-                let id = peek_id(&frame.payload).unwrap_or_default();
-                return self.fault(0, Fault::from(error).of(id));
-            }
-        };
-        let id = method.id();
-        let result = match (self.phase, method) {
-            (Phase::Closing { .. }, Method::ConnectionCloseOk {}) => {
-                self.close_now();
-                Ok(())
-            }
-            (Phase::Closing { .. }, Method::ConnectionClose { .. }) => {
-                self.session.reply(0, &Method::ConnectionCloseOk {});
-                Ok(())
-            }
-            (Phase::Closing { .. }, _) => Ok(()),
-            (
-                Phase::Start,
-                Method::ConnectionStartOk {
-                    client_properties,
-                    mechanism,
-                    response,
-                    ..
-                },
-            ) => {
-                self.start_ok(&client_properties, &mechanism, &response);
-                Ok(())
-            }
-            (
-                Phase::Tune,
-                Method::ConnectionTuneOk {
-                    channel_max,
-                    frame_max,
-                    heartbeat,
-                },
-            ) => self.tune_ok(channel_max, frame_max, heartbeat),
-            (Phase::Open, Method::ConnectionOpen { virtual_host }) => self.open(&virtual_host),
-            (Phase::Tune | Phase::Open | Phase::Running, Method::ConnectionClose { .. }) => {
-                self.phase = Phase::Answering;
-                self.begin_end();
-                Ok(())
-            }
-            (Phase::Running, Method::ConnectionUpdateSecret { .. }) => {
-                self.session.reply(0, &Method::ConnectionUpdateSecretOk {});
-                Ok(())
-            }
-            (phase, _) => {
-                let text = format!("unexpected method in connection state {}", phase.name());
-                Err(Fault::new(ReplyCode::ChannelError, text))
-            }
-        };
-        if let Err(fault) = result {
-            self.fault(0, fault.of(id));
-        }
-    }
-
-    fn start_ok(&mut self, properties: &Table, mechanism: &str, response: &bytes::Bytes) {
-        self.session.client = session::Capabilities::of(properties);
-        self.client_properties = properties.detach();
-        let picture = self.session.picture();
-        let login = handshake::Login {
-            mechanism,
-            response,
-            peer: self.ends.peer.ip(),
-        };
-        match handshake::login(&login, &picture, &self.session.limits.loopback_users) {
-            Ok((user, mechanism)) => {
-                self.mechanism = mechanism;
-                self.session.user = user;
-                self.phase = Phase::Tune;
-                let limits = &self.session.limits;
-                self.session.frame_max = limits.frame_max;
-                let (channel_max, frame_max, heartbeat) = (limits.channel_max, limits.frame_max, limits.heartbeat_s);
-                self.session.reply(
-                    0,
-                    &Method::ConnectionTune {
-                        channel_max,
-                        frame_max,
-                        heartbeat,
-                    },
-                );
-            }
-            Err(handshake::Refused::Login { reason, mechanism }) => {
-                tracing::warn!(peer = %self.ends.peer, %reason, "a login was refused");
-                if self.session.client.authentication_failure_close {
-                    let text = format!(
-                        "Login was refused using authentication mechanism {mechanism}. \
-                         For details see the broker logfile."
-                    );
-                    let close = Fault::new(ReplyCode::AccessRefused, text).connection_close();
-                    self.session.reply(0, &close);
-                    self.phase = Phase::Closing {
-                        until_ms: self.session.now_ms + REFUSED_MS,
-                    };
-                    self.begin_end();
-                } else {
-                    self.refuse();
-                }
-            }
-            Err(handshake::Refused::Malformed(reason)) => {
-                tracing::warn!(peer = %self.ends.peer, %reason, "a handshake was refused");
-                self.refuse();
-            }
-        }
-    }
-
-    fn tune_ok(&mut self, channel_max: u16, frame_max: u32, heartbeat: u16) -> Result<(), Fault> {
-        let tuned = handshake::tune(&self.session.limits, channel_max, frame_max)?;
-        self.session.frame_max = tuned.frame_max;
-        self.channel_max = tuned.channel_max;
-        self.heartbeat_ms = u64::from(heartbeat) * 1_000;
-        self.phase = Phase::Open;
-        Ok(())
-    }
-
-    fn open(&mut self, vhost: &str) -> Result<(), Fault> {
-        if let Some(refusal) = self.refusal.take() {
-            return Err(refusal);
-        }
-        let picture = self.session.picture();
-        self.session.vhost = handshake::open(&picture, &self.session.user, vhost)?;
-        self.phase = Phase::Running;
-        self.session.reply(0, &Method::ConnectionOpenOk {});
-        let user = &self.session.user;
-        tracing::info!(peer = %self.ends.peer, %user, vhost, "connection opened");
-        Ok(())
     }
 
     fn on_channel_frame(&mut self, frame: Frame) {
@@ -499,251 +348,6 @@ impl Connection {
             }),
         );
         self.session.reply(number, &Method::ChannelOpenOk {});
-    }
-
-    /// The one place where a fault becomes a close of the channel or the connection.
-    fn fault(&mut self, number: u16, fault: Fault) {
-        if number != 0 && !fault.code.is_hard() {
-            if let Some(channel) = self.channels.get_mut(&number) {
-                tracing::debug!(peer = %self.ends.peer, channel = number, %fault, "channel closed");
-                channel.abandon(&mut self.session);
-                self.session.reply(number, &fault.channel_close());
-                self.resumable.push(number);
-            }
-            return;
-        }
-        match self.phase {
-            // What fails before tuning is not answered.
-            Phase::Header | Phase::Start => self.refuse(),
-            Phase::Tune | Phase::Open | Phase::Running => {
-                tracing::warn!(peer = %self.ends.peer, channel = number, %fault, "connection closed");
-                self.session.reply(0, &fault.connection_close());
-                self.phase = Phase::Closing {
-                    until_ms: self.session.now_ms + CLOSE_OK_MS,
-                };
-                self.begin_end();
-            }
-            Phase::Closing { .. } | Phase::Refused { .. } | Phase::Answering | Phase::Closed { .. } | Phase::Lost => {}
-        }
-    }
-
-    /// The broker wants the connection closed.
-    pub fn on_close(&mut self, code: ReplyCode, text: &str) {
-        match self.phase {
-            Phase::Header | Phase::Start => self.close_now(),
-            _ => self.fault(0, Fault::new(code, text)),
-        }
-    }
-
-    /// A user or a vhost was deleted: closes the connection if it is this one's.
-    pub fn on_deleted(&mut self, deleted: &Deleted) {
-        let text = match deleted {
-            Deleted::User(name) if *name == self.session.user => format!("user '{name}' is deleted"),
-            Deleted::Vhost(name) if *name == self.session.vhost => format!("vhost '{name}' is deleted"),
-            Deleted::User(_) | Deleted::Vhost(_) => return,
-        };
-        self.on_close(ReplyCode::ConnectionForced, &text);
-    }
-
-    /// The socket is gone, or is to be dropped.
-    pub fn on_lost(&mut self) {
-        self.phase = Phase::Lost;
-        self.session.output.clear();
-        self.begin_end();
-    }
-
-    fn refuse(&mut self) {
-        self.phase = Phase::Refused {
-            until_ms: self.session.now_ms + REFUSED_MS,
-        };
-        self.begin_end();
-    }
-
-    fn close_now(&mut self) {
-        self.phase = Phase::Closed {
-            until_ms: self.session.now_ms + CLOSE_OK_MS,
-        };
-        self.begin_end();
-    }
-
-    fn begin_end(&mut self) {
-        // Their messages and consumers end with the session.
-        self.channels.clear();
-        self.session.consumers.clear();
-        self.session.unfinished_bytes = 0;
-        self.held_bytes = 0;
-        if self.ending == Ending::No {
-            self.ending = Ending::Draining {
-                until_ms: self.session.now_ms + LINGER_MS,
-            };
-        }
-    }
-
-    /// A queue's word.
-    pub fn on_events(&mut self, events: &Events) {
-        let now_ms = self.session.now_ms;
-        let mut notices = std::mem::take(&mut self.notices);
-        let Some(client) = self.session.queues.known(events.group) else {
-            self.notices = notices;
-            return;
-        };
-        client.apply(events, now_ms, &mut notices);
-        self.dispatch(&mut notices);
-        for delivery in &events.deliveries {
-            match self.session.accept(events, delivery) {
-                Accepted::Drop => {}
-                Accepted::Return => self.session.settle(Settlement::Release, events.group, delivery.seq),
-                Accepted::Deliver => {
-                    // One whose channel has closed is given back by the cancelling of its consumer.
-                    let Some(consumer) = self.session.consumers.get(&delivery.consumer) else {
-                        continue;
-                    };
-                    let id = consumer.channel;
-                    if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
-                        channel.deliver(&mut self.session, delivery);
-                    }
-                }
-                Accepted::Got(id, ready) => {
-                    if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
-                        channel.got(&mut self.session, events.group, delivery, ready);
-                        self.resumable.push(id.number);
-                    } else {
-                        self.session.settle(Settlement::Release, events.group, delivery.seq);
-                    }
-                }
-            }
-        }
-        if let Some(client) = self.session.queues.known(events.group) {
-            client.finish(events, now_ms, &mut notices);
-        }
-        self.dispatch(&mut notices);
-        self.notices = notices;
-    }
-
-    /// A queue has a new leader, or something sent to or by the old one may be lost.
-    pub fn on_leader(&mut self, group: u64) {
-        let now_ms = self.session.now_ms;
-        if let Some(client) = self.session.queues.known(group) {
-            client.rewind(now_ms);
-        }
-    }
-
-    /// A queue was deleted.
-    pub fn on_queue_gone(&mut self, group: u64) {
-        let mut notices = std::mem::take(&mut self.notices);
-        self.session.queues.remove(group, &mut notices);
-        self.dispatch(&mut notices);
-        self.notices = notices;
-        let mut ended: Vec<u32> = self
-            .session
-            .consumers
-            .iter()
-            .filter(|(_, consumer)| consumer.group == group)
-            .map(|(id, _)| *id)
-            .collect();
-        ended.sort_unstable();
-        for id in ended {
-            let Some(consumer) = self.session.consumers.remove(&id) else {
-                continue;
-            };
-            if let Some(channel) = self.channels.get_mut(&consumer.channel.number) {
-                channel.consumer_ended(&mut self.session, &consumer.tag);
-            }
-        }
-    }
-
-    /// A queue has ended a consumer that held a message for too long.
-    fn on_consumer_timed_out(&mut self, consumer: u32) {
-        let Some(consumer) = self.session.consumers.remove(&consumer) else {
-            return;
-        };
-        let number = consumer.channel.number;
-        let channel = self.channels.get_mut(&number);
-        let Some(channel) = channel.filter(|channel| channel.id() == consumer.channel) else {
-            return;
-        };
-        if let Err(fault) = channel.consumer_timed_out(&mut self.session, &consumer) {
-            self.fault(number, fault);
-        }
-    }
-
-    /// What became of a change that [`Effect::Submit`] asked for; `None` if nobody could say in time.
-    pub fn on_outcome(&mut self, id: ChannelId, outcome: Option<Outcome>) {
-        self.session.submitted = self.session.submitted.saturating_sub(1);
-        let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) else {
-            return;
-        };
-        let result = channel.on_outcome(&mut self.session, outcome);
-        self.resumable.push(id.number);
-        if let Err(fault) = result {
-            self.fault(id.number, fault);
-        }
-    }
-
-    /// A direct reply for one of the channels.
-    pub fn on_reply(&mut self, admitted: Admitted) {
-        let id = admitted.channel;
-        if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
-            channel.deliver_reply(&mut self.session, admitted);
-        }
-    }
-
-    /// Whether the requester that [`Effect::AskReply`] asked for is there; `queue` is its generated name.
-    pub fn on_reply_queue(&mut self, id: ChannelId, queue: &str, exists: bool) {
-        let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) else {
-            return;
-        };
-        let result = channel.pseudo_queue_is(&mut self.session, queue, exists);
-        self.resumable.push(id.number);
-        if let Err(fault) = result {
-            self.fault(id.number, fault);
-        }
-    }
-
-    /// The exclusive queues are deleted, or could not be.
-    pub fn on_session_ended(&mut self) {
-        if let Ending::Deleting { .. } = self.ending {
-            self.finish_end();
-        }
-    }
-
-    fn dispatch(&mut self, notices: &mut Vec<Notice>) {
-        for notice in notices.drain(..) {
-            let (id, notice) = match notice {
-                Notice::Confirmed(id, run) => {
-                    if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
-                        channel.confirmed(&mut self.session, run);
-                        self.go_on_after_commit(id.number);
-                    }
-                    continue;
-                }
-                Notice::Refused(id, run) => {
-                    if let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) {
-                        channel.refused(&mut self.session, run);
-                        self.go_on_after_commit(id.number);
-                    }
-                    continue;
-                }
-                Notice::ConsumerTimedOut(consumer) => {
-                    self.on_consumer_timed_out(consumer);
-                    continue;
-                }
-                Notice::Forgotten => {
-                    let fault = Fault::new(ReplyCode::InternalError, "the cluster took this node for dead");
-                    self.fault(0, fault);
-                    continue;
-                }
-                Notice::Answer(id, ..) | Notice::Ended(id, _) | Notice::TimedOut(id, _) => (id, notice),
-            };
-            let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) else {
-                continue;
-            };
-            let result = channel.on_answer(&mut self.session, notice);
-            self.resumable.push(id.number);
-            if let Err(fault) = result {
-                self.fault(id.number, fault);
-            }
-        }
     }
 
     /// A channel whose transaction is committed goes on with what it held; one whose transaction is not is closed.
@@ -835,48 +439,6 @@ impl Connection {
         {
             self.finish_draining();
         }
-    }
-
-    fn finish_draining(&mut self) {
-        let Ending::Draining { .. } = self.ending else { return };
-        let mut groups: Vec<u64> = self.session.queues.groups().collect();
-        groups.sort_unstable();
-        if !groups.is_empty() {
-            self.session.effects.push(Effect::EndSession(groups));
-        }
-        if self.session.owns_exclusive {
-            self.session.effects.push(Effect::EndExclusive);
-            self.ending = Ending::Deleting {
-                until_ms: self.session.now_ms + LINGER_MS,
-            };
-        } else {
-            self.finish_end();
-        }
-    }
-
-    fn finish_end(&mut self) {
-        self.ending = Ending::Done;
-        if self.phase == Phase::Answering {
-            self.session.reply(0, &Method::ConnectionCloseOk {});
-            self.phase = Phase::Closed {
-                until_ms: self.session.now_ms + CLOSE_OK_MS,
-            };
-        }
-    }
-
-    /// Whether the shell may stop.
-    pub fn is_over(&self) -> bool {
-        let is_silent = match self.phase {
-            Phase::Lost => true,
-            Phase::Closed { .. } => self.session.output.is_empty(),
-            _ => false,
-        };
-        is_silent && self.ending == Ending::Done
-    }
-
-    /// Whether the socket is to be dropped even though the session still ends.
-    pub fn has_hung_up(&self) -> bool {
-        self.phase == Phase::Lost
     }
 
     /// Whether the socket is to be read.

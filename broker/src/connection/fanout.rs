@@ -54,7 +54,7 @@ impl Owned {
     }
 }
 
-/// Those of a session, in order. Channels have one each at most.
+/// Those of a session, in order. A channel has several where a transaction published them.
 pub(crate) type Fanouts = VecDeque<Fanout>;
 
 impl Connection {
@@ -77,6 +77,7 @@ impl Connection {
             fanout.done = end;
             if end == fanout.groups.len()
                 && let Some(Fanout { channel: id, .. }) = self.session.fanouts.pop_front()
+                && self.session.fanouts.iter().all(|other| other.channel != id)
                 && let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id)
             {
                 channel.fanned_out();

@@ -400,7 +400,8 @@ impl QueueMachine {
                 let Ok(message) = Stored::decode(payload) else {
                     return false;
                 };
-                if self.ended || !self.publish(Place { index, offset, len }, &message) {
+                // To a queue that is no more: as done as what it held when it ended, which is how RabbitMQ confirms it.
+                if !self.ended && !self.publish(Place { index, offset, len }, &message) {
                     self.refuse(slot, seq);
                 }
             }

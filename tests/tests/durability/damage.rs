@@ -127,7 +127,11 @@ fn start(what: &str, cluster: &mut Cluster, node: usize, others: &[usize]) -> Fa
             let log = cluster.log(node).split_off(before);
             let error = log.lines().rfind(|line| line.contains("ERROR")).unwrap_or_default();
             println!("{what}: {} refused ({status}): {error}", name(node));
-            assert_eq!(status.code(), Some(74), "{what}: ended with {status}: {log}");
+            // 70 where raft-rs was the first to miss something.
+            assert!(
+                matches!(status.code(), Some(70 | 74)),
+                "{what}: ended with {status}: {log}"
+            );
             assert!(!log.contains("panicked at"), "{what}: a panic, not a refusal: {log}");
             let data = cluster.data(node).display().to_string();
             assert!(

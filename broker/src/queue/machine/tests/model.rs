@@ -566,9 +566,7 @@ impl Model {
     fn command(&mut self, session: SessionId, seq: u64, command: &Command<'_>, place: Place) {
         match command {
             Command::Publish { payload, .. } => {
-                if self.ended {
-                    Run::push(self.refused.entry(session).or_default(), seq);
-                } else {
+                if !self.ended {
                     self.publish(session, seq, payload, place);
                 }
             }

@@ -373,7 +373,9 @@ impl QueueReplica {
     /// The runs of `node` up to `incarnation` have ended, and with them their sessions.
     fn run_ended(&mut self, node: NodeId, incarnation: u64) {
         let of_it = |session: SessionId| session.node == node && session.incarnation <= incarnation;
-        if self.shell.core().machine().sessions().any(of_it) {
+        // What waits or is on its way may begin a session yet.
+        let is_busy = !self.pending.is_empty() || self.shell.core().in_flight() > 0;
+        if is_busy || self.shell.core().machine().sessions().any(of_it) {
             self.pending.push(system(&Command::NodeDown { node, incarnation }));
         }
     }

@@ -6,10 +6,10 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Exit status of a node whose store failed or holds what it cannot hold.
-pub const EXIT_STORE: i32 = 74;
-/// Exit status of a node in which something happened that cannot happen.
-pub const EXIT_BROKEN: i32 = 70;
+/// Exit status of a node whose store failed, cannot be opened, or holds what it cannot hold.
+pub const EXIT_STORE: u8 = 74;
+/// Exit status of a node that could not start or end in good order, or in which something happened that cannot happen.
+pub const EXIT_BROKEN: u8 = 70;
 
 static DATA_DIR: OnceLock<PathBuf> = OnceLock::new();
 
@@ -41,6 +41,6 @@ fn data_dir_text() -> String {
 }
 
 #[expect(clippy::exit, reason = "the one place that ends a running node")]
-fn exit(status: i32) -> ! {
-    std::process::exit(status)
+fn exit(status: u8) -> ! {
+    std::process::exit(status.into())
 }

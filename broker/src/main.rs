@@ -7,16 +7,12 @@ use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
 use warren_broker::boot;
 use warren_broker::config::{Config, EXIT_CONFIG, LogFormat};
+use warren_broker::fatal::{EXIT_BROKEN, EXIT_STORE};
 use warren_broker::log_line::Lines;
 
 /// Backlogs come and go: what they took goes back to the system in the background, which glibc's allocator does not do.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
-
-/// Exit status of a node that could not start or end in good order.
-const EXIT_SOFTWARE: u8 = 70;
-/// Exit status of a node whose store cannot be opened, as of one whose store fails later.
-const EXIT_STORE: u8 = 74;
 
 fn main() -> ExitCode {
     let config = match Config::of_process() {
@@ -55,7 +51,7 @@ fn main() -> ExitCode {
             } else if error.is::<warren_cluster::log::Error>() {
                 EXIT_STORE
             } else {
-                EXIT_SOFTWARE
+                EXIT_BROKEN
             })
         }
     }

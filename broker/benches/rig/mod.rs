@@ -21,7 +21,7 @@ use warren_broker::metadata::{self, AddUser, Bootstrap, Change, MetadataMachine,
 use warren_broker::queue::machine::{self, Config, QueueMachine};
 use warren_cluster::machine::{Machine as _, Meta};
 use warren_proto::queue::Resync;
-use warren_proto::record::{Delivery, Events, SessionId};
+use warren_proto::record::{Events, SessionId};
 
 const RUN: Run = Run {
     node: 1,
@@ -276,7 +276,11 @@ impl Rig {
         log.machine.apply(&meta(self.index), &batch, &mut effects);
         log.machine.take_freed(&mut self.freed);
         let mut sessions: Vec<(SessionId, Events)> = Vec::new();
-        let mut events_of = |session: SessionId, with: &mut dyn FnMut(&mut Events)| {
+        for effect in effects.drain(..) {
+            let payload = effect.place().map_or_else(Bytes::new, |at| {
+                log.entries[&at.index].slice(at.offset as usize..(at.offset + at.len) as usize)
+            });
+            let session = effect.session().expect("the queue and its sessions stay");
             let known = sessions.iter().position(|(id, _)| *id == session);
             let at = known.unwrap_or_else(|| {
                 let events = Events {
@@ -287,40 +291,7 @@ impl Rig {
                 sessions.push((session, events));
                 sessions.len() - 1
             });
-            with(&mut sessions[at].1);
-        };
-        for effect in effects.drain(..) {
-            match effect {
-                machine::Effect::Applied { session, upto } => events_of(session, &mut |events| events.applied = upto),
-                machine::Effect::Reply { session, seq, reply } => {
-                    events_of(session, &mut |events| events.replies.push((seq, reply)));
-                }
-                machine::Effect::Deliver {
-                    session,
-                    consumer,
-                    delivery_id,
-                    get_seq,
-                    seq,
-                    redelivered,
-                    acquired,
-                    failed,
-                    at,
-                } => {
-                    let payload = log.entries[&at.index].slice(at.offset as usize..(at.offset + at.len) as usize);
-                    let delivery = Delivery {
-                        consumer,
-                        delivery_id,
-                        seq,
-                        get_seq,
-                        redelivered,
-                        acquired,
-                        failed,
-                        payload,
-                    };
-                    events_of(session, &mut |events| events.deliveries.push(delivery.clone()));
-                }
-                other => panic!("not expected here: {other:?}"),
-            }
+            effect.add_to(&mut sessions[at].1, payload);
         }
         for index in self.freed.drain(..) {
             log.entries.remove(&index);

@@ -27,7 +27,7 @@ impl Connection {
         }
     }
 
-    /// The turn ends: a publish in it during a shortage was this connection's last for now.
+    /// The turn ends: a connection that published in it during a shortage is not read until the shortage ends.
     pub(super) fn block(&mut self) {
         if !self.session.published_short || self.blocking.is_blocked || self.phase != Phase::Running {
             return;

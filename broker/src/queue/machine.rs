@@ -23,6 +23,7 @@ mod commands;
 mod consumers;
 mod dead;
 mod entries;
+mod events;
 mod facts;
 mod flow;
 mod origins;

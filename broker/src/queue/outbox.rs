@@ -6,9 +6,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use warren_cluster::transport::Envelope;
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::queue;
-use warren_proto::queue::reply::Kind as ReplyKind;
-use warren_proto::record::{Delivery, Events, SessionId};
+use warren_proto::record::{Events, SessionId};
 
 use super::machine::{Effect, Place};
 use crate::directory::Directory;
@@ -44,87 +42,56 @@ impl Outbox {
     /// Answers whether the queue has ended.
     pub(super) fn add(&mut self, effect: Effect, term: u64, payload: impl FnOnce(Place) -> Option<Bytes>) -> bool {
         match effect {
-            Effect::Applied { session, upto } => {
-                let events = self.events(session, term);
-                events.applied = events.applied.max(upto);
+            Effect::Ended { session } => {
+                self.directory.end_applied(self.group, session);
+                return false;
             }
-            Effect::Refused { session, run } => self.events(session, term).refused.push(run),
-            Effect::Reply { session, seq, reply } => self.events(session, term).replies.push((seq, reply)),
-            Effect::ConsumerTimedOut { session, consumer } => {
-                let kind = Some(ReplyKind::ConsumerTimedOut(queue::ConsumerTimedOut { consumer }));
-                self.events(session, term).replies.push((0, queue::Reply { kind }));
-            }
-            Effect::Gap { session, expected } => {
-                let events = self.events(session, term);
-                events.applied = events.applied.max(expected.saturating_sub(1));
-            }
-            Effect::Deliver {
-                session,
-                consumer,
-                delivery_id,
-                get_seq,
-                seq,
-                redelivered,
-                acquired,
-                failed,
-                at,
-            } => {
-                let Some(payload) = payload(at) else {
+            Effect::Gone => return true,
+            _ => {}
+        }
+        let Some(session) = effect.session() else { return false };
+        let payload = match effect.place() {
+            None => Bytes::new(),
+            Some(at) => match payload(at) {
+                Some(payload) => payload,
+                None => {
                     tracing::error!(
                         group = self.group,
                         index = at.index,
                         "the log does not hold a live message"
                     );
                     return false;
-                };
-                let bytes = payload.len();
-                let delivery = Delivery {
-                    consumer,
-                    delivery_id,
-                    seq,
-                    get_seq,
-                    redelivered,
-                    acquired,
-                    failed,
-                    payload,
-                };
-                self.events(session, term).deliveries.push(delivery);
-                if let Some(open) = self.open.get_mut(&session) {
-                    open.bytes += bytes;
-                    if open.bytes > EVENTS_BYTES_MAX {
-                        let applied = open.events.applied;
-                        let full = std::mem::take(&mut open.events);
-                        open.events = Events {
-                            group: self.group,
-                            term,
-                            applied,
-                            ..Events::default()
-                        };
-                        open.bytes = 0;
-                        self.post(session, full);
-                    }
                 }
-            }
-            Effect::Ended { session } => self.directory.end_applied(self.group, session),
-            Effect::Gone => return true,
+            },
+        };
+        let bytes = payload.len();
+        let open = self.open(session, term);
+        effect.add_to(&mut open.events, payload);
+        open.bytes += bytes;
+        if open.bytes > EVENTS_BYTES_MAX {
+            open.bytes = 0;
+            let next = Events {
+                group: open.events.group,
+                term,
+                applied: open.events.applied,
+                ..Events::default()
+            };
+            let full = std::mem::replace(&mut open.events, next);
+            self.post(session, full);
         }
         false
     }
 
-    fn events(&mut self, session: SessionId, term: u64) -> &mut Events {
+    fn open(&mut self, session: SessionId, term: u64) -> &mut Open {
         let group = self.group;
-        &mut self
-            .open
-            .entry(session)
-            .or_insert_with(|| Open {
-                events: Events {
-                    group,
-                    term,
-                    ..Events::default()
-                },
-                bytes: 0,
-            })
-            .events
+        self.open.entry(session).or_insert_with(|| Open {
+            events: Events {
+                group,
+                term,
+                ..Events::default()
+            },
+            bytes: 0,
+        })
     }
 
     /// Sends what was gathered. Answers sessions of this node that do not exist.

@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use warren_cluster::machine::{Machine as _, Meta};
-use warren_proto::queue::{self, Resync, reply};
-use warren_proto::record::{Command, Delivery, Events, SessionId, system};
+use warren_proto::queue::Resync;
+use warren_proto::record::{Command, Events, SessionId, system};
 
 use crate::alarms::Shortage;
 use crate::amqp::content::Header;
@@ -566,42 +566,12 @@ impl Broker {
                 return false;
             };
             for effect in effects {
-                match effect {
-                    Effect::Applied { session, upto } => gathered.of(session).applied = upto,
-                    Effect::Refused { session, run } => gathered.of(session).refused.push(run),
-                    Effect::Reply { session, seq, reply } => gathered.of(session).replies.push((seq, reply)),
-                    Effect::Gap { session, expected } => gathered.of(session).applied = expected - 1,
-                    Effect::Deliver {
-                        session,
-                        consumer,
-                        delivery_id,
-                        get_seq,
-                        seq,
-                        redelivered,
-                        acquired,
-                        failed,
-                        at,
-                    } => {
-                        let entry = &log.entries[&at.index];
-                        let payload = entry.slice(at.offset as usize..(at.offset + at.len) as usize);
-                        gathered.of(session).deliveries.push(Delivery {
-                            consumer,
-                            delivery_id,
-                            seq,
-                            get_seq,
-                            redelivered,
-                            acquired,
-                            failed,
-                            payload,
-                        });
-                    }
-                    Effect::Ended { .. } => {}
-                    Effect::ConsumerTimedOut { session, consumer } => {
-                        let kind = reply::Kind::ConsumerTimedOut(queue::ConsumerTimedOut { consumer });
-                        let reply = queue::Reply { kind: Some(kind) };
-                        gathered.of(session).replies.push((0, reply));
-                    }
-                    Effect::Gone => is_gone = true,
+                is_gone |= effect == Effect::Gone;
+                let payload = effect.place().map_or_else(Bytes::new, |at| {
+                    log.entries[&at.index].slice(at.offset as usize..(at.offset + at.len) as usize)
+                });
+                if let Some(session) = effect.session() {
+                    effect.add_to(gathered.of(session), payload);
                 }
             }
         }

@@ -39,12 +39,10 @@ const WAIT_MS_MAX: u64 = 20;
 pub(super) struct Pace {
     /// Whether consumers nearly keep up, as far as the last window told.
     limiting: bool,
-    /// Whether they also have enough to do.
-    holding: bool,
+    /// Whether they have enough to do.
+    backlog: bool,
     /// Whether anything was settled in the last window.
     heard: bool,
-    /// Whether consumers are at work and have enough to do.
-    beside: bool,
     /// Publishes that may go in; below zero after a batch that was larger than what was allowed.
     allowance: i64,
     now_ms: u64,
@@ -77,19 +75,23 @@ impl Pace {
             self.heard = window.settled > 0;
             self.limiting = self.heard && window.settled * KEEP_UP >= window.let_in;
         }
-        self.holding = demand.backlog && self.limiting;
-        self.beside = demand.backlog && self.heard;
+        self.backlog = demand.backlog;
         let due = i64::try_from(settled - settled / SHRINK).unwrap_or(ALLOWANCE_MAX);
-        self.allowance = if self.holding {
+        self.allowance = if self.is_holding() {
             self.allowance.saturating_add(due).min(ALLOWANCE_MAX)
         } else {
             ALLOWANCE_MAX
         };
     }
 
+    /// Whether publishes go at the pace of consumers.
+    fn is_holding(&self) -> bool {
+        self.backlog && self.limiting
+    }
+
     /// How much the next entry may hold, of at most `most`.
     pub(super) fn entry_max(&self, most: Bound) -> Bound {
-        if self.beside {
+        if self.backlog && self.heard {
             Bound {
                 bytes: most.bytes.min(ENTRY_MAX.bytes),
                 commands: most.commands.min(ENTRY_MAX.commands),
@@ -102,7 +104,7 @@ impl Pace {
     /// Whether a batch of publishes may go in now; counts it if so.
     pub(super) fn lets_in(&mut self, publishes: u32) -> bool {
         let elapsed_ms = self.now_ms - self.window.since_ms;
-        if self.holding {
+        if self.is_holding() {
             if self.allowance <= 0 && self.window.let_in >= FLOOR_PER_MS * (elapsed_ms + 1) {
                 return false;
             }

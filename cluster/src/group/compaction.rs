@@ -1,0 +1,217 @@
+//! What a group keeps on disk: the newest snapshot of its machine, the entries after the one before it, and older ones
+//! that still hold a live message.
+
+use std::ops::Range;
+
+use raft::StateRole;
+use raft::eraftpb::Snapshot;
+
+use super::{Effect, Error, GroupCore};
+use crate::log::{LogStore, ReplicaState, Write};
+use crate::machine::Machine;
+use crate::{GroupId, NodeId};
+
+/// A snapshot is due when the log has grown by so many times the size of the last one: what is written for snapshots
+/// is at most this share of what is written at all.
+const SNAPSHOT_SHARE: u64 = 8;
+
+/// How many times as much log as makes a snapshot due is kept for peers that need the one before.
+const HOLD_SHARE: u64 = 4;
+
+impl<M: Machine> GroupCore<M> {
+    /// Whether a reachable peer needs what the next snapshot takes the place of: the stored one, which it is being sent,
+    /// or the entries before it, of which it lacks only the last.
+    fn is_needed(&mut self) -> bool {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader {
+            self.sending.clear();
+            return false;
+        }
+        let progress = |peer: NodeId| raft.prs().get(peer).filter(|_| !self.down.contains(&peer));
+        self.sending
+            .retain(|peer, index| progress(*peer).is_some_and(|progress| progress.matched < *index));
+        let state = &self.raw.store().state;
+        !self.sending.is_empty()
+            || raft.prs().iter().any(|(peer, progress)| {
+                let lacks = (state.compacted_index..state.snapshot_index).contains(&progress.matched);
+                lacks && *peer != self.node && !self.down.contains(peer)
+            })
+    }
+
+    /// Gives back what no live message needs, and stores the machine's state once the log has grown enough.
+    pub(super) fn compact(&mut self, out: &mut Vec<Effect<M::Effect>>) {
+        let enough = self
+            .options
+            .snapshot_log_bytes
+            .max(SNAPSHOT_SHARE * self.snapshot_bytes);
+        let grown = self.log_bytes_since_snapshot;
+        let due = grown >= enough
+            && self.applied > self.raw.store().state.snapshot_index
+            && (grown >= enough.saturating_mul(HOLD_SHARE) || !self.is_needed());
+        let group = self.group;
+        let state = &self.raw.store().state;
+        let (generation, compacted) = (state.generation, state.compacted_index);
+        // What the round before freed: this round's effects may still read what this round frees.
+        let mut freed = std::mem::take(&mut self.freed);
+        freed.retain(|index| *index <= compacted);
+        freed.sort_unstable();
+        let mut writes = Vec::new();
+        let ranges = joined(&freed);
+        if !ranges.is_empty() {
+            writes.push(Write::Remove {
+                group,
+                generation,
+                ranges,
+            });
+        }
+        freed.clear();
+        self.machine.take_freed(&mut freed);
+        self.freed = freed;
+        if due {
+            self.store_snapshot(&mut writes);
+        }
+        if !writes.is_empty() {
+            out.push(Effect::Write {
+                writes,
+                sync: false,
+                number: None,
+            });
+        }
+    }
+
+    /// Stores the machine's state, and gives back the entries before the last one that it stored.
+    fn store_snapshot(&mut self, writes: &mut Vec<Write>) {
+        let group = self.group;
+        let generation = self.raw.store().state.generation;
+        let chunks = self.machine.snapshot();
+        let old = self.raw.store().state.clone();
+        let term = self.raw.raft.raft_log.term(self.applied).unwrap_or(old.snapshot_term);
+        self.snapshot_bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        let view = self.raw.mut_store();
+        let state = &mut view.state;
+        state.snapshot_index = self.applied;
+        state.snapshot_term = term;
+        state.snapshot_chunks = chunks.len() as u32;
+        state.commit = state.commit.max(self.applied);
+        // Entries since the previous snapshot stay, so that a replica that was away briefly needs only the log.
+        state.compacted_index = old.snapshot_index;
+        state.compacted_term = old.snapshot_term;
+        let state = state.clone();
+        for (number, data) in chunks.into_iter().enumerate() {
+            let number = number as u32;
+            writes.push(Write::SnapshotChunk {
+                group,
+                generation,
+                snapshot_index: self.applied,
+                number,
+                data,
+            });
+        }
+        if old.snapshot_index > 0 {
+            writes.push(Write::RemoveSnapshot {
+                group,
+                generation,
+                snapshot_index: old.snapshot_index,
+            });
+        }
+        let mut live = self.machine.live();
+        live.extend(&self.freed);
+        live.sort_unstable();
+        let ranges = gaps(old.compacted_index + 1..state.compacted_index + 1, &live);
+        if !ranges.is_empty() {
+            writes.push(Write::Remove {
+                group,
+                generation,
+                ranges,
+            });
+        }
+        writes.push(Write::State { group, state });
+        self.log_bytes_since_snapshot = 0;
+    }
+
+    /// Takes over the staged state that `snapshot` announced.
+    pub(super) fn install(&mut self, snapshot: &Snapshot, writes: &mut Vec<Write>) -> Result<(), Error> {
+        let metadata = snapshot.get_metadata();
+        let (generation, chunks) = self
+            .staged
+            .take()
+            .expect("raft-rs accepts only a snapshot that was staged");
+        let view = self.raw.mut_store();
+        let old = view.state.clone();
+        let state = ReplicaState {
+            commit: metadata.index,
+            snapshot_index: metadata.index,
+            snapshot_term: metadata.term,
+            compacted_index: metadata.index,
+            compacted_term: metadata.term,
+            voters: metadata.get_conf_state().voters.clone(),
+            learners: metadata.get_conf_state().learners.clone(),
+            generation,
+            snapshot_chunks: chunks,
+            ..old
+        };
+        let store = view.store().clone();
+        self.snapshot_bytes = restore(&*store, self.group, &state, chunks, &mut self.machine)?;
+        view.reset(state.clone());
+        self.applied = metadata.index;
+        self.log_bytes_since_snapshot = 0;
+        writes.push(Write::State {
+            group: self.group,
+            state,
+        });
+        writes.push(Write::DropGeneration {
+            group: self.group,
+            generation: old.generation,
+        });
+        Ok(())
+    }
+}
+
+/// Reads the stored chunks into the machine; answers their size.
+pub(super) fn restore<M: Machine>(
+    store: &dyn LogStore,
+    group: GroupId,
+    state: &ReplicaState,
+    chunks: u32,
+    machine: &mut M,
+) -> Result<u64, Error> {
+    let index = state.snapshot_index;
+    let mut parts = Vec::with_capacity(chunks as usize);
+    for chunk in 0..chunks {
+        let part = store.snapshot_chunk(group, state.generation, index, chunk)?;
+        parts.push(part.ok_or(Error::SnapshotMissing { group, index, chunk })?);
+    }
+    machine
+        .restore(&parts)
+        .map_err(|source| Error::Restore { group, source })?;
+    Ok(parts.iter().map(|part| part.len() as u64).sum())
+}
+
+/// Ascending numbers as ranges.
+fn joined(numbers: &[u64]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some(range) if range.end == *number => range.end += 1,
+            _ => ranges.push(*number..*number + 1),
+        }
+    }
+    ranges
+}
+
+/// The parts of `whole` that hold none of `kept` (ascending).
+fn gaps(whole: Range<u64>, kept: &[u64]) -> Vec<Range<u64>> {
+    let mut ranges = Vec::new();
+    let mut start = whole.start;
+    let from = kept.partition_point(|index| *index < whole.start);
+    for index in kept[from..].iter().take_while(|index| **index < whole.end) {
+        if start < *index {
+            ranges.push(start..*index);
+        }
+        start = index + 1;
+    }
+    if start < whole.end {
+        ranges.push(start..whole.end);
+    }
+    ranges
+}

@@ -57,6 +57,40 @@ fn reply_to(request: &Delivery) -> String {
         .expect("the request asks for a reply")
 }
 
+/// A requester whose request, which came through a queue, its replier has.
+struct Asked {
+    // Deletes the queue at the end.
+    _case: Case,
+    requester: Client,
+    channel: u16,
+    replier: Client,
+    replying: u16,
+    queue: String,
+    /// What the request says to reply to.
+    name: String,
+}
+
+impl Asked {
+    #[track_caller]
+    fn new() -> Self {
+        let case = Case::new();
+        let (mut requester, mut replier) = (Client::connect(0), Client::connect(1));
+        let (channel, replying) = (requester.channel(), replier.channel());
+        let queue = case.declared(&mut requester, channel, "requests");
+        requester.call(channel, &replies("t"));
+        let name = reply_to(&requested(&mut requester, channel, &mut replier, replying, &queue));
+        Self {
+            _case: case,
+            requester,
+            channel,
+            replier,
+            replying,
+            queue,
+            name,
+        }
+    }
+}
+
 #[test]
 fn a_reply_comes_back_from_every_node_to_every_node() {
     let case = Case::new();
@@ -107,12 +141,15 @@ fn a_reply_comes_back_from_every_node_to_every_node() {
 
 #[test]
 fn many_replies_come_in_order() {
-    let case = Case::new();
-    let (mut requester, mut replier) = (Client::connect(0), Client::connect(1));
-    let (channel, replying) = (requester.channel(), replier.channel());
-    let queue = case.declared(&mut requester, channel, "requests");
-    requester.call(channel, &replies("t"));
-    let name = reply_to(&requested(&mut requester, channel, &mut replier, replying, &queue));
+    let Asked {
+        mut requester,
+        channel,
+        mut replier,
+        replying,
+        name,
+        _case,
+        ..
+    } = Asked::new();
     for number in 0..2_000 {
         replier.publish(
             replying,
@@ -290,12 +327,15 @@ fn a_mandatory_reply_to_nobody_is_returned() {
 
 #[test]
 fn replies_may_be_copies() {
-    let case = Case::new();
-    let (mut requester, mut replier) = (Client::connect(0), Client::connect(1));
-    let (channel, replying) = (requester.channel(), replier.channel());
-    let queue = case.declared(&mut requester, channel, "requests");
-    requester.call(channel, &replies("t"));
-    let name = reply_to(&requested(&mut requester, channel, &mut replier, replying, &queue));
+    let Asked {
+        mut requester,
+        channel,
+        mut replier,
+        replying,
+        queue,
+        name,
+        _case,
+    } = Asked::new();
     let copied = Properties {
         headers: Some(Table::from([("CC", Value::Array(vec![Value::from(name.as_str())]))])),
         ..Properties::default()
@@ -312,12 +352,16 @@ fn replies_may_be_copies() {
 
 #[test]
 fn a_transaction_holds_replies_until_its_commit() {
-    let case = Case::new();
-    let (mut requester, mut replier) = (Client::connect(0), Client::connect(1));
-    let (channel, replying, looking) = (requester.channel(), replier.channel(), replier.channel());
-    let queue = case.declared(&mut requester, channel, "requests");
-    requester.call(channel, &replies("t"));
-    let name = reply_to(&requested(&mut requester, channel, &mut replier, replying, &queue));
+    let Asked {
+        mut requester,
+        channel,
+        mut replier,
+        replying,
+        name,
+        _case,
+        ..
+    } = Asked::new();
+    let looking = replier.channel();
     replier.call(replying, &TxSelect::default());
     replier.publish(replying, "", &name, &Properties::default(), b"dropped");
     replier.call(replying, &TxRollback::default());

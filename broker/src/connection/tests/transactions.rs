@@ -25,6 +25,17 @@ fn ack(delivery_tag: u64) -> Method {
     }
 }
 
+/// The transaction of a client has acknowledged the only message of `q`.
+fn settling() -> (Broker, usize) {
+    let mut broker = Broker::new();
+    let at = begun(&mut broker);
+    broker.publish(at, 1, "", "q", b"1");
+    broker.call(at, 1, &Method::TxCommit {});
+    broker.call(at, 1, &get());
+    broker.call(at, 1, &ack(1));
+    (broker, at)
+}
+
 fn partial(method: &Method) -> bool {
     matches!(method, Method::ChannelClose { reply_text, .. } if reply_text.ends_with("partial tx completion"))
 }
@@ -50,12 +61,7 @@ fn commit_ok_waits_for_the_queue() {
 
 #[test]
 fn commit_ok_waits_for_what_is_settled() {
-    let mut broker = Broker::new();
-    let at = begun(&mut broker);
-    broker.publish(at, 1, "", "q", b"1");
-    broker.call(at, 1, &Method::TxCommit {});
-    broker.call(at, 1, &get());
-    broker.call(at, 1, &ack(1));
+    let (mut broker, at) = settling();
     assert_eq!(broker.stats("q").unacked, 1);
     broker.wire.is_full = true;
     assert_eq!(broker.call(at, 1, &Method::TxCommit {}), []);
@@ -150,12 +156,7 @@ fn open_transactions_hold_so_much_and_no_more() {
 
 #[test]
 fn an_ended_channel_gives_back_what_it_had_settled() {
-    let mut broker = Broker::new();
-    let at = begun(&mut broker);
-    broker.publish(at, 1, "", "q", b"1");
-    broker.call(at, 1, &Method::TxCommit {});
-    broker.call(at, 1, &get());
-    broker.call(at, 1, &ack(1));
+    let (mut broker, at) = settling();
     broker.call(at, 1, &ack(1));
     assert_eq!((broker.stats("q").ready, broker.stats("q").unacked), (1, 0));
 }

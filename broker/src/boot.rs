@@ -27,6 +27,7 @@ use crate::alarms::{self, Alarms, Bounds};
 use crate::auth::{Algorithm, PasswordHash};
 use crate::config::{Address, Config};
 use crate::connection::Limits;
+use crate::connection::census::Census;
 use crate::directory::Directory;
 use crate::fatal;
 use crate::listener::Listener;
@@ -68,7 +69,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let alarms = Arc::new(Alarms::new(node, bounds));
     inbox.connect_alarms(alarms.clone());
-    let admin = Arc::new(Admin::new(&config, directory.clone(), view.clone(), alarms.clone()));
+    let census = Arc::new(Census::default());
+    let admin = Arc::new(Admin::new(
+        &config,
+        directory.clone(),
+        view.clone(),
+        alarms.clone(),
+        census.clone(),
+    ));
+    census.connect(admin.clone());
 
     let own = config
         .cluster
@@ -147,6 +156,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         signal = &mut stopped => { signal?; false }
     };
     if joined {
+        if let Some(path) = &config.definitions.path {
+            admin.import_file(path).await?;
+        }
         let limits = Limits {
             channel_max: config.amqp.channel_max,
             frame_max: config.amqp.frame_max,
@@ -176,6 +188,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 directory.clone(),
                 client.clone(),
                 alarms.clone(),
+                census.clone(),
             )
             .with_context(|| format!("cannot listen for clients on {address}"))?;
             listeners.push(listener);

@@ -17,6 +17,7 @@ use crate::amqp::content::Header;
 use crate::amqp::frame::{self, Kind};
 use crate::amqp::{Method, Properties, ShortStr, Table, put_content, put_method};
 use crate::auth::{Algorithm, PasswordHash};
+use crate::connection::census::Count;
 use crate::connection::{Carrier, Connection, Effect, Ends, Limits};
 use crate::direct_reply::{Registry, Reply, Token};
 use crate::directory::NotSent;
@@ -175,6 +176,8 @@ pub(super) struct Broker {
     replies: Arc<Registry>,
     /// Replies on their way; they arrive only when told to.
     pub(super) sent_replies: Vec<Reply>,
+    /// What other nodes say that they have.
+    pub(super) elsewhere: Count,
     /// Questions for requesters on other nodes.
     pub(super) asked_replies: Vec<(usize, ChannelId, Token)>,
 }
@@ -200,6 +203,7 @@ impl Broker {
             keeps_ended_queues: false,
             replies: Arc::default(),
             sent_replies: Vec::new(),
+            elsewhere: Count::default(),
             asked_replies: Vec::new(),
         };
         let password = Some(PasswordHash::new(Algorithm::Sha256, [1, 2, 3, 4], b"guest"));
@@ -457,6 +461,11 @@ impl Broker {
                 for group in groups {
                     self.wire.batches.push((group, system(&Command::SessionDown(session))));
                 }
+            }
+            Effect::Count(channel) => {
+                let core = &mut self.clients[at].core;
+                core.begin(self.now_ms);
+                core.on_count(channel, self.elsewhere);
             }
             Effect::Reply(reply) => self.sent_replies.push(*reply),
             Effect::AskReply(channel, token) => self.asked_replies.push((at, channel, token)),

@@ -31,6 +31,7 @@ pub use self::checks::{
     check_exchange_declare, check_exchange_name, check_new_queue, check_queue_declare, check_queue_name,
     check_server_named,
 };
+pub use self::edit::predeclared;
 pub use self::facts::{Binding, Destination, Exchange, Node, Placement, Queue, Resource, Run, User, Vhost};
 pub use self::limits::{Limits, USER_LIMITS, VHOST_LIMITS};
 pub use self::permission::{Access, Permission, TopicPermission, TopicPermissions};

@@ -26,6 +26,12 @@ const PREDECLARED: [(&str, exchange::Kind, bool); 7] = [
     ("amq.topic", exchange::Kind::Topic, false),
 ];
 
+/// The type of an exchange that every vhost has.
+pub fn predeclared(name: &str) -> Option<exchange::Kind> {
+    let known = PREDECLARED.iter().find(|(own, ..)| *own == name);
+    known.map(|(_, kind, _)| *kind)
+}
+
 /// A change under way. Its checks have passed.
 pub(super) struct Edit<'a> {
     pub(super) picture: &'a mut Picture,

@@ -11,7 +11,7 @@ use crate::exchange;
 use crate::metadata::{
     AddUser, ApplyTo, Bind, Change, DeclareExchange, DeclareQueue, DescribeVhost, Destination, Kind, Limits, Parameter,
     Permission, Picture, Placement, Run, SetPermissions, SetPolicy, SetTopicPermission, TopicPermission, USER_LIMITS,
-    VHOST_LIMITS, check_new_queue, place_replicas, validate_exchange,
+    VHOST_LIMITS, check_new_queue, place_replicas, predeclared, validate_exchange,
 };
 
 const NAME_LEN_MAX: usize = 255;
@@ -541,7 +541,9 @@ impl<'a> Importer<'a> {
         }
         let exchange = |name: &str| {
             let known = self.picture.exchange(&vhost, name).map(|exchange| exchange.kind);
-            known.or_else(|| self.exchanges.get(&(vhost.clone(), name.to_owned())).copied())
+            known
+                .or_else(|| self.exchanges.get(&(vhost.clone(), name.to_owned())).copied())
+                .or_else(|| predeclared(name))
         };
         let Some(kind) = exchange(source) else {
             return entry.fault(format_args!("no exchange '{source}' in vhost '{vhost}'"));

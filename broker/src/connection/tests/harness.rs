@@ -17,7 +17,7 @@ use crate::amqp::content::Header;
 use crate::amqp::frame::{self, Kind};
 use crate::amqp::{Method, Properties, ShortStr, Table, put_content, put_method};
 use crate::auth::{Algorithm, PasswordHash};
-use crate::connection::census::Count;
+use crate::connection::census::{Census, Count};
 use crate::connection::{Carrier, Connection, Effect, Ends, Limits};
 use crate::direct_reply::{Registry, Reply, Token};
 use crate::directory::NotSent;
@@ -176,6 +176,7 @@ pub(super) struct Broker {
     replies: Arc<Registry>,
     /// Replies on their way; they arrive only when told to.
     pub(super) sent_replies: Vec<Reply>,
+    pub(super) census: Arc<Census>,
     /// What other nodes say that they have.
     pub(super) elsewhere: Count,
     /// Questions for requesters on other nodes.
@@ -203,6 +204,7 @@ impl Broker {
             keeps_ended_queues: false,
             replies: Arc::default(),
             sent_replies: Vec::new(),
+            census: Arc::default(),
             elsewhere: Count::default(),
             asked_replies: Vec::new(),
         };
@@ -318,6 +320,7 @@ impl Broker {
             self.now_ms,
             0,
         );
+        core.share_census(Arc::clone(&self.census));
         core.share_replies(Arc::clone(&self.replies));
         self.clients.push(Client {
             core,

@@ -103,13 +103,15 @@ impl QueueMachine {
     /// Lets messages go that are more than the queue may hold, the next first.
     #[inline]
     pub(super) fn enforce_limits(&mut self) {
-        self.shed(OVERFLOWED_MAX);
+        if self.config.len_max.is_some() || self.config.bytes_max.is_some() {
+            self.shed(OVERFLOWED_MAX);
+        }
     }
 
     /// The same; so many of the dead may wait for their burial.
     pub(super) fn shed(&mut self, overflowed_max: usize) {
         let Config { len_max, bytes_max, .. } = self.config;
-        if (len_max.is_none() && bytes_max.is_none()) || self.config.overflow != Overflow::DropHead {
+        if self.config.overflow != Overflow::DropHead {
             return;
         }
         while len_max.is_some_and(|max| self.ready.len() as u64 > max)
@@ -317,7 +319,8 @@ impl QueueMachine {
                 Outcome::Reject => held.failed.saturating_add(1),
                 Outcome::Release => held.failed,
             };
-            if failed > limit {
+            // A limit that was lowered meanwhile is for the next failure.
+            if outcome == Outcome::Reject && failed > limit {
                 totals.dropped += 1;
                 return dies(facts, totals, Reason::DeliveryLimit);
             }

@@ -155,10 +155,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         joined = ready.wait_for(|ready| *ready) => joined.is_ok(),
         signal = &mut stopped => { signal?; false }
     };
+    let joined = match &config.definitions.path {
+        Some(path) if joined => tokio::select! {
+            imported = admin.import_file(path) => { imported?; true }
+            signal = &mut stopped => { signal?; false }
+        },
+        _ => joined,
+    };
     if joined {
-        if let Some(path) = &config.definitions.path {
-            admin.import_file(path).await?;
-        }
         let limits = Limits {
             channel_max: config.amqp.channel_max,
             frame_max: config.amqp.frame_max,

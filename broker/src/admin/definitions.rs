@@ -10,6 +10,7 @@
 //! does not name. Sections that are missing, and keys that are not known, mean nothing.
 
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -29,6 +30,8 @@ use import::{Importer, Target};
 
 /// Pieces of a document in characters; each is one row.
 const PIECE_LEN: usize = 1 << 18;
+/// When an import at boot is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// Changes that are asked for at once.
 const AT_ONCE: usize = 256;
 
@@ -105,16 +108,21 @@ pub(super) struct Staged {
 }
 
 impl Admin {
-    /// Imports a file at boot, before clients are let in.
+    /// Imports a file at boot, before clients are let in; waits while there is no majority that could take it.
     pub async fn import_file(&self, path: &Path) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| anyhow::anyhow!("definitions.path {}: {error}", path.display()))?;
-        match self.inner.import_definitions(None, &text).await {
-            Ok(_) => {
-                tracing::info!(path = %path.display(), "definitions imported");
-                Ok(())
+        loop {
+            match self.inner.import_definitions(None, &text).await {
+                Ok(_) => break,
+                Err(failure) if failure.status == status::UNAVAILABLE => {
+                    tracing::warn!(path = %path.display(), reason = failure.text, "definitions not imported yet");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(failure) => anyhow::bail!("definitions.path {}: {}", path.display(), failure.text),
             }
-            Err(failure) => anyhow::bail!("definitions.path {}: {}", path.display(), failure.text),
         }
+        tracing::info!(path = %path.display(), "definitions imported");
+        Ok(())
     }
 }

@@ -113,7 +113,7 @@ pub(super) enum Command {
         user: String,
         password: Option<String>,
         /// The password is a salted hash in base64, as hash_password makes them
-        #[arg(long)]
+        #[arg(long = "pre-hashed-password")]
         pre_hashed_password: bool,
     },
     /// Changes a password, read from standard input if it is left out
@@ -121,7 +121,7 @@ pub(super) enum Command {
         user: String,
         password: Option<String>,
         /// The password is a salted hash in base64, as hash_password makes them
-        #[arg(long)]
+        #[arg(long = "pre-hashed-password")]
         pre_hashed_password: bool,
     },
     /// Hashes a password, read from standard input if it is left out

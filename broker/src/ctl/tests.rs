@@ -202,7 +202,7 @@ fn reports() {
 
 #[test]
 fn lines_become_requests() {
-    let cases: [(&[&str], Value); 15] = [
+    let cases: [(&[&str], Value); 16] = [
         (
             &["list_queues", "name"],
             json!({"verb": "list_queues", "vhost": "/", "columns": ["name"]}),
@@ -214,6 +214,10 @@ fn lines_become_requests() {
         (
             &["add_user", "u", "p"],
             json!({"verb": "add_user", "user": "u", "password": "p", "hashed": false}),
+        ),
+        (
+            &["change_password", "u", "p", "--pre-hashed-password"],
+            json!({"verb": "change_password", "user": "u", "password": "p", "hashed": true}),
         ),
         (
             &[

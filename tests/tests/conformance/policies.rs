@@ -182,6 +182,7 @@ fn an_alternate_exchange_by_policy() {
     // What the exchange was declared with wins.
     far.publish_with(other, &mandatory(&own), &Properties::default(), b"lost");
     assert_eq!(far.expect_content::<BasicReturn>(other).1.text(), "lost");
+    far.confirmed(other);
     assert!(ctl("-q list_exchanges name policy").contains(&format!("{main}\t{}", policy.name)));
     policy.clear();
     far.publish_with(other, &mandatory(&main), &Properties::default(), b"back");

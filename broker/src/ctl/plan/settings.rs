@@ -27,6 +27,14 @@ fn done(request: Request, banner: String) -> Plan {
     Plan::done(request, "").with_banner(banner)
 }
 
+/// A file as banners name it.
+fn named_file(file: Option<&str>, standard: &str) -> String {
+    match file {
+        Some(file) => format!("a file at \"{file}\""),
+        None => format!("standard {standard}"),
+    }
+}
+
 fn set_policy(vhost: String, line: PolicyLine, operator: bool) -> Plan {
     let PolicyLine {
         name,
@@ -249,8 +257,7 @@ pub(super) fn plan(setting: Setting, named: Option<String>) -> Result<Plan, Exit
             let file = file.filter(|file| file != "-");
             let banner = format!(
                 "Exporting definitions in JSON to {} ...",
-                file.as_deref()
-                    .map_or("standard output".to_owned(), |file| format!("a file at \"{file}\""))
+                named_file(file.as_deref(), "output")
             );
             let plan = done(Request::ExportDefinitions { vhost: named }, banner);
             Plan {
@@ -264,8 +271,7 @@ pub(super) fn plan(setting: Setting, named: Option<String>) -> Result<Plan, Exit
             let file = file.filter(|file| file != "-");
             let banner = format!(
                 "Importing definitions in JSON from {} ...",
-                file.as_deref()
-                    .map_or("standard input".to_owned(), |file| format!("a file at \"{file}\""))
+                named_file(file.as_deref(), "input")
             );
             let request = Request::ImportDefinitions {
                 vhost: named,

@@ -149,6 +149,166 @@ fn rights_that_change_hold_for_open_connections() {
     client.close();
 }
 
+/// What a method must be refused with, for want of one right.
+struct Asked {
+    configure: String,
+    write: String,
+    read: String,
+    text: String,
+}
+
+impl Asked {
+    /// All rights but `access` to the queue or exchange `name`.
+    fn but(access: &str, kind: &str, name: &str, user: &str) -> Self {
+        // There is no negation in these expressions: names that end in what the forbidden one does not.
+        let others = format!("^{}$", if name.ends_with('1') { ".*[^1]" } else { ".*[^2]" });
+        let right = |of: &str| if of == access { others.clone() } else { ".*".to_owned() };
+        Self {
+            configure: right("configure"),
+            write: right("write"),
+            read: right("read"),
+            text: format!("ACCESS_REFUSED - {access} access to {kind} '{name}' in vhost '/' refused for user '{user}'"),
+        }
+    }
+}
+
+/// The method is refused without that one right, and with it accepted.
+#[track_caller]
+fn asks<C: Call>(client: &mut Client, user: &User, asked: &Asked, method: &C) {
+    let Asked {
+        configure,
+        write,
+        read,
+        text,
+    } = asked;
+    let name = &user.name;
+    ctl(&format!("set_permissions {name} '{configure}' '{write}' '{read}'"));
+    let channel = client.channel();
+    client.refused(channel, method).channel_error::<C>(403, text);
+    ctl(&format!("set_permissions {name} '.*' '.*' '.*'"));
+    let channel = client.channel();
+    client.call(channel, method);
+}
+
+#[test]
+fn every_operation_asks_for_its_rights() {
+    let case = Case::new();
+    let user = User::new(&case);
+    let name = &user.name;
+    let mut client = user.login(1, "secret").connect();
+    let (queue, source, target) = (case.queue("q1"), case.exchange("x1"), case.exchange("x2"));
+    let but = |access: &str, kind: &str, of: &str| Asked::but(access, kind, of, name);
+
+    asks(&mut client, &user, &but("configure", "queue", &queue), &durable(&queue));
+    for exchange in [&source, &target] {
+        asks(
+            &mut client,
+            &user,
+            &but("configure", "exchange", exchange),
+            &crate::case::exchange(exchange, "direct"),
+        );
+    }
+    let (letters, alternate) = (case.queue("d1"), case.exchange("a2"));
+    let with_letters = QueueDeclare {
+        arguments: Table::from([("x-dead-letter-exchange", source.as_str())]),
+        ..durable(&letters)
+    };
+    asks(&mut client, &user, &but("read", "queue", &letters), &with_letters);
+    let letters = case.queue("d2");
+    let with_letters = QueueDeclare {
+        queue: letters,
+        ..with_letters
+    };
+    asks(&mut client, &user, &but("write", "exchange", &source), &with_letters);
+    let with_alternate = ExchangeDeclare {
+        arguments: Table::from([("alternate-exchange", source.as_str())]),
+        ..crate::case::exchange(&alternate, "direct")
+    };
+    asks(
+        &mut client,
+        &user,
+        &but("read", "exchange", &alternate),
+        &with_alternate,
+    );
+    let delete_alternate = ExchangeDelete {
+        exchange: alternate,
+        ..Default::default()
+    };
+    asks(
+        &mut client,
+        &user,
+        &but("configure", "exchange", &delete_alternate.exchange),
+        &delete_alternate,
+    );
+    asks(&mut client, &user, &but("write", "exchange", &source), &with_alternate);
+
+    for access in ["write", "read"] {
+        let (kind, of) = if access == "write" {
+            ("queue", &queue)
+        } else {
+            ("exchange", &source)
+        };
+        asks(&mut client, &user, &but(access, kind, of), &bind(&queue, &source, "k"));
+        asks(
+            &mut client,
+            &user,
+            &but(access, kind, of),
+            &unbind(&queue, &source, "k"),
+        );
+        let of = if access == "write" { &target } else { &source };
+        let bound = ExchangeBind {
+            destination: target.clone(),
+            source: source.clone(),
+            routing_key: "k".into(),
+            ..Default::default()
+        };
+        asks(&mut client, &user, &but(access, "exchange", of), &bound);
+        let unbound = ExchangeUnbind {
+            destination: target.clone(),
+            source: source.clone(),
+            routing_key: "k".into(),
+            ..Default::default()
+        };
+        asks(&mut client, &user, &but(access, "exchange", of), &unbound);
+    }
+
+    let of = but("read", "queue", &queue);
+    let purge = QueuePurge {
+        queue: queue.clone(),
+        ..Default::default()
+    };
+    asks(&mut client, &user, &of, &purge);
+    asks(&mut client, &user, &of, &crate::case::consume(&queue, ""));
+    ctl(&format!(
+        "set_permissions {name} '{}' '{}' '{}'",
+        of.configure, of.write, of.read
+    ));
+    let channel = client.channel();
+    let get = BasicGet {
+        queue: queue.clone(),
+        ..Default::default()
+    };
+    client.send(channel, &get);
+    client.closed(channel).channel_error::<BasicGet>(403, &of.text);
+
+    // Any right will do to ask whether something is there.
+    ctl(&format!("set_permissions {name} '^$' '^$' '^$'"));
+    let text = format!("ACCESS_REFUSED - configure access to queue '{queue}' in vhost '/' refused for user '{name}'");
+    let channel = client.channel();
+    client
+        .refused(channel, &crate::case::passive(&queue))
+        .channel_error::<QueueDeclare>(403, &text);
+    ctl(&format!("set_permissions {name} '^$' '^$' '{queue}'"));
+    let channel = client.channel();
+    client.call(channel, &crate::case::passive(&queue));
+    let delete = crate::case::delete(&queue);
+    let text = format!("ACCESS_REFUSED - configure access to queue '{queue}' in vhost '/' refused for user '{name}'");
+    client
+        .refused(channel, &delete)
+        .channel_error::<QueueDelete>(403, &text);
+    client.close();
+}
+
 #[test]
 fn passwords_may_come_as_hashes() {
     let case = Case::new();

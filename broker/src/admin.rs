@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use warren_cluster::NodeId;
@@ -18,18 +19,23 @@ use warren_proto::node::{AdminForward, AdminRows, node_message::Kind};
 
 use crate::alarms::Alarms;
 use crate::config::Config;
+use crate::connection::census::{Census, Count, Others};
 use crate::connection::registry::Registry;
 use crate::directory::Directory;
 use crate::listener;
 use crate::metadata::View;
 use crate::metadata::client::MetadataClient;
+use crate::name::{UserName, VhostName};
 use protocol::{Listener, Request, status};
 
 mod changes;
+mod closing;
+pub mod definitions;
 mod listings;
 mod local;
 mod one_shot;
 pub mod protocol;
+mod settings;
 
 /// How long the other nodes are waited for.
 const NODES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -83,6 +89,8 @@ struct Facts {
     data_dir: String,
     /// All configured nodes by id, this one included.
     names: BTreeMap<NodeId, String>,
+    /// Replicas of a queue that does not say.
+    group_size: usize,
     started: Instant,
 }
 
@@ -98,6 +106,7 @@ struct Inner {
     facts: Facts,
     cluster_listen: String,
     alarms: Arc<Alarms>,
+    census: Arc<Census>,
     parts: OnceLock<Parts>,
     /// Where clients come in, each with its connections; set once they may.
     listeners: OnceLock<Vec<(SocketAddr, Registry)>>,
@@ -108,7 +117,13 @@ struct Inner {
 
 impl Admin {
     /// An admin that can only say that the node is starting.
-    pub fn new(config: &Config, directory: Arc<Directory>, view: View, alarms: Arc<Alarms>) -> Self {
+    pub fn new(
+        config: &Config,
+        directory: Arc<Directory>,
+        view: View,
+        alarms: Arc<Alarms>,
+        census: Arc<Census>,
+    ) -> Self {
         let mut names: BTreeMap<NodeId, String> = config
             .cluster
             .seeds
@@ -121,6 +136,7 @@ impl Admin {
             cluster: config.cluster.name.clone(),
             data_dir: config.node.data_dir.display().to_string(),
             names,
+            group_size: config.cluster.group_size,
             started: Instant::now(),
         };
         let cluster_listen = config.cluster.listen.to_string();
@@ -131,6 +147,7 @@ impl Admin {
                 facts,
                 cluster_listen,
                 alarms,
+                census,
                 parts: OnceLock::new(),
                 listeners: OnceLock::new(),
                 next: AtomicU64::new(1),
@@ -265,6 +282,18 @@ impl Inner {
             Request::ListVhosts => Ok(self.list_vhosts()),
             Request::ListPermissions { vhost } => Ok(self.list_permissions(|_, of| of == vhost)),
             Request::ListUserPermissions { user } => Ok(self.list_permissions(|of, _| of == user)),
+            Request::ListPolicies { vhost, operator } => Ok(self.list_policies(&vhost, operator)),
+            Request::ListVhostLimits { vhost } => Ok(self.list_vhost_limits(vhost.as_deref())),
+            Request::ListUserLimits { user } => Ok(self.list_user_limits(user.as_deref())),
+            Request::ListTopicPermissions { vhost } => Ok(self.list_topic_permissions(|_, of| of == vhost)),
+            Request::ListUserTopicPermissions { user } => Ok(self.list_topic_permissions(|of, _| of == user)),
+            Request::ListParameters { vhost } => Ok(self.list_parameters(&vhost)),
+            Request::CloseConnection { pid, reason } => self.close_connection(&pid, &reason).await,
+            Request::CloseConnections { vhost, user, reason } => self.close_connections(vhost, user, reason).await,
+            Request::ExportDefinitions { vhost } => self.export_definitions(vhost.as_deref()),
+            Request::ImportDefinitions { vhost, definitions } => {
+                self.import_definitions(vhost.as_deref(), &definitions).await
+            }
             change => self.change(change).await,
         }
     }
@@ -311,6 +340,24 @@ impl AdminHandler for Admin {
                 Err(failure) => answer.fail(u32::from(failure.status), failure.text),
             }
         });
+    }
+}
+
+impl Others for Admin {
+    fn count(&self, vhost: VhostName, user: UserName) -> LocalBoxFuture<'static, Count> {
+        let inner = self.inner.clone();
+        let question = local::Question::Count {
+            vhost: (&vhost).into(),
+            user: (&user).into(),
+        };
+        Box::pin(async move {
+            let own = inner.directory.node();
+            let answers = inner.ask_all(question).await;
+            let others = answers.into_iter().filter(|(node, _)| *node != own);
+            let counts = others.flat_map(|(_, rows)| rows);
+            let read = |row: String| serde_json::from_str::<Count>(&row).unwrap_or_default();
+            counts.map(read).fold(Count::default(), |sum, count| sum + count)
+        })
     }
 }
 

@@ -27,6 +27,7 @@ use crate::alarms::{self, Alarms, Bounds};
 use crate::auth::{Algorithm, PasswordHash};
 use crate::config::{Address, Config};
 use crate::connection::Limits;
+use crate::connection::census::Census;
 use crate::directory::Directory;
 use crate::fatal;
 use crate::listener::Listener;
@@ -69,7 +70,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let alarms = Arc::new(Alarms::new(node, bounds));
     inbox.connect_alarms(alarms.clone());
-    let admin = Arc::new(Admin::new(&config, directory.clone(), view.clone(), alarms.clone()));
+    let census = Arc::new(Census::default());
+    let admin = Arc::new(Admin::new(
+        &config,
+        directory.clone(),
+        view.clone(),
+        alarms.clone(),
+        census.clone(),
+    ));
+    census.connect(admin.clone());
 
     let own = config
         .cluster
@@ -149,6 +158,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         joined = ready.wait_for(|ready| *ready) => joined.is_ok(),
         signal = &mut stopped => { signal?; false }
     };
+    let joined = match &config.definitions.path {
+        Some(path) if joined => tokio::select! {
+            imported = admin.import_file(path) => { imported?; true }
+            signal = &mut stopped => { signal?; false }
+        },
+        _ => joined,
+    };
     if joined {
         let limits = Limits {
             channel_max: config.amqp.channel_max,
@@ -179,6 +195,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 directory.clone(),
                 client.clone(),
                 alarms.clone(),
+                census.clone(),
             )
             .with_context(|| format!("cannot listen for clients on {address}"))?;
             listeners.push(listener);

@@ -32,6 +32,7 @@ pub struct Config {
     pub cluster: Cluster,
     pub amqp: Amqp,
     pub users: Users,
+    pub definitions: Definitions,
     pub limits: Limits,
     pub log: Log,
     pub runtime: Runtime,
@@ -86,6 +87,12 @@ pub struct Users {
     pub default_vhost: String,
     /// Users who may only connect from this machine.
     pub loopback_users: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Definitions {
+    /// A file of definitions that is imported at every start, before clients are let in.
+    pub path: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use crate::alarms::Alarms;
 use crate::amqp::{Fault, ReplyCode};
 use crate::connection::Limits;
 use crate::connection::actor::{ConnectionActor, Shared};
+use crate::connection::census::Census;
 use crate::connection::registry::Registry;
 use crate::directory::Directory;
 use crate::metadata::client::MetadataClient;
@@ -38,6 +39,7 @@ pub struct Listener {
 impl Listener {
     /// Binds the address and starts accepting. Connections run on `arbiters`, in turn; at most `connections_max` of
     /// them at a time. Must be called in a tokio runtime, which does the accepting.
+    #[expect(clippy::too_many_arguments, reason = "what all connections share, once")]
     pub fn start(
         address: SocketAddr,
         connections_max: usize,
@@ -46,6 +48,7 @@ impl Listener {
         directory: Arc<Directory>,
         metadata: MetadataClient,
         alarms: Arc<Alarms>,
+        census: Arc<Census>,
     ) -> io::Result<Self> {
         if arbiters.is_empty() {
             return Err(io::Error::new(
@@ -63,6 +66,7 @@ impl Listener {
             limits: Arc::new(limits),
             alarms,
             registry: Registry::new(),
+            census,
         };
         let (stop, stopped) = watch::channel(false);
         let accepting = Accepting {

@@ -13,10 +13,18 @@ use super::protocol::{
 use super::{Failure, Inner, Rows, json};
 use crate::alarms::resident_bytes;
 use crate::amqp::Table;
-use crate::metadata::{Access, Queue};
+use crate::metadata::{Access, Policy, Queue};
 
 /// The name of the program, for rows that say so.
 const PRODUCT: &str = "Warren";
+
+/// Empty where there is none.
+fn name_of(policy: &Option<Arc<Policy>>) -> String {
+    policy
+        .as_ref()
+        .map(|policy| policy.set.name.clone())
+        .unwrap_or_default()
+}
 
 impl Inner {
     pub(super) fn queue(&self, vhost: &str, name: &str, code: u8) -> Result<Arc<Queue>, Failure> {
@@ -79,6 +87,9 @@ impl Inner {
             exclusive: queue.exclusive_owner.is_some(),
             arguments: Arguments::from(&queue.arguments),
             r#type: queue.kind.name().to_owned(),
+            policy: name_of(&queue.policies.user),
+            operator_policy: name_of(&queue.policies.operator),
+            effective_policy_definition: queue.policies.definition(),
             pid: session_pid(&leader_name, queue.group),
             owner_pid: queue
                 .exclusive_owner
@@ -170,7 +181,7 @@ impl Inner {
             auto_delete: exchange.auto_delete,
             internal: exchange.internal,
             arguments: Arguments::from(&exchange.arguments),
-            ..ExchangeRow::default()
+            policy: name_of(&exchange.policies.user),
         });
         rows.map(|row| json(&row)).collect()
     }

@@ -48,6 +48,10 @@ impl Channel {
             Some(headers) => message::copies(&message.properties, headers)?,
             None => None,
         };
+        session.allow_topic(Access::Write, &address.exchange, &address.routing_key)?;
+        for key in copies.iter().flat_map(|copies| &copies.routing_keys) {
+            session.allow_topic(Access::Write, &address.exchange, key)?;
+        }
         let groups = match &copies {
             None if direct_reply::is_reply(address) => Arc::default(),
             None => route(session, message, glance.headers.as_ref())?,

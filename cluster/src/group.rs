@@ -329,7 +329,7 @@ impl<M: Machine> GroupCore<M> {
             return;
         }
         let decoded = wire::decode(bytes.clone()).filter(|(message, _)| sound::is_sound(message));
-        let Some((message, payloads)) = decoded else {
+        let Some((mut message, payloads)) = decoded else {
             tracing::warn!(group = self.group, "a peer sent bytes that are no Raft message");
             return;
         };
@@ -344,8 +344,11 @@ impl<M: Machine> GroupCore<M> {
             );
             return;
         }
-        if self.is_fresh() && self.is_deaf_to(&message) {
-            return;
+        if self.is_fresh() {
+            if self.is_deaf_to(&message) {
+                return;
+            }
+            self.mistrust(&mut message);
         }
         let last_index = self.raw.raft.raft_log.last_index();
         if message.get_msg_type() == MessageType::MsgHeartbeat && message.commit > last_index {

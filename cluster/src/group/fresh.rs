@@ -6,12 +6,16 @@
 //!
 //! - neither votes nor stands for election;
 //! - acknowledges only what is known to be committed, so that nothing is committed with its help;
-//! - tells its peers, with every tick, what it has and the number of its run.
+//! - believes no heartbeat about what is committed: it may be meant for the replica that was here before;
+//! - tells its peers, again and again, what it has and the number of its run.
 //!
 //! A leader that hears this forgets what the peer had acknowledged, and appends an entry which names the peer and the
 //! run. That entry is committed by a majority of others, none of which can follow an older leader afterwards. Once the
 //! replica applies it, it holds everything that was committed before, and is fresh no more. What it may have voted in
 //! the term of that leader, it voted for that leader.
+//!
+//! In a group of two it votes and acknowledges all the same: nothing was or is decided without the other one, which alone
+//! may stand for election.
 //!
 //! A new group, whose replicas are all fresh, begins when each has heard from all of the others that they hold nothing.
 //! A replica that knows this already, while nobody was elected yet, says the same of itself when it is told.
@@ -34,7 +38,10 @@ pub(super) const OWN_VERSION: u16 = 0;
 const READMIT: u8 = 1;
 /// The number of the write after which a replica is fresh no more; those of raft-rs count from 1.
 pub(super) const ENDED: u64 = u64::MAX;
-/// Ticks after which what a fresh replica said is no longer true for all that is known: it says it with every tick.
+/// Ticks in which a fresh replica speaks with each, and of which it speaks with one later.
+const EAGER_TICKS: u64 = 10;
+const PAUSE_TICKS: u64 = 10;
+/// Ticks after which what a fresh replica said is no longer true for all that is known: it says it again before.
 const HEARD_TICKS: u64 = 20;
 
 /// What a replica knows of fresh ones.
@@ -75,19 +82,31 @@ impl<M: Machine> GroupCore<M> {
     /// A tick of a fresh replica.
     pub(super) fn tick_fresh(&mut self) {
         self.fresh.ticks += 1;
-        self.fresh.greets = true;
+        let ticks = self.fresh.ticks;
+        // All replicas of a node may be fresh at once.
+        if self.fresh.ending.is_none() && (ticks <= EAGER_TICKS || ticks.is_multiple_of(PAUSE_TICKS)) {
+            self.fresh.greets = true;
+        }
+    }
+
+    /// Whether nothing is decided without the only other member.
+    fn is_half(&self) -> bool {
+        self.members.len() == 2
     }
 
     /// What a fresh replica does not hear. True: the message is not for raft-rs.
-    pub(super) fn is_deaf_to(&mut self, message: &Message) -> bool {
-        match message.get_msg_type() {
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => true,
-            MessageType::MsgHeartbeat if message.commit > self.raw.raft.raft_log.last_index() => {
-                // Meant for the replica that was here before.
-                self.fresh.greets = true;
-                true
-            }
-            _ => false,
+    pub(super) fn is_deaf_to(&self, message: &Message) -> bool {
+        let kind = message.get_msg_type();
+        matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) && !self.is_half()
+    }
+
+    /// A heartbeat says what the replica that was here before had acknowledged. This one may hold other entries in the
+    /// same places: it learns what is committed with entries only.
+    pub(super) fn mistrust(&mut self, message: &mut Message) {
+        if message.get_msg_type() == MessageType::MsgHeartbeat {
+            let log = &self.raw.raft.raft_log;
+            self.fresh.greets |= message.commit > log.last_index() && self.fresh.ending.is_none();
+            message.commit = message.commit.min(log.committed);
         }
     }
 
@@ -101,7 +120,7 @@ impl<M: Machine> GroupCore<M> {
 
     /// What a fresh replica may say: it holds nothing that is not committed anyway.
     pub(super) fn restrain(&self, message: &mut Message) {
-        if message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject {
+        if message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject && !self.is_half() {
             message.index = message.index.min(self.raw.raft.raft_log.committed);
         }
     }
@@ -157,6 +176,12 @@ impl<M: Machine> GroupCore<M> {
             return;
         }
         if known.is_none() {
+            let readmission = Readmission {
+                run: hello.run,
+                term,
+                index: 0,
+            };
+            self.fresh.readmitting.insert(hello.from, readmission);
             self.sending.remove(&hello.from);
             let last_index = self.raw.raft.raft_log.last_index();
             let Some(progress) = self.raw.raft.mut_prs().get_mut(hello.from) else {
@@ -236,7 +261,9 @@ impl<M: Machine> GroupCore<M> {
                 is_fresh: self.is_fresh(),
             };
             let message = wire::encode_hello(&hello);
-            for to in self.members.iter().filter(|to| **to != self.node) {
+            let leader = self.leader();
+            let to = |member: &NodeId| leader.is_none_or(|leader| leader == *member) && *member != self.node;
+            for to in self.members.iter().filter(|member| to(member)) {
                 out.push(Effect::Send {
                     to: *to,
                     message: message.clone(),

@@ -77,6 +77,53 @@ fn the_only_replica_has_nobody_to_wait_for() {
 }
 
 #[test]
+fn of_two_replicas_one_that_lost_its_log_is_filled_by_the_other() {
+    const TWO: [NodeId; 2] = [1, 2];
+    let options = |run| Options {
+        run,
+        fresh: true,
+        ..options()
+    };
+    let mut world = new_group(7);
+    world.replicas.remove(&3);
+    let mut open = |world: &mut World, node: NodeId, run: u64| {
+        let store: Arc<dyn LogStore> = world.replicas[&node].store.clone();
+        let mut effects = Vec::new();
+        let core = GroupCore::open(node, GROUP, &TWO, store, Tape::default(), options(run), &mut effects)
+            .expect("a replica opens on what it wrote");
+        world.replicas.get_mut(&node).expect("a known node").core = Some(core);
+        world.perform(node, effects);
+        world.poll(node);
+    };
+    for node in TWO {
+        world.lose_disk(node);
+    }
+    world.packets.clear();
+    open(&mut world, 1, 1);
+    open(&mut world, 2, 2);
+    let pass = |world: &mut World| {
+        for _ in 0..40 {
+            for node in TWO {
+                world.event(node, Event::Tick);
+            }
+            world.settle_between(1, 2);
+        }
+    };
+    pass(&mut world);
+    assert!(world.propose_there(4));
+    pass(&mut world);
+    world.lose_disk(2);
+    open(&mut world, 2, 3);
+    world.event(1, Event::PeerDown(2));
+    world.event(1, Event::PeerUp(2));
+    pass(&mut world);
+    assert!(world.propose_there(8));
+    pass(&mut world);
+    assert!(world.confirmed.contains(&8) && world.is_whole());
+    assert_eq!(world.core(2).machine().payloads, [4, 8]);
+}
+
+#[test]
 fn a_replica_without_its_log_does_not_elect_who_lacks_what_was_confirmed() {
     let mut world = new_group(2);
     world.heal();
@@ -203,7 +250,106 @@ fn a_snapshot_that_goes_past_the_readmission_is_followed_by_another() {
     world.check();
 }
 
+#[test]
+fn a_heartbeat_for_the_replica_that_was_here_before_commits_nothing() {
+    let mut world = new_group(6);
+    world.lead(1);
+    world.propose_on(1, 4);
+    world.settle();
+    // Node 1 appends what nobody gets, and stands still; node 2 is elected, and what it confirms is on 2 and 3.
+    world.propose_on(1, 8);
+    world.packets.clear();
+    world.event(2, Event::PeerDown(1));
+    world.event(3, Event::PeerDown(1));
+    world.event(2, Event::Campaign);
+    world.settle_between(2, 3);
+    world.propose_on(2, 12);
+    world.settle_between(2, 3);
+    assert!(world.confirmed.contains(&12));
+    // Node 3 comes back without its log, and meets node 1 first, which leads for all it knows.
+    world.lose_disk(3);
+    world.open(3);
+    world.event(3, Event::PeerDown(2));
+    for _ in 0..3 {
+        world.event(3, Event::Tick);
+        world.settle_between(1, 3);
+    }
+    assert!(world.core(3).status().last_index >= world.core(2).status().commit);
+    // Then node 2, which takes it for the one that it knew.
+    world.event(2, Event::LinkReset(3));
+    world.packets.retain(|(from, to, _)| (*from, *to) == (2, 3));
+    while !world.packets.is_empty() {
+        world.receive(0);
+    }
+    world.crash(2);
+    world.event(1, Event::PeerDown(2));
+    world.settle_between(1, 3);
+    world.event(3, Event::Campaign);
+    world.event(1, Event::Campaign);
+    world.settle_between(1, 3);
+    world.open(2);
+    world.heal();
+    world.pass(40);
+    world.heal();
+    world.check();
+    assert!(world.is_whole());
+}
+
 impl World {
+    /// Makes a node lead.
+    fn lead(&mut self, node: NodeId) {
+        self.heal();
+        for _ in 0..20 {
+            let leader = self.cores().find(|core| core.role() == Role::Leader);
+            let leader = leader.expect("a leader").status().leader.expect("it leads itself");
+            if leader == node {
+                return;
+            }
+            self.event(leader, Event::TransferLeader(node));
+            self.pass(3);
+        }
+        panic!("node {node} does not come to lead");
+    }
+
+    /// Where a leader is.
+    fn propose_there(&mut self, value: u64) -> bool {
+        let leader = self.replicas.iter().find(|(_, replica)| {
+            let core = replica.core.as_ref();
+            core.is_some_and(|core| core.role() == Role::Leader)
+        });
+        let Some(leader) = leader.map(|(node, _)| *node) else {
+            return false;
+        };
+        self.propose_on(leader, value);
+        true
+    }
+
+    fn propose_on(&mut self, node: NodeId, value: u64) {
+        let replica = self.replicas.get_mut(&node).expect("a known node");
+        let core = replica.core.as_mut().expect("a running replica");
+        core.propose(&[Bytes::copy_from_slice(&value.to_le_bytes())], 5)
+            .expect("a leader");
+        self.poll(node);
+    }
+
+    /// Like [`World::settle`], but only these two hear of each other, and what others send is lost.
+    fn settle_between(&mut self, one: NodeId, other: NodeId) {
+        loop {
+            for node in [one, other] {
+                while !self.replicas[&node].writes.is_empty() {
+                    self.write(node);
+                }
+            }
+            let ends = [one, other];
+            self.packets
+                .retain(|(from, to, _)| ends.contains(from) && ends.contains(to));
+            if self.packets.is_empty() {
+                return;
+            }
+            self.receive(0);
+        }
+    }
+
     /// Like [`World::settle`], but nothing reaches `node`.
     fn settle_without(&mut self, node: NodeId) {
         loop {

@@ -320,13 +320,8 @@ impl Session {
         if known.is_none_or(|exchange| exchange.kind != exchange::Kind::Topic) {
             return Ok(());
         }
-        // The doubled noun is RabbitMQ's, and only its where something is written.
-        let noun = match access {
-            Access::Write => "exchange topic",
-            Access::Read | Access::Configure => "exchange",
-        };
         let text = format!(
-            "{access} access to topic '{routing_key}' in {noun} '{exchange}' in vhost '{}' refused for user '{}'",
+            "{access} access to topic '{routing_key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
             self.vhost, self.user
         );
         Err(Fault::new(ReplyCode::AccessRefused, text))

@@ -37,13 +37,8 @@ impl Drop for User {
 }
 
 fn refusal(access: &str, key: &str, exchange: &str, user: &str) -> String {
-    let noun = if access == "write" {
-        "exchange topic"
-    } else {
-        "exchange"
-    };
     format!(
-        "ACCESS_REFUSED - {access} access to topic '{key}' in {noun} '{exchange}' in vhost '/' refused for user '{user}'"
+        "ACCESS_REFUSED - {access} access to topic '{key}' in exchange '{exchange}' in vhost '/' refused for user '{user}'"
     )
 }
 

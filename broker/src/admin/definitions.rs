@@ -21,6 +21,7 @@ use crate::metadata::client::MetadataClient;
 use crate::metadata::{Change, Outcome, Refusal, Run};
 
 mod arguments;
+mod entry;
 mod export;
 mod import;
 #[cfg(test)]

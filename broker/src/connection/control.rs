@@ -10,9 +10,8 @@ use crate::amqp::{Fault, Method, ReplyCode, Table};
 use crate::directory::Deleted;
 use crate::queue::client::ChannelId;
 
-/// connection.open and channel.open, for faults that come after them.
+/// connection.open, for a fault that comes after it.
 const OPEN: (u16, u16) = (10, 40);
-const CHANNEL_OPEN: (u16, u16) = (20, 10);
 
 impl Connection {
     pub(super) fn on_header(&mut self, current: bool, input: &mut BytesMut) {
@@ -208,7 +207,7 @@ impl Connection {
                 self.session.reply(id.number, &Method::ChannelOpenOk {});
                 self.resumable.push(id.number);
             }
-            Err(fault) => self.fault(0, fault.of(CHANNEL_OPEN)),
+            Err(fault) => self.fault(0, fault),
         }
     }
 

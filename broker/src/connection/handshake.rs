@@ -170,9 +170,7 @@ pub(super) fn check_channels(picture: &Picture, user: &str, count: Count) -> Res
         None => Ok(()),
         Some(max) => Err(Fault::new(
             ReplyCode::NotAllowed,
-            format!(
-                "number of channels opened for user '{user}' has reached the maximum allowed user limit of ({max})"
-            ),
+            format!("number of channels opened for user '{user}' has reached the maximum allowed user limit of {max}"),
         )),
     }
 }

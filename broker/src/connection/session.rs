@@ -321,7 +321,7 @@ impl Session {
             return Ok(());
         }
         let text = format!(
-            "{access} access to topic '{routing_key}' in exchange topic '{exchange}' in vhost '{}' refused for user '{}'",
+            "{access} access to topic '{routing_key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
             self.vhost, self.user
         );
         Err(Fault::new(ReplyCode::AccessRefused, text))

@@ -106,7 +106,7 @@ impl SetPolicy {
             return invalid("a policy needs a name".to_owned());
         }
         if let Err(error) = compile(&self.pattern) {
-            return invalid(format!("pattern '{}' is no regular expression: {error}", self.pattern));
+            return invalid(format!("pattern should be regular expression but is invalid: {error}"));
         }
         check_definition(&self.definition, self.operator).or_else(invalid)
     }

@@ -4,7 +4,12 @@ use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Properties, Table};
 use warren_tests::amqp::{Client, Login};
 
-use crate::case::{Case, bind, counts, ctl, ctl_refused, drain, exchange, fill, until_ready, with};
+use crate::case::{Case, bind, counts, ctl, ctl_refused, drain, exchange, fill, stock, until_ready, with};
+
+/// Whether the tool may see other files than the test does: a stock broker's is often in a container.
+fn is_elsewhere() -> bool {
+    stock()
+}
 
 /// A vhost of the test's own.
 struct Space {
@@ -60,6 +65,9 @@ impl Drop for File {
 
 #[test]
 fn what_one_vhost_holds_comes_to_life_in_another() {
+    if is_elsewhere() {
+        return;
+    }
     let case = Case::new();
     let (from, to) = (Space::new(&case, "from"), Space::new(&case, "to"));
     let mut client = from.connect(0);
@@ -104,6 +112,9 @@ fn what_one_vhost_holds_comes_to_life_in_another() {
 
 #[test]
 fn a_whole_cluster_is_exported() {
+    if is_elsewhere() {
+        return;
+    }
     let case = Case::new();
     let space = Space::new(&case, "whole");
     let user = format!("{}.user", case.prefix());
@@ -136,6 +147,9 @@ fn a_whole_cluster_is_exported() {
 
 #[test]
 fn files_of_old_brokers_are_read() {
+    if is_elsewhere() {
+        return;
+    }
     let case = Case::new();
     let space = Space::new(&case, "old");
     let text = format!(
@@ -161,6 +175,9 @@ fn files_of_old_brokers_are_read() {
 
 #[test]
 fn a_bad_entry_is_named_and_nothing_is_changed() {
+    if is_elsewhere() {
+        return;
+    }
     let case = Case::new();
     let space = Space::new(&case, "bad");
     let vhost = &space.name;

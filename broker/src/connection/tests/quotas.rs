@@ -110,7 +110,7 @@ fn channels_of_all_nodes_count() {
     assert_eq!(broker.call(at, 2, &Method::ChannelOpen {}), [Method::ChannelOpenOk {}]);
     broker.elsewhere.channels = 1;
     let text =
-        "NOT_ALLOWED - number of channels opened for user 'guest' has reached the maximum allowed user limit of (3)";
+        "NOT_ALLOWED - number of channels opened for user 'guest' has reached the maximum allowed user limit of 3";
     let heard = broker.call(at, 3, &Method::ChannelOpen {});
     assert_eq!(close_text(&heard), (530, text.to_owned()));
     assert_eq!(broker.census.count("/", "guest"), Count::default());

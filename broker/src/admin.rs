@@ -86,6 +86,13 @@ struct Facts {
     started: Instant,
 }
 
+/// Where clients come in.
+struct Open {
+    address: SocketAddr,
+    is_tls: bool,
+    registry: Registry,
+}
+
 /// See the module. Clones are the same.
 #[derive(Clone)]
 pub struct Admin {
@@ -99,8 +106,8 @@ struct Inner {
     cluster_listen: String,
     alarms: Arc<Alarms>,
     parts: OnceLock<Parts>,
-    /// Where clients come in, each with its connections; set once they may.
-    listeners: OnceLock<Vec<(SocketAddr, Registry)>>,
+    /// Set once clients are served.
+    listeners: OnceLock<Vec<Open>>,
     next: AtomicU64,
     /// Rounds of questions under way.
     rounds: Mutex<Rounds>,
@@ -153,7 +160,11 @@ impl Admin {
     pub fn serves_clients(&self, listeners: &[listener::Listener]) {
         let open = listeners
             .iter()
-            .map(|listener| (listener.address(), listener.registry().clone()))
+            .map(|listener| Open {
+                address: listener.address(),
+                is_tls: listener.is_tls(),
+                registry: listener.registry().clone(),
+            })
             .collect();
         assert!(
             self.inner.listeners.set(open).is_ok(),
@@ -210,8 +221,18 @@ impl Inner {
                 "inter-node and CLI tool communication",
             ));
         }
-        for (address, _) in self.listeners.get().into_iter().flatten() {
-            rows.push(row("amqp", address.ip().to_string(), address.port(), "AMQP 0-9-1"));
+        for open in self.listeners.get().into_iter().flatten() {
+            let (protocol, purpose) = if open.is_tls {
+                ("amqp/ssl", "AMQP 0-9-1 over TLS")
+            } else {
+                ("amqp", "AMQP 0-9-1")
+            };
+            rows.push(row(
+                protocol,
+                open.address.ip().to_string(),
+                open.address.port(),
+                purpose,
+            ));
         }
         rows
     }

@@ -8,6 +8,7 @@ use std::{ffi::OsString, io, path::Path, time::Duration};
 
 use clap::{Parser, error::ErrorKind};
 use serde_json::Value;
+use warren_cluster::tls::Files;
 
 use crate::{
     admin::protocol::{ClusterStatusRow, Request, status},
@@ -31,6 +32,8 @@ pub struct Invocation {
     pub node: String,
     pub cluster: String,
     pub secret: Secret,
+    /// What to show the node, and to verify it by; `None`: it speaks without TLS.
+    pub tls: Option<Files>,
     /// How long to wait for the answer; of one that waits for a state, how long to try.
     pub timeout: Duration,
     style: Style,
@@ -103,6 +106,7 @@ impl Invocation {
         Ok(Self {
             node,
             secret: Secret::new(config.cluster.link_secret()),
+            tls: config.cluster.tls_files(),
             cluster: config.cluster.name,
             timeout,
             style,

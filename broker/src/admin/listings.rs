@@ -270,7 +270,7 @@ impl Inner {
                     .get()
                     .into_iter()
                     .flatten()
-                    .map(|(_, registry)| registry.len() as u64)
+                    .map(|open| open.registry.len() as u64)
                     .sum(),
                 queue_count: picture.all_queues().count() as u64,
                 virtual_host_count: picture.vhosts().count() as u64,

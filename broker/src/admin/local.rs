@@ -6,7 +6,7 @@ use warren_proto::record::SessionId;
 
 use super::protocol::{Arguments, ChannelRow, ConnectionRow};
 use super::{Inner, NODES_TIMEOUT, json};
-use crate::connection::Description as Connection;
+use crate::connection::{Agreed, Certificate, Description as Connection};
 use crate::directory::{Description, Inbound};
 use crate::mailbox::Post;
 use crate::metadata::actor::GROUP;
@@ -152,8 +152,8 @@ impl Inner {
 
     async fn connections(&self) -> Vec<Connection> {
         let mut described = Vec::new();
-        for (_, registry) in self.listeners.get().into_iter().flatten() {
-            described.extend(registry.describe().await);
+        for open in self.listeners.get().into_iter().flatten() {
+            described.extend(open.registry.describe().await);
         }
         described
     }
@@ -164,6 +164,12 @@ impl Inner {
 
     fn connection_row(&self, description: &Connection) -> ConnectionRow {
         let connection = &description.connection;
+        let (tls, peer) = match &connection.tls {
+            Some(tls) => (Some(tls), tls.peer.as_ref()),
+            None => (None, None),
+        };
+        let of_tls = |read: fn(&Agreed) -> &'static str| tls.map(read).unwrap_or_default().to_owned();
+        let of_peer = |read: fn(&Certificate) -> &String| peer.map(read).cloned().unwrap_or_default();
         ConnectionRow {
             pid: self.pid(connection.session),
             name: connection.name.clone(),
@@ -182,7 +188,15 @@ impl Inner {
             channels: u64::from(connection.channels),
             protocol: "{0,9,1}".to_owned(),
             auth_mechanism: connection.auth_mechanism.to_owned(),
-            ssl: false,
+            ssl: tls.is_some(),
+            ssl_protocol: of_tls(|tls| tls.protocol),
+            ssl_key_exchange: of_tls(|tls| tls.key_exchange),
+            ssl_cipher: of_tls(|tls| tls.cipher),
+            // Every cipher suite that there is authenticates what it encrypts.
+            ssl_hash: of_tls(|_| "aead"),
+            peer_cert_subject: of_peer(|peer| &peer.subject),
+            peer_cert_issuer: of_peer(|peer| &peer.issuer),
+            peer_cert_validity: of_peer(|peer| &peer.validity),
             timeout: u64::from(connection.timeout_s),
             frame_max: u64::from(connection.frame_max),
             channel_max: u64::from(connection.channel_max),

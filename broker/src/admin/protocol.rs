@@ -295,7 +295,20 @@ pub struct ConnectionRow {
     /// `{0,9,1}`.
     pub protocol: String,
     pub auth_mechanism: String,
+    /// Whether it came by TLS; the next four say how, and are empty without.
     pub ssl: bool,
+    /// `tlsv1.2` or `tlsv1.3`.
+    pub ssl_protocol: String,
+    /// `ecdhe_rsa`, `ecdhe_ecdsa`, or `any` where the cipher suite does not say.
+    pub ssl_key_exchange: String,
+    /// As `aes_256_gcm`.
+    pub ssl_cipher: String,
+    pub ssl_hash: String,
+    /// Of the client's certificate, if it showed one: its name as RFC 4514 writes it.
+    pub peer_cert_subject: String,
+    pub peer_cert_issuer: String,
+    /// `2026-01-01T00:00:00Z - 2027-01-01T00:00:00Z`.
+    pub peer_cert_validity: String,
     /// Of heartbeats, in seconds.
     pub timeout: u64,
     pub frame_max: u64,
@@ -425,7 +438,7 @@ pub struct Totals {
 #[serde(default)]
 pub struct Listener {
     pub node: String,
-    /// `amqp` or `clustering`.
+    /// `amqp`, `amqp/ssl` or `clustering`.
     pub protocol: String,
     pub interface: String,
     pub port: u16,

@@ -272,7 +272,7 @@ impl Inner {
                     .flatten()
                     .map(|open| open.registry.len() as u64)
                     .sum(),
-                queue_count: picture.all_queues().count() as u64,
+                queue_count: picture.all_queues().filter(|queue| !queue.is_delay).count() as u64,
                 virtual_host_count: picture.vhosts().count() as u64,
             },
         })])

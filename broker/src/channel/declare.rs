@@ -14,6 +14,7 @@ use super::{Channel, direct_reply};
 use crate::amqp::{Fault, Method, ShortStr, Table, Value};
 use crate::connection::session::{Session, refused};
 use crate::direct_reply::is_reply_name;
+use crate::exchange::Kind;
 use crate::metadata::arguments::LeaderLocator;
 use crate::metadata::{
     Access, Arguments, Bind, Change, DeclareExchange, DeclareQueue, DeleteExchange, Destination, Picture, Placement,
@@ -66,6 +67,7 @@ impl Channel {
                     auto_delete,
                     internal,
                     arguments: arguments.detach(),
+                    delays: None,
                 };
                 self.declare_exchange(session, declare, passive, no_wait)
             }
@@ -159,7 +161,7 @@ impl Channel {
     fn declare_exchange(
         &mut self,
         session: &mut Session,
-        declare: DeclareExchange,
+        mut declare: DeclareExchange,
         passive: bool,
         no_wait: bool,
     ) -> Result<(), Fault> {
@@ -176,6 +178,9 @@ impl Channel {
                 if let Some(Value::LongStr(alternate)) = declare.arguments.get("alternate-exchange") {
                     session.allow(Access::Read, "exchange", &declare.name)?;
                     session.allow(Access::Write, "exchange", &String::from_utf8_lossy(alternate))?;
+                }
+                if declare.kind.parse() == Ok(Kind::Delayed) {
+                    declare.delays = Some(replicas(session, &picture, &Arguments::default()));
                 }
                 self.submit(session, Change::DeclareExchange(declare), Waiting::Change { reply });
                 return Ok(());

@@ -277,7 +277,7 @@ impl Inner {
             Request::ClusterStatus => self.cluster_status(),
             Request::QuorumStatus { vhost, queue } => self.quorum_status(&vhost, &queue).await,
             Request::ListQueues { vhost, columns } => self.list_queues(&vhost, &columns).await,
-            Request::ListExchanges { vhost } => Ok(self.list_exchanges(&vhost)),
+            Request::ListExchanges { vhost, columns } => Ok(self.list_exchanges(&vhost, &columns).await),
             Request::ListBindings { vhost } => Ok(self.list_bindings(&vhost)),
             Request::ListConsumers { vhost } => self.list_consumers(&vhost).await,
             Request::ListConnections => Ok(self.rows_of_all(local::Question::Connections).await),

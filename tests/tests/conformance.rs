@@ -2,7 +2,8 @@
 //!
 //! `WARREN_TEST_AMQP` names the brokers (`host:port,host:port,host:port`); cases use the first one and, where it matters,
 //! publish through one node and consume through another.
-//! `WARREN_TEST_CTL` is the operator's command line (`warrenctl --node ...`), needed by the one case that makes users.
+//! `WARREN_TEST_CTL` is the operator's command line (`warrenctl --node ...`), needed by the cases that make users or
+//! look at what only listings show.
 //! With `WARREN_TEST_PEER=rabbitmq` the same cases run against a real RabbitMQ 4.3; where we differ on purpose the case
 //! carries both answers. That RabbitMQ must permit `transient_nonexcl_queues` and `global_qos`.
 
@@ -20,6 +21,8 @@ mod consumers;
 mod content;
 #[path = "conformance/dead_letters.rs"]
 mod dead_letters;
+#[path = "conformance/delays.rs"]
+mod delays;
 #[path = "conformance/direct_reply.rs"]
 mod direct_reply;
 #[path = "conformance/exchanges.rs"]
@@ -28,6 +31,8 @@ mod exchanges;
 mod expiry;
 #[path = "conformance/framing.rs"]
 mod framing;
+#[path = "conformance/hashing.rs"]
+mod hashing;
 #[path = "conformance/limits.rs"]
 mod limits;
 #[path = "conformance/negotiation.rs"]

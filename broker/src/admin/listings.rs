@@ -161,8 +161,24 @@ impl Inner {
         Ok(rows)
     }
 
-    pub(super) fn list_exchanges(&self, vhost: &str) -> Vec<String> {
+    pub(super) async fn list_exchanges(&self, vhost: &str, columns: &[String]) -> Vec<String> {
         let picture = self.view.picture();
+        let delayed: Vec<u64> = picture
+            .exchanges(vhost)
+            .filter_map(|exchange| exchange.delay_group())
+            .collect();
+        let replicas = if delayed.is_empty() || !columns.iter().any(|column| column == "messages_delayed") {
+            BTreeMap::new()
+        } else {
+            self.replicas_of(delayed).await
+        };
+        let held = |group| {
+            let found = replicas.get(&group).into_iter().flatten();
+            let leader = found
+                .filter(|replica| replica.role == "leader")
+                .max_by_key(|replica| replica.term);
+            leader.map_or(0, |leader| leader.ready + leader.dead)
+        };
         let rows = picture.exchanges(vhost).map(|exchange| ExchangeRow {
             name: exchange.name.to_string(),
             r#type: exchange.kind.name().to_owned(),
@@ -170,6 +186,7 @@ impl Inner {
             auto_delete: exchange.auto_delete,
             internal: exchange.internal,
             arguments: Arguments::from(&exchange.arguments),
+            messages_delayed: exchange.delay_group().map(held),
             ..ExchangeRow::default()
         });
         rows.map(|row| json(&row)).collect()

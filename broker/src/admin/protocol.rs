@@ -76,6 +76,9 @@ pub enum Request {
     },
     ListExchanges {
         vhost: String,
+        /// As of queues: only `messages_delayed` costs a question.
+        #[serde(default)]
+        columns: Vec<String>,
     },
     ListBindings {
         vhost: String,
@@ -244,6 +247,8 @@ pub struct ExchangeRow {
     pub internal: bool,
     pub arguments: Arguments,
     pub policy: String,
+    /// What an `x-delayed-message` exchange holds back; others have none.
+    pub messages_delayed: Option<u64>,
 }
 
 /// The bindings of the default exchange are rows too.

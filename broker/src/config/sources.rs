@@ -22,7 +22,12 @@ const BORROWED: [(&str, &str, &str); 4] = [
 ];
 
 /// Read by our scripts, and inherited by what they start.
-const OF_SCRIPTS: [&str; 3] = ["WARREN_CLUSTER_DIR", "WARREN_CLUSTER_BASE", "WARREN_AMQP_BASE"];
+const OF_SCRIPTS: [&str; 4] = [
+    "WARREN_CLUSTER_DIR",
+    "WARREN_CLUSTER_BASE",
+    "WARREN_AMQP_BASE",
+    "WARREN_TLS_BASE",
+];
 
 pub(super) struct Setting {
     pub(super) option: &'static Opt,

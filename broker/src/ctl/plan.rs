@@ -108,7 +108,17 @@ pub(super) fn plan(command: Command, named: Option<String>) -> Result<Plan, Exit
         }
         Command::ListExchanges { columns } => {
             let banner = format!("Listing exchanges for vhost {vhost} ...");
-            Plan::rows::<ExchangeRow>(Request::ListExchanges { vhost }, columns, &["name", "type"])?.with_banner(banner)
+            let request = Request::ListExchanges {
+                vhost,
+                columns: Vec::new(),
+            };
+            let mut plan = Plan::rows::<ExchangeRow>(request, columns, &["name", "type"])?.with_banner(banner);
+            if let (Show::Rows { columns: shown }, Request::ListExchanges { columns: asked, .. }) =
+                (&plan.show, &mut plan.request)
+            {
+                asked.clone_from(&shown.names);
+            }
+            plan
         }
         Command::ListBindings { columns } => {
             // Without a space, as rabbitmqctl has it.

@@ -18,6 +18,20 @@ pub(crate) fn ours_or_stock<T>(ours: T, stock_answer: T) -> T {
     if stock() { stock_answer } else { ours }
 }
 
+/// What a command of the operator's tool writes; it must succeed.
+#[track_caller]
+pub(crate) fn ctl(arguments: &str) -> String {
+    let ctl = std::env::var("WARREN_TEST_CTL").expect("WARREN_TEST_CTL names the operator's command");
+    let output = std::process::Command::new("sh")
+        .arg("-c")
+        .arg(format!("{ctl} {arguments}"))
+        .output()
+        .expect("sh runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{ctl} {arguments}: {error}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// Names that no other case and no other run uses; what bears them is deleted when the case ends.
 pub(crate) struct Case {
     prefix: String,

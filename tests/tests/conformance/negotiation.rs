@@ -1,12 +1,10 @@
 //! From the protocol header to connection.close.
 
-use std::process::Command;
-
 use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Table, Value};
 use warren_tests::amqp::{Client, End, Frame, HEARTBEAT, Input, Login, PATIENCE, Socket, credentials, plain};
 
-use crate::case::{Case, bind, consume, durable, exclusive, fill, ours_or_stock, passive, stock};
+use crate::case::{Case, bind, consume, ctl, durable, exclusive, fill, ours_or_stock, passive, stock};
 
 #[test]
 fn a_foreign_protocol_header_is_answered_with_ours() {
@@ -331,30 +329,14 @@ fn an_unknown_vhost_is_refused_with_530() {
     closed.connection_error::<ConnectionOpen>(530, "NOT_ALLOWED - vhost no such vhost not found");
 }
 
-/// A command of the operator's tool, which must succeed.
-#[track_caller]
-fn run(arguments: &str) {
-    let ctl = std::env::var("WARREN_TEST_CTL").expect("WARREN_TEST_CTL names the command that makes users");
-    let output = Command::new("sh")
-        .arg("-c")
-        .arg(format!("{ctl} {arguments}"))
-        .output()
-        .expect("sh runs");
-    assert!(
-        output.status.success(),
-        "{ctl} {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
 #[test]
 fn deleting_a_user_or_its_vhost_closes_its_connections_with_320() {
     let case = Case::new();
     let (user, vhost) = (case.queue("user"), case.queue("vhost"));
-    run(&format!("add_vhost {vhost}"));
+    ctl(&format!("add_vhost {vhost}"));
     let login = || {
-        run(&format!("add_user {user} secret"));
-        run(&format!("set_permissions -p {vhost} {user} '.*' '.*' '.*'"));
+        ctl(&format!("add_user {user} secret"));
+        ctl(&format!("set_permissions -p {vhost} {user} '.*' '.*' '.*'"));
         let login = Login {
             response: plain(&user, "secret"),
             vhost: vhost.clone(),
@@ -373,12 +355,12 @@ fn deleting_a_user_or_its_vhost_closes_its_connections_with_320() {
     };
     let mut other = Client::connect(0);
     let mut client = login();
-    run(&format!("delete_user {user}"));
+    ctl(&format!("delete_user {user}"));
     forced(client.ended(), &format!("user '{user}'"));
     let mut client = login();
-    run(&format!("delete_vhost {vhost}"));
+    ctl(&format!("delete_vhost {vhost}"));
     forced(client.ended(), &format!("vhost '{vhost}'"));
-    run(&format!("delete_user {user}"));
+    ctl(&format!("delete_user {user}"));
     other.channel();
     other.close();
 }
@@ -386,13 +368,13 @@ fn deleting_a_user_or_its_vhost_closes_its_connections_with_320() {
 #[test]
 fn a_user_without_permissions_is_refused_the_vhost_with_530() {
     let user = Case::new().queue("user");
-    run(&format!("add_user {user} secret"));
+    ctl(&format!("add_user {user} secret"));
     let end = Login {
         response: plain(&user, "secret"),
         ..Login::default()
     }
     .refused();
-    run(&format!("delete_user {user}"));
+    ctl(&format!("delete_user {user}"));
     let End::Closed(closed) = end else {
         panic!("dropped without a close")
     };

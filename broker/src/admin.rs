@@ -13,6 +13,7 @@ use actix::prelude::*;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use warren_cluster::NodeId;
+use warren_cluster::tls::Credentials;
 use warren_cluster::transport::{AdminAnswer, AdminHandler, PeerState, Transport};
 use warren_proto::node::{AdminForward, AdminRows, node_message::Kind};
 
@@ -105,6 +106,7 @@ struct Inner {
     facts: Facts,
     cluster_listen: String,
     alarms: Arc<Alarms>,
+    certificates: Vec<Credentials>,
     parts: OnceLock<Parts>,
     /// Set once clients are served.
     listeners: OnceLock<Vec<Open>>,
@@ -115,7 +117,13 @@ struct Inner {
 
 impl Admin {
     /// An admin that can only say that the node is starting.
-    pub fn new(config: &Config, directory: Arc<Directory>, view: View, alarms: Arc<Alarms>) -> Self {
+    pub fn new(
+        config: &Config,
+        directory: Arc<Directory>,
+        view: View,
+        alarms: Arc<Alarms>,
+        certificates: Vec<Credentials>,
+    ) -> Self {
         let mut names: BTreeMap<NodeId, String> = config
             .cluster
             .seeds
@@ -138,6 +146,7 @@ impl Admin {
                 facts,
                 cluster_listen,
                 alarms,
+                certificates,
                 parts: OnceLock::new(),
                 listeners: OnceLock::new(),
                 next: AtomicU64::new(1),
@@ -275,6 +284,7 @@ impl Inner {
                 None => Err(Failure::new(status::TEMPORARY, "the node is waiting for its cluster")),
             },
             Request::ClusterStatus => self.cluster_status(),
+            Request::ListCertificates => Ok(self.list_certificates()),
             Request::QuorumStatus { vhost, queue } => self.quorum_status(&vhost, &queue).await,
             Request::ListQueues { vhost, columns } => self.list_queues(&vhost, &columns).await,
             Request::ListExchanges { vhost, columns } => Ok(self.list_exchanges(&vhost, &columns).await),

@@ -55,7 +55,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .map(|(files, callers)| Credentials::read(files, callers));
     let client_tls = client_tls.transpose().context("tls.*")?;
     let certificates: Vec<Credentials> = cluster_tls.iter().chain(&client_tls).cloned().collect();
-    actix::spawn(renewal::watch(certificates)?);
+    actix::spawn(renewal::watch(certificates.clone())?);
     let data_dir = config.node.data_dir.clone();
     fatal::watch(&data_dir);
     std::fs::create_dir_all(&data_dir)
@@ -81,7 +81,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let alarms = Arc::new(Alarms::new(node, bounds));
     inbox.connect_alarms(alarms.clone());
-    let admin = Arc::new(Admin::new(&config, directory.clone(), view.clone(), alarms.clone()));
+    let admin = Admin::new(&config, directory.clone(), view.clone(), alarms.clone(), certificates);
+    let admin = Arc::new(admin);
 
     let own = config
         .cluster

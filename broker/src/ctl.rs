@@ -11,7 +11,7 @@ use serde_json::Value;
 use warren_cluster::tls::Files;
 
 use crate::{
-    admin::protocol::{ClusterStatusRow, Request, status},
+    admin::protocol::{CertificateRow, ClusterStatusRow, Request, status},
     config::{self, Address, Config, Secret},
 };
 
@@ -208,6 +208,24 @@ impl Invocation {
                     });
                 }
                 self.style.done(&self.node, "")
+            }
+            Show::Certificates(within) => {
+                let rows = rows.iter().cloned();
+                let rows = rows.filter_map(|row| serde_json::from_value::<CertificateRow>(row).ok());
+                let late: Vec<String> = rows
+                    .filter(|row| row.expires_in <= *within)
+                    .map(|row| format!("{} ({}): {}\n", row.file, row.subject, row.validity))
+                    .collect();
+                if !late.is_empty() {
+                    return Next::Exit(Exit {
+                        status: status::UNAVAILABLE,
+                        text: format!(
+                            "Error:\nCertificates that are expired or expire soon:\n{}",
+                            late.concat()
+                        ),
+                    });
+                }
+                self.style.done(&self.node, "No certificate expires soon")
             }
             Show::Text(text) => text.clone(),
         };

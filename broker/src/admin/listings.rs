@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use super::local::{Question, Replica, session_pid};
 use super::protocol::{
-    Arguments, BindingRow, ClusterStatusRow, ConsumerRow, ExchangeRow, PermissionRow, QueueRow, ReplicaRow, StatusRow,
-    Totals, UserRow, Version, VhostRow, status,
+    Arguments, BindingRow, CertificateRow, ClusterStatusRow, ConsumerRow, ExchangeRow, PermissionRow, QueueRow,
+    ReplicaRow, StatusRow, Totals, UserRow, Version, VhostRow, status,
 };
 use super::{Failure, Inner, Rows, json};
 use crate::alarms::resident_bytes;
 use crate::amqp::Table;
+use crate::connection::Certificate;
 use crate::metadata::{Access, Queue};
 
 /// The name of the program, for rows that say so.
@@ -210,6 +212,21 @@ impl Inner {
             arguments: Arguments::from(&binding.arguments),
         });
         implied.chain(declared).map(|row| json(&row)).collect()
+    }
+
+    pub(super) fn list_certificates(&self) -> Vec<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let rows = self.certificates.iter().filter_map(|credentials| {
+            let read = Certificate::parse(&credentials.certificate())?;
+            let until = i64::try_from(read.valid_until).unwrap_or(i64::MAX);
+            Some(CertificateRow {
+                file: credentials.files().cert.display().to_string(),
+                subject: read.subject,
+                validity: read.validity,
+                expires_in: until.saturating_sub(i64::try_from(now.as_secs()).unwrap_or(i64::MAX)),
+            })
+        });
+        rows.map(|row| json(&row)).collect()
     }
 
     pub(super) fn list_users(&self) -> Vec<String> {

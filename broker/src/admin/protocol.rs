@@ -13,6 +13,7 @@
 //! | `status` | one [`StatusRow`] |
 //! | `await_startup` | no rows once the node serves clients; before that the error [`status::TEMPORARY`] |
 //! | `cluster_status` | one [`ClusterStatusRow`] |
+//! | `list_certificates` | a [`CertificateRow`] per certificate that the node shows clients or other nodes |
 //! | `quorum_status` | a [`ReplicaRow`] per replica of the queue; [`status::DATA`] if there is no such queue |
 //! | `list_queues` ... `list_permissions` | one row of the type below per thing, ordered by name; an unknown vhost has none |
 //! | `add_user` | [`status::SOFTWARE`] if the user is there already |
@@ -64,6 +65,7 @@ pub enum Request {
     Status,
     AwaitStartup,
     ClusterStatus,
+    ListCertificates,
     QuorumStatus {
         vhost: String,
         queue: String,
@@ -178,7 +180,7 @@ rows!(
     VhostRow,
     PermissionRow
 );
-rows!(ReplicaRow, StatusRow, ClusterStatusRow, DeletedRow);
+rows!(ReplicaRow, StatusRow, ClusterStatusRow, DeletedRow, CertificateRow);
 
 /// Text that has no value here (no policy, no owner) is empty.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -492,6 +494,18 @@ pub struct FeatureFlag {
 pub struct DeletedRow {
     /// Ready messages that went with the queue.
     pub messages: u64,
+}
+
+/// A certificate in use.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CertificateRow {
+    pub file: String,
+    pub subject: String,
+    /// `2026-01-01T00:00:00Z - 2027-01-01T00:00:00Z`.
+    pub validity: String,
+    /// Seconds until it is no longer valid; negative afterwards.
+    pub expires_in: i64,
 }
 
 /// A field table: `[["x-max-length","long",5],...]`, as rabbitmqctl writes one in JSON.

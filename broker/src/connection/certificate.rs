@@ -19,13 +19,15 @@ pub struct Certificate {
     pub issuer: String,
     /// `2026-01-01T00:00:00Z - 2027-01-01T00:00:00Z`.
     pub validity: String,
+    /// The end of that time, in seconds since 1970.
+    pub valid_until: u64,
     /// Several are joined with commas; empty: none.
     pub common_name: String,
 }
 
 impl Certificate {
     /// Reads DER; `None` if it is no certificate.
-    pub(super) fn parse(der: &[u8]) -> Option<Self> {
+    pub fn parse(der: &[u8]) -> Option<Self> {
         let certificate = x509_cert::Certificate::from_der(der).ok()?.tbs_certificate;
         let attributes = certificate.subject.0.iter().flat_map(|names| names.0.iter());
         let names = attributes.filter(|attribute| attribute.oid == COMMON_NAME);
@@ -38,6 +40,7 @@ impl Certificate {
                 moment(certificate.validity.not_before),
                 moment(certificate.validity.not_after)
             ),
+            valid_until: certificate.validity.not_after.to_unix_duration().as_secs(),
             common_name: names.join(","),
         })
     }
@@ -86,6 +89,7 @@ mod tests {
         assert_eq!(read.subject, "CN=orders,OU=a\\+b,O=Burrow\\, Inc.");
         assert_eq!(read.issuer, read.subject);
         assert_eq!(read.validity, "2026-01-02T00:00:00Z - 2027-03-04T00:00:00Z");
+        assert_eq!(read.valid_until, 1_804_118_400);
         assert_eq!(read.login(CertLogin::CommonName), Some("orders"));
         assert_eq!(read.login(CertLogin::DistinguishedName), Some(read.subject.as_str()));
     }

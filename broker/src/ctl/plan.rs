@@ -32,6 +32,8 @@ pub(super) enum Show {
     Deleted,
     /// Done once so many nodes run.
     Online(usize),
+    /// Done unless a certificate expires within so many seconds.
+    Certificates(i64),
     /// Known without a call.
     Text(String),
 }
@@ -81,6 +83,10 @@ pub(super) fn plan(command: Command, named: Option<String>) -> Result<Plan, Exit
         Command::ClusterStatus => Plan {
             show: Show::ClusterStatus,
             ..Plan::done(Request::ClusterStatus, "")
+        },
+        Command::CheckCertificateExpiration { within, unit } => Plan {
+            show: Show::Certificates(i64::from(within) * unit.seconds()),
+            ..Plan::done(Request::ListCertificates, "")
         },
         Command::QuorumStatus { queue } => {
             let banner = format!("Status of queue {queue} ...");
@@ -358,6 +364,7 @@ fn takes_vhost(command: &Command) -> bool {
         | Command::AwaitStartup
         | Command::AwaitOnlineNodes { .. }
         | Command::ClusterStatus
+        | Command::CheckCertificateExpiration { .. }
         | Command::ListConnections { .. }
         | Command::ListChannels { .. }
         | Command::ListUsers

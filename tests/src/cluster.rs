@@ -298,7 +298,6 @@ impl Cluster {
         self.signal(node, "CONT");
     }
 
-    #[track_caller]
     /// Sends a signal to a node that runs.
     #[track_caller]
     pub fn signal(&mut self, node: usize, signal: &str) {

@@ -71,13 +71,14 @@ fn moment(time: Time) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DnType, KeyPair};
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
     use super::*;
 
     #[test]
     fn names_are_written_last_first_and_escaped() {
         let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "Burrow, Inc.");
         params.distinguished_name.push(DnType::OrganizationalUnitName, "a+b");
         params.distinguished_name.push(DnType::CommonName, "orders");
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn a_certificate_without_a_name_names_nobody() {
         let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name = DistinguishedName::new();
         let key = KeyPair::generate().expect("a key");
         let made = params.self_signed(&key).expect("a certificate");
         let read = Certificate::parse(made.der()).expect("a certificate");

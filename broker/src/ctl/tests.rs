@@ -209,7 +209,7 @@ fn lines_become_requests() {
         ),
         (
             &["-p", "v", "list_exchanges"],
-            json!({"verb": "list_exchanges", "vhost": "v"}),
+            json!({"verb": "list_exchanges", "vhost": "v", "columns": ["name", "type"]}),
         ),
         (
             &["add_user", "u", "p"],

@@ -76,9 +76,10 @@ fn matchers() {
 
 fn routed(matcher: &Matcher, key: &str, headers: Option<&Table>) -> BTreeSet<Target> {
     let mut out = Vec::new();
+    let keys = [key];
     let arrival = Arrival {
         headers,
-        ..Arrival::by_key(&[key])
+        ..Arrival::by_key(&keys)
     };
     matcher.matches(&arrival, &mut out);
     out.into_iter().collect()

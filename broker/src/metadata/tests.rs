@@ -6,7 +6,7 @@ use warren_cluster::machine::{Machine as _, Meta};
 use warren_proto::record::SessionId;
 
 use super::*;
-use crate::amqp::Table;
+use crate::amqp::{Table, Value};
 use crate::auth::{Algorithm, PasswordHash};
 use crate::exchange::tests::table;
 use crate::exchange::{Arrival, Matcher, Target};

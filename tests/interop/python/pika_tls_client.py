@@ -32,7 +32,7 @@ def connect(node, credentials, **kinds):
     return pika.BlockingConnection(parameters)
 
 
-def round_trip(connection, label, count=200):
+def round_trip(connection, label, count=40):
     channel = connection.channel()
     channel.confirm_delivery()
     queue = name("tls." + label)

@@ -117,7 +117,7 @@ async fn what_goes_in_comes_out_whatever_the_socket_takes_at_once() {
         drop(socket);
         let (answer, rest) = client.join().expect("no panic");
         assert!(answer == all, "bytes were changed on the way");
-        assert_eq!(rest, []);
+        assert_eq!(rest, b"");
     }
 }
 

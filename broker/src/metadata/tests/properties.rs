@@ -299,9 +299,10 @@ fn check_routes(picture: &Picture, space: &view::Space, exchange: &Exchange) {
     }
     let headers = table(["a=1"]);
     for key in ["", "a", "a.b", "a.b.c"] {
+        let keys = [key];
         let arrival = Arrival {
             headers: Some(&headers),
-            ..Arrival::by_key(&[key])
+            ..Arrival::by_key(&keys)
         };
         let targets = |matcher: &Matcher| {
             let mut out = Vec::new();

@@ -29,6 +29,7 @@ pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status};
 use wire::Place;
 
 mod compaction;
+mod fresh;
 pub mod shell;
 mod sound;
 mod storage;
@@ -84,6 +85,8 @@ pub struct GroupCore<M: Machine> {
     failed: Option<Error>,
     /// Entries whose last message the latest round took.
     freed: Vec<u64>,
+    /// See [`fresh`].
+    fresh: fresh::Freshness,
 }
 
 impl<M: Machine> GroupCore<M> {
@@ -104,6 +107,8 @@ impl<M: Machine> GroupCore<M> {
             None => {
                 let state = ReplicaState {
                     voters: members.to_vec(),
+                    // There is nobody to catch up with.
+                    fresh: options.fresh && members != [node],
                     ..ReplicaState::default()
                 };
                 out.push(Effect::Write {
@@ -178,6 +183,7 @@ impl<M: Machine> GroupCore<M> {
             effects: Vec::new(),
             failed: None,
             freed: Vec::new(),
+            fresh: fresh::Freshness::default(),
         };
         core.await_turn();
         Ok(core)
@@ -232,7 +238,7 @@ impl<M: Machine> GroupCore<M> {
 
     /// Whether [`Event::Tick`] is needed.
     pub fn is_active(&self) -> bool {
-        self.leader().is_none() || (self.raw.raft.state == StateRole::Leader && self.linger > 0)
+        self.leader().is_none() || self.is_fresh() || (self.raw.raft.state == StateRole::Leader && self.linger > 0)
     }
 
     /// The payload of an entry that is live or recent.
@@ -246,6 +252,10 @@ impl<M: Machine> GroupCore<M> {
 
     /// Appends one entry whose payload is `parts` in order, stamped with `now_ms`.
     pub fn propose(&mut self, parts: &[Bytes], now_ms: u64) -> Result<(), ProposeError> {
+        self.append(MACHINE_VERSION, parts, now_ms)
+    }
+
+    fn append(&mut self, version: u16, parts: &[Bytes], now_ms: u64) -> Result<(), ProposeError> {
         if self.raw.raft.state != StateRole::Leader {
             return Err(ProposeError::NotLeader);
         }
@@ -254,7 +264,7 @@ impl<M: Machine> GroupCore<M> {
             return Err(ProposeError::Full);
         }
         let mut data = Vec::with_capacity(ENTRY_HEADER_LEN + len);
-        data.put_u16_le(MACHINE_VERSION);
+        data.put_u16_le(version);
         data.put_u64_le(now_ms.max(self.stamp_ms));
         for part in parts {
             data.extend_from_slice(part);
@@ -314,6 +324,10 @@ impl<M: Machine> GroupCore<M> {
     }
 
     fn message(&mut self, bytes: &Bytes, staged: bool) {
+        if let Some(hello) = wire::decode_hello(bytes) {
+            self.hello(&hello);
+            return;
+        }
         let decoded = wire::decode(bytes.clone()).filter(|(message, _)| sound::is_sound(message));
         let Some((message, payloads)) = decoded else {
             tracing::warn!(group = self.group, "a peer sent bytes that are no Raft message");
@@ -328,6 +342,9 @@ impl<M: Machine> GroupCore<M> {
                 from = message.from,
                 "a peer sent a message that is not for us"
             );
+            return;
+        }
+        if self.is_fresh() && self.is_deaf_to(&message) {
             return;
         }
         let last_index = self.raw.raft.raft_log.last_index();
@@ -365,6 +382,9 @@ impl<M: Machine> GroupCore<M> {
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(group = self.group, %error, "message ignored");
         }
+        if self.is_fresh() {
+            self.adopt_vote();
+        }
         if self.leader() == Some(from) && self.down.contains(&from) {
             // A late word of a leader whose node is gone: nobody would tell of its end again.
             self.forget_leader();
@@ -379,6 +399,8 @@ impl<M: Machine> GroupCore<M> {
             } else {
                 LINGER_TICKS
             };
+        } else if self.is_fresh() {
+            self.tick_fresh();
         } else if self.leader().is_none() {
             // Elections are timed here, not by raft-rs: it knows nothing of nodes and draws from a clock of its own.
             if self.campaign_in == 0 {
@@ -462,6 +484,10 @@ impl<M: Machine> GroupCore<M> {
     }
 
     fn persisted(&mut self, number: u64) {
+        if number == fresh::ENDED {
+            self.freshness_ended();
+            return;
+        }
         let mut last_entry = None;
         while let Some((written, last)) = self.writing.front().copied() {
             if written > number {
@@ -486,7 +512,7 @@ impl<M: Machine> GroupCore<M> {
     /// what is committed, and after a snapshot that is not on the disk yet it would look for them before the log's
     /// beginning.
     fn may_stand(&self) -> bool {
-        self.raw.raft.raft_log.applied >= self.raw.store().state.compacted_index
+        !self.is_fresh() && self.raw.raft.raft_log.applied >= self.raw.store().state.compacted_index
     }
 
     /// Moves everything that has become due into `out`.
@@ -494,9 +520,11 @@ impl<M: Machine> GroupCore<M> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
+        self.poll_freshness(out);
         while self.raw.has_ready() {
             self.ready(out)?;
         }
+        self.poll_freshness(out);
         self.send_waiting(out)?;
         self.raw.mut_store().round_ends();
         self.report_role(out);
@@ -608,8 +636,11 @@ impl<M: Machine> GroupCore<M> {
         Ok(())
     }
 
-    fn send(&mut self, message: Message, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
+    fn send(&mut self, mut message: Message, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
         let to = message.to;
+        if self.is_fresh() {
+            self.restrain(&mut message);
+        }
         if self.down.contains(&to) && message.get_msg_type() == MessageType::MsgAppend {
             return Ok(());
         }
@@ -653,6 +684,10 @@ impl<M: Machine> GroupCore<M> {
             let version = header.get_u16_le();
             let time_ms = header.get_u64_le();
             self.stamp_ms = self.stamp_ms.max(time_ms);
+            if version == fresh::OWN_VERSION {
+                self.apply_own(payload);
+                continue;
+            }
             let meta = Meta {
                 index: entry.index,
                 term: entry.term,

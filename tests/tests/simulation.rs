@@ -95,6 +95,7 @@ fn seeds(first: u64, count: u64, limit: Duration) -> (u64, Vec<(u64, Violation)>
                             found.1.confirmed += summary.confirmed;
                             found.1.delivered += summary.delivered;
                             found.1.crashes += summary.crashes;
+                            found.1.lost_disks += summary.lost_disks;
                             found.1.snapshots += summary.snapshots;
                         }
                         Err(violation) => {

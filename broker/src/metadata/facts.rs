@@ -271,6 +271,10 @@ pub struct Node {
     pub since: u64,
     pub name: String,
     pub address: String,
+    /// The first run that had its data directory; 0: not known.
+    pub directory: u64,
+    /// Groups before this one are older than its data directory: if it holds nothing of them, it may have lost it.
+    pub first_group: GroupId,
 }
 
 /// How replies and errors name a queue or an exchange: `queue 'q' in vhost '/'`.

@@ -86,6 +86,8 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
             since: node.since,
             name: node.name.clone(),
             address: node.address.clone(),
+            directory: node.directory,
+            first_group: node.first_group,
         }));
     }
     for space in picture.vhosts.values() {
@@ -257,6 +259,8 @@ fn read_row(mut edit: Edit<'_>, row: row::Row) -> Result<(), Error> {
                 since: row.since,
                 name: row.name,
                 address: row.address,
+                directory: row.directory,
+                first_group: row.first_group,
             };
             edit.picture.nodes.insert(run.node, Arc::new(node));
         }

@@ -32,6 +32,7 @@ impl Node {
             run: run(1, 1),
             name: "one".into(),
             address: String::new(),
+            directory: 0,
         });
         node
     }
@@ -540,6 +541,7 @@ fn placement() {
             run: run(id, 1),
             name: String::new(),
             address: String::new(),
+            directory: 0,
         });
     }
     check(&node, &[1, 2, 3, 4], 3, &[2, 1, 3]);
@@ -664,6 +666,7 @@ fn replicas_that_were_restored_are_told_what_they_missed() {
         run: run(1, 2),
         name: String::new(),
         address: String::new(),
+        directory: 0,
     });
     let mut effects = Vec::new();
     node.restored().picture().changes_since(&old, &mut effects);

@@ -23,7 +23,7 @@ use super::pending::{Bound, Demand, Pending};
 use crate::directory::{Description, Directory, Inbound, SessionEvent};
 use crate::mailbox::{Mailbox, Post};
 use crate::metadata::client::MetadataClient;
-use crate::metadata::{Placement, Queue};
+use crate::metadata::{Picture, Placement, Queue};
 
 /// Log entries on their way at once: one travels while the next is being gathered.
 const ENTRIES_IN_FLIGHT_MAX: u64 = 2;
@@ -75,7 +75,14 @@ impl QueueReplica {
         let group = queue.group;
         let new = io.store.state(group)?.is_none();
         let machine = QueueMachine::new(super::config(&queue));
+        let options = Options {
+            fresh: may_have_been_lost(&metadata.view().picture(), &io, group),
+            ..options
+        };
         let shell = GroupShell::open(io.clone(), group, queue.replicas(), machine, options)?;
+        if new && shell.core().is_fresh() {
+            tracing::warn!(group, queue = %queue.resource(), "the replica on this node may have lost its log, and is brought up by its leader");
+        }
         let preferred = new && prefers(&queue, io.node);
         let outbox = Outbox::new(group, directory.clone());
         let dead_letters = DeadLetters::new(queue.clone(), directory.clone(), metadata.view().clone());
@@ -509,5 +516,14 @@ fn prefers(queue: &Queue, node: NodeId) -> bool {
         Placement::Replicated { replicas, leader: 0 } => replicas.first() == Some(&node),
         Placement::Replicated { leader, .. } => *leader == node,
         Placement::Transient { .. } => false,
+    }
+}
+
+/// Whether this node may have held that group before, on a disk that it has no more.
+fn may_have_been_lost(picture: &Picture, io: &Io, group: GroupId) -> bool {
+    match picture.nodes().find(|(node, _)| *node == io.node) {
+        Some((_, known)) if known.directory == io.directory => group < known.first_group,
+        // What is known of this node is older than its directory, and so is the group.
+        _ => true,
     }
 }

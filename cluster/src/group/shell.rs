@@ -21,6 +21,10 @@ const SNAPSHOT_PART_BYTES: usize = 512 << 10;
 pub struct Io {
     /// This node.
     pub node: NodeId,
+    /// This run of it: greater with each.
+    pub run: u64,
+    /// The first run that had this store; 0: not known.
+    pub directory: u64,
     /// Where logs are read.
     pub store: Arc<dyn LogStore>,
     /// Where logs are written.
@@ -77,6 +81,7 @@ impl<M: Machine> GroupShell<M> {
     /// Opens the replica: as stored, or new with `members` as its voters.
     pub fn open(io: Io, group: GroupId, members: &[NodeId], machine: M, options: Options) -> Result<Self, Error> {
         let mut effects = Vec::new();
+        let options = Options { run: io.run, ..options };
         let core = GroupCore::open(
             io.node,
             group,

@@ -2,6 +2,7 @@
 
 use warren_cluster::NodeId;
 
+use super::disk::Store;
 use super::mutation::Mutation;
 use super::world::{Ended, Event, World};
 
@@ -31,6 +32,7 @@ impl World {
             faults.failed_writes,
             faults.clock_jumps,
             faults.connection_deaths,
+            faults.lost_disks,
         ];
         let sum: u64 = kinds.iter().sum();
         if sum == 0 {
@@ -108,10 +110,29 @@ impl World {
                     node.skew_ms += by_ms;
                 }
             }
-            _ => {
+            9 => {
                 let at = self.faults.below(self.seats.len() as u64) as usize;
                 self.disconnect(at);
             }
+            // One after the other: what two disks held that are lost together may have been nowhere else.
+            _ => {
+                if self.is_whole() {
+                    self.lose_disk(id);
+                }
+            }
+        }
+    }
+
+    /// A node loses its power and its disk, and gets a new one.
+    fn lose_disk(&mut self, id: NodeId) {
+        self.crash(id, false);
+        let mutation = self.mutation;
+        if let Some(node) = self.nodes.get_mut(&id)
+            && node.run.is_none()
+        {
+            node.store = Store::new(mutation);
+            self.summary.lost_disks += 1;
+            self.say(|| format!("the disk of node {id} is lost"));
         }
     }
 

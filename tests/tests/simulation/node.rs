@@ -41,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) store: Arc<Store>,
     pub(crate) incarnation: u64,
+    /// The first run that had its disk.
+    pub(crate) directory: u64,
     pub(crate) run: Option<NodeRun>,
     /// Its wall clock is so far from the simulation's.
     pub(crate) skew_ms: i64,
@@ -150,6 +152,8 @@ impl NodeRun {
         directory.set_transport(transport.clone());
         let io = Io {
             node: id,
+            run: incarnation,
+            directory: node.directory,
             store: node.store.clone(),
             writer: disk.clone(),
             transport,
@@ -257,6 +261,15 @@ impl NodeRun {
     /// Whether a client's session is open on this run.
     pub(crate) fn has_session(&self, session: SessionId) -> bool {
         self.directory.has_session(session)
+    }
+
+    /// Queues' groups that have a replica here, as far as this node knows.
+    pub(crate) fn groups(&self) -> Vec<GroupId> {
+        let picture = self.view.picture();
+        let here = picture
+            .queues("/")
+            .filter(|queue| queue.replicas().contains(&self.io.node));
+        here.map(|queue| queue.group).collect()
     }
 
     /// Groups that are stored here although their queues are no more.

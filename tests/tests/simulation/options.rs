@@ -35,6 +35,7 @@ pub(crate) struct Faults {
     pub(crate) failed_writes: u64,
     pub(crate) clock_jumps: u64,
     pub(crate) connection_deaths: u64,
+    pub(crate) lost_disks: u64,
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
     pub(crate) late: u64,
@@ -102,6 +103,8 @@ impl Options {
             failed_writes: some(random, 20, 10),
             clock_jumps: some(random, 30, 30),
             connection_deaths: some(random, 60, 60),
+            // Drawn apart, so that older seeds keep their meaning.
+            lost_disks: some(&mut Random::new(seed, 6), 20, 12),
             lost: some(random, 40, 400),
             doubled: some(random, 40, 400),
             late: some(random, 40, 400),

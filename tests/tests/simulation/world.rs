@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use warren_broker::metadata::replica::GROUP;
 use warren_cluster::NodeId;
+use warren_cluster::log::LogStore as _;
 use warren_cluster::transport::{Envelope, OutgoingSnapshot};
 use warren_proto::record::SessionId;
 
@@ -93,6 +94,8 @@ pub(crate) struct Summary {
     pub(crate) delivered: u64,
     /// Processes that ended before their time.
     pub(crate) crashes: u64,
+    /// Disks that were lost.
+    pub(crate) lost_disks: u64,
     /// Snapshots that replicas took over.
     pub(crate) snapshots: u64,
     /// A digest of the order of events.
@@ -159,6 +162,7 @@ impl World {
                     id: *id,
                     store: Store::new(mutation),
                     incarnation: 0,
+                    directory: 0,
                     run: None,
                     skew_ms: skew as i64 - world.options.skew_ms as i64,
                     frozen_until_us: 0,
@@ -340,6 +344,10 @@ impl World {
         let wall_ms = node.wall_ms(now_us);
         if self.mutation != Some(Mutation::ReusesIncarnation) || node.incarnation == 0 {
             node.incarnation = (node.incarnation + 1).max(wall_ms);
+        }
+        let is_empty = node.store.groups().expect("a healthy store").is_empty();
+        if is_empty && (self.mutation != Some(Mutation::HidesLoss) || node.directory == 0) {
+            node.directory = node.incarnation;
         }
         node.host_up = true;
         self.runs = number;
@@ -573,7 +581,18 @@ impl World {
     /// A node is gone for good, and some of the others will never have seen it.
     fn lose_node(&mut self) {
         let members = self.members.clone();
-        let id = *self.faults.pick(&members);
+        let mut id = *self.faults.pick(&members);
+        let broken: Vec<NodeId> = members
+            .iter()
+            .copied()
+            .filter(|member| !self.has_all(*member))
+            .collect();
+        match broken[..] {
+            [] => {}
+            // What its disk had held is on the others.
+            [only] => id = only,
+            _ => return,
+        }
         self.gone = Some(id);
         self.say(|| format!("node {id} will not come back"));
         for node in members {
@@ -582,6 +601,32 @@ impl World {
                 self.crash(node, killed);
             }
         }
+    }
+
+    /// Whether a node runs, and holds every replica that it should hold as if its disk had never been lost.
+    fn has_all(&self, id: NodeId) -> bool {
+        let node = &self.nodes[&id];
+        let Some(run) = &node.run else { return false };
+        let holds = |group| {
+            let state = node.store.state(group).expect("a healthy store");
+            state.is_some_and(|state| !state.fresh)
+        };
+        let waits = run.metadata.core().is_fresh() || run.queues.values().any(|replica| replica.core().is_fresh());
+        run.is_ready() && !waits && holds(GROUP) && run.groups().into_iter().all(holds)
+    }
+
+    /// Whether every node's disk holds what it ever held, or has got it back.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.nodes.values().all(|node| {
+            if node.run.is_some() {
+                return self.has_all(node.id);
+            }
+            let groups = node.store.groups().expect("a healthy store");
+            let states = groups
+                .iter()
+                .filter_map(|group| node.store.state(*group).expect("a healthy store"));
+            !groups.is_empty() && states.into_iter().all(|state| !state.fresh)
+        })
     }
 
     fn is_at_rest(&self) -> bool {
@@ -609,6 +654,9 @@ impl World {
             };
             if !run.is_ready() {
                 unrest += &format!("node {id} has not joined; ");
+            }
+            if !self.has_all(*id) {
+                unrest += &format!("node {id} has not got back what its disk held; ");
             }
             for group in run.left_over() {
                 unrest += &format!("node {id} keeps group {group}, whose queue is no more; ");

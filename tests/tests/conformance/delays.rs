@@ -223,7 +223,7 @@ fn a_mandatory_message_that_is_held_back_counts_as_routed() {
         return;
     };
     let mandatory = BasicPublish {
-        exchange: name.clone(),
+        exchange: name,
         routing_key: "nobody".into(),
         mandatory: true,
         ..Default::default()

@@ -44,6 +44,12 @@ pub(crate) fn config(queue: &Queue) -> machine::Config {
         single_active_consumer: queue.settings.single_active_consumer,
         priority_max: queue.settings.priority_max,
         auto_delete: queue.auto_delete,
+        retry: queue.settings.delayed_retry.map(|retry| machine::Retry {
+            failed: retry.failed,
+            returned: retry.returned,
+            min_ms: retry.min_ms,
+            max_ms: retry.max_ms,
+        }),
     }
 }
 

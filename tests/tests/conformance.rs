@@ -41,6 +41,8 @@ mod negotiation;
 mod priorities;
 #[path = "conformance/queues.rs"]
 mod queues;
+#[path = "conformance/retries.rs"]
+mod retries;
 #[path = "conformance/routing.rs"]
 mod routing;
 #[path = "conformance/single_active.rs"]

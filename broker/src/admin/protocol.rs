@@ -202,9 +202,11 @@ pub struct QueueRow {
     pub owner_pid: String,
     pub messages_ready: u64,
     pub messages_unacknowledged: u64,
+    /// What came back and rests before it is ready again.
+    pub messages_delayed: u64,
     /// Dead letters on their way to their exchange.
     pub messages_dlx: u64,
-    /// The sum of the three.
+    /// The sum of the four.
     pub messages: u64,
     pub message_bytes: u64,
     pub consumers: u64,
@@ -220,9 +222,10 @@ pub struct QueueRow {
 
 impl QueueRow {
     /// The columns that only the queue's leader knows.
-    pub const ASKED_OF_LEADER: [&str; 7] = [
+    pub const ASKED_OF_LEADER: [&str; 8] = [
         "messages_ready",
         "messages_unacknowledged",
+        "messages_delayed",
         "messages_dlx",
         "messages",
         "message_bytes",

@@ -69,6 +69,38 @@ pub enum DeadLetterStrategy {
     AtLeastOnce,
 }
 
+/// How long messages of a quorum queue rest that come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DelayedRetry {
+    /// Those whose delivery failed do.
+    pub failed: bool,
+    /// Those that were given back do.
+    pub returned: bool,
+    /// For each failed delivery so far, but at least once.
+    pub min_ms: u64,
+    pub max_ms: u64,
+}
+
+impl DelayedRetry {
+    /// Without a type and a time nothing rests; without a longest time it is always the shortest.
+    fn read(table: &Table) -> Option<Self> {
+        let (failed, returned) = match text(table, "x-delayed-retry-type")? {
+            "all" => (true, true),
+            "failed" => (true, false),
+            "returned" => (false, true),
+            _ => return None,
+        };
+        let time = |name| u64::try_from(integer(table.get(name)?)?).ok();
+        let min_ms = time("x-delayed-retry-min").filter(|min_ms| *min_ms > 0)?;
+        Some(Self {
+            failed,
+            returned,
+            min_ms,
+            max_ms: time("x-delayed-retry-max").unwrap_or(min_ms),
+        })
+    }
+}
+
 /// Which node a new queue's leader should be on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LeaderLocator {
@@ -101,6 +133,7 @@ pub struct Arguments {
     pub group_size: Option<u32>,
     pub leader_locator: LeaderLocator,
     pub consumer_timeout_ms: Option<u64>,
+    pub delayed_retry: Option<DelayedRetry>,
 }
 
 /// What a quorum queue has that does not say.
@@ -143,6 +176,7 @@ impl Arguments {
                 Some(_) => LeaderLocator::Balanced,
             },
             consumer_timeout_ms: natural("x-consumer-timeout"),
+            delayed_retry: (kind == Kind::Quorum).then(|| DelayedRetry::read(table)).flatten(),
         }
     }
 }

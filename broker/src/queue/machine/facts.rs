@@ -16,7 +16,7 @@ pub(super) struct Fact {
 
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
-    /// By number, of messages that are ready or held.
+    /// By number, of messages that are ready or held, or rest.
     all: Window<Fact>,
     /// When which ready message expires.
     due: BTreeSet<(u64, u64)>,
@@ -33,11 +33,7 @@ impl Facts {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    /// Notes what is so of a message that is neither ready nor held yet.
+    /// Notes what is so of a message that is not ready yet.
     pub(super) fn add(&mut self, seq: u64, fact: Fact) {
         if fact != Fact::default() {
             self.all.insert(seq, fact);
@@ -81,6 +77,11 @@ impl Facts {
         !self.all.is_empty() && self.all.get(seq).is_some_and(expires)
     }
 
+    /// When the message expires, in milliseconds since 1970; never is the end of time.
+    pub(super) fn expires_ms(&self, seq: u64) -> u64 {
+        Some(self.get(seq).expires_ms).filter(|at| *at > 0).unwrap_or(u64::MAX)
+    }
+
     /// When the next ready message expires, and which it is.
     #[inline]
     pub(super) fn first_due(&self) -> Option<(u64, u64)> {
@@ -96,7 +97,9 @@ impl Facts {
         self.all.iter()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.all.len()
+    /// What is so of a message; nothing if nothing was noted.
+    pub(super) fn get(&self, seq: u64) -> Fact {
+        let fact = if self.all.is_empty() { None } else { self.all.get(seq) };
+        fact.copied().unwrap_or_default()
     }
 }

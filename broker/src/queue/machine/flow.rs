@@ -6,6 +6,7 @@ use super::dead::Graveyard;
 use super::entries::Entries;
 use super::facts::{Fact, Facts};
 use super::ready::Returned;
+use super::resting::Rest;
 use super::{Config, Dead, Effect, Held, Kind, Overflow, Place, QueueMachine, Reason, Totals};
 
 /// Messages that died of a queue's limits and wait for their burial; more are dropped, or the limit would be none.
@@ -94,7 +95,7 @@ impl QueueMachine {
             return false;
         }
         let dead = if is_dead_letter { 0 } else { self.dead.len() };
-        let len = (self.ready.len() + dead) as u64;
+        let len = (self.ready.len() + self.resting.len() + dead) as u64;
         len_max.is_some_and(|max| len >= max)
             || bytes_max.is_some_and(|max| self.facts.ready_size() + u64::from(size) > max)
     }
@@ -173,12 +174,28 @@ impl QueueMachine {
         }
     }
 
+    /// Messages that have rested are ready again, where they were. Says whether there were any.
+    #[inline]
+    fn wake(&mut self) -> bool {
+        let mut woke = false;
+        while let Some((seq, message)) = self.resting.pop_due(self.now_ms) {
+            self.ready.put_back(seq, message);
+            self.facts.joins(seq);
+            woke = true;
+        }
+        woke
+    }
+
     /// What is due by the time of an entry happens before the entry.
     #[inline]
     pub(super) fn pass_time(&mut self, out: &mut Vec<Effect>) {
+        let woke = self.wake();
         self.expire();
         if self.late_ms > 0 && self.late_ms <= self.now_ms {
             self.find_late(out);
+        }
+        if woke {
+            self.settle_down(out);
         }
         let Some(expires_ms) = self.config.expires_ms else {
             return;
@@ -204,7 +221,8 @@ impl QueueMachine {
             Some(expires_ms) if self.consumers.len() == 0 => Some(self.used_ms.saturating_add(expires_ms)),
             Some(_) | None => None,
         };
-        [message, late, unused].into_iter().flatten().min()
+        let rested = self.resting.first_due();
+        [message, late, unused, rested].into_iter().flatten().min()
     }
 
     /// Takes messages back that were held for too long, and ends the consumers that held them.
@@ -262,6 +280,7 @@ impl QueueMachine {
             held: window,
             held_bytes,
             ready,
+            resting,
             sessions,
             consumers,
             entries,
@@ -316,14 +335,22 @@ impl QueueMachine {
                 return dies(facts, totals, Reason::Expired);
             }
             totals.requeued += 1;
-            ready.put_back(
-                seq,
-                Returned {
-                    place: held.place,
-                    acquired: held.acquired.saturating_add(1),
-                    failed,
-                },
-            );
+            let message = Returned {
+                place: held.place,
+                acquired: held.acquired.saturating_add(1),
+                failed,
+            };
+            let rest_ms = config
+                .retry
+                .map_or(0, |retry| retry.rest_ms(outcome == Outcome::Reject, failed));
+            if rest_ms > 0 {
+                // No longer than it lives: it dies as a ready message.
+                let until_ms = now_ms.saturating_add(rest_ms).min(facts.expires_ms(seq));
+                let fresh = resting.insert(seq, Rest { until_ms, message });
+                assert!(fresh, "message {seq} was held and rested");
+                return;
+            }
+            ready.put_back(seq, message);
             facts.joins(seq);
         });
     }

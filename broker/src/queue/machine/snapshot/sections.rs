@@ -11,6 +11,8 @@
 //! used     = 7 time_ms:u64
 //! late     = 8 late_ms:u64 held:u64 (seq:u64 since_ms:u64)*                        ascending
 //! active   = 9 consumer:u32
+//! resting  = 10 messages:u64 (seq:u64 until_ms:u64 place acquired:u32 failed:u32
+//!                             expires_ms:u64 size:u32)*                            ascending
 //! ```
 
 use std::collections::BTreeMap;
@@ -21,6 +23,8 @@ use super::{Ascending, Error, NUMBER_MAX, QueueMachine, Reader, Result, Writer, 
 use crate::queue::machine::dead::Graveyard;
 use crate::queue::machine::facts::Fact;
 use crate::queue::machine::origins::{NUMBERS_MAX, QUEUES_MAX, Seen};
+use crate::queue::machine::ready::Returned;
+use crate::queue::machine::resting::Rest;
 use crate::queue::machine::{Dead, Reason, Totals};
 
 const TOTALS: u8 = 1;
@@ -32,6 +36,7 @@ const ORIGINS: u8 = 6;
 const USED: u8 = 7;
 const LATE: u8 = 8;
 const ACTIVE: u8 = 9;
+const RESTING: u8 = 10;
 
 impl Totals {
     fn later(&self) -> [u64; 5] {
@@ -76,10 +81,12 @@ impl QueueMachine {
                 write_level(level, out);
             }
         }
-        if !self.facts.is_empty() {
+        // Those of resting messages stand with these.
+        let facts = || self.facts.iter().filter(|(seq, _)| !self.resting.contains(*seq));
+        if facts().next().is_some() {
             out.u8(FACTS);
-            out.u64(self.facts.len() as u64);
-            for (seq, fact) in self.facts.iter() {
+            out.u64(facts().count() as u64);
+            for (seq, fact) in facts() {
                 out.u64(seq);
                 out.u64(fact.expires_ms);
                 out.u32(fact.size);
@@ -143,6 +150,20 @@ impl QueueMachine {
             out.u8(ACTIVE);
             out.u32(consumer_at[&active]);
         }
+        if !self.resting.is_empty() {
+            out.u8(RESTING);
+            out.u64(self.resting.len() as u64);
+            for (seq, Rest { until_ms, message }) in self.resting.iter() {
+                out.u64(seq);
+                out.u64(*until_ms);
+                out.place(message.place);
+                out.u32(message.acquired);
+                out.u32(message.failed);
+                let fact = self.facts.get(seq);
+                out.u64(fact.expires_ms);
+                out.u32(fact.size);
+            }
+        }
     }
 
     /// The slot of the active consumer.
@@ -176,6 +197,7 @@ impl QueueMachine {
                     let consumer = consumers.get(reader.u32()? as usize);
                     active = Some(*consumer.ok_or(Error::Invalid("active consumer"))?);
                 }
+                RESTING => self.read_resting(reader)?,
                 _ => return Err(Error::Invalid("section")),
             }
         }
@@ -213,6 +235,33 @@ impl QueueMachine {
             if is_ready {
                 self.facts.joins(seq);
             }
+        }
+        Ok(())
+    }
+
+    fn read_resting(&mut self, reader: &mut Reader<'_>) -> Result<()> {
+        const INVALID: Error = Error::Invalid("resting message");
+        let mut seqs = Ascending(Some(0));
+        for _ in 0..reader.u64()? {
+            let (seq, until_ms, place) = (reader.u64()?, reader.u64()?, reader.place()?);
+            let (acquired, failed) = (reader.u32()?, reader.u32()?);
+            let fact = Fact {
+                expires_ms: reader.u64()?,
+                size: reader.u32()?,
+            };
+            seqs.check(seq, "resting message")?;
+            let was_taken = self.ready.is_number(seq) && self.ready.was_taken(seq);
+            if !was_taken || self.ready.contains(seq) || self.held.get(seq).is_some() {
+                return Err(INVALID);
+            }
+            let message = Returned {
+                place,
+                acquired,
+                failed,
+            };
+            self.resting.insert(seq, Rest { until_ms, message });
+            self.facts.add(seq, fact);
+            self.entries.restore(place.index, 1);
         }
         Ok(())
     }

@@ -557,10 +557,11 @@ fn config() -> impl Strategy<Value = Config> {
         any::<bool>(),
         proptest::bool::weighted(0.3),
         weighted(0.5, 0..9u8),
+        weighted(0.4, (any::<bool>(), any::<bool>(), 1..4_000u64, 1..8_000u64)),
     );
     (first, second).prop_map(|(first, second)| {
         let (kind, delivery_limit, auto_delete, message_ttl_ms, expires_ms, len_max) = first;
-        let (bytes_max, overflow, dead_letters, single_active_consumer, priority_max) = second;
+        let (bytes_max, overflow, dead_letters, single_active_consumer, priority_max, retry) = second;
         Config {
             kind,
             delivery_limit,
@@ -573,6 +574,12 @@ fn config() -> impl Strategy<Value = Config> {
             dead_letters,
             single_active_consumer,
             priority_max,
+            retry: retry.map(|(failed, returned, min_ms, max_ms)| Retry {
+                failed,
+                returned,
+                min_ms,
+                max_ms,
+            }),
         }
     })
 }

@@ -36,6 +36,7 @@ fn cases() {
     check_file("sessions.txt", include_str!("cases/sessions.txt"));
     check_file("end.txt", include_str!("cases/end.txt"));
     check_file("limits.txt", include_str!("cases/limits.txt"));
+    check_file("retry.txt", include_str!("cases/retry.txt"));
     check_file("expiry.txt", include_str!("cases/expiry.txt"));
     check_file("dead_letters.txt", include_str!("cases/dead_letters.txt"));
     check_file("priorities.txt", include_str!("cases/priorities.txt"));
@@ -166,6 +167,12 @@ impl World {
                     dead_letters: words.contains(&"dead-letters"),
                     single_active_consumer: words.contains(&"single"),
                     priority_max: option(&words, "max-priority"),
+                    retry: option(&words, "retry").map(|min_ms: u64| Retry {
+                        failed: !words.contains(&"retry-returned"),
+                        returned: !words.contains(&"retry-failed"),
+                        min_ms,
+                        max_ms: option(&words, "retry-max").unwrap_or(min_ms),
+                    }),
                 });
             }
             ["tick"] => self.apply(&warren_proto::record::system(&Command::Tick)),

@@ -44,6 +44,7 @@ pub(crate) fn config(queue: &Queue) -> machine::Config {
         single_active_consumer: queue.settings.single_active_consumer,
         priority_max: queue.settings.priority_max,
         auto_delete: queue.auto_delete,
+        deduplicates: queue.settings.deduplicates,
         retry: queue.settings.delayed_retry.map(|retry| machine::Retry {
             failed: retry.failed,
             returned: retry.returned,

@@ -25,6 +25,8 @@ mod dead_letters;
 mod delays;
 #[path = "conformance/direct_reply.rs"]
 mod direct_reply;
+#[path = "conformance/duplicates.rs"]
+mod duplicates;
 #[path = "conformance/exchanges.rs"]
 mod exchanges;
 #[path = "conformance/expiry.rs"]

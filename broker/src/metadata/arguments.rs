@@ -134,6 +134,8 @@ pub struct Arguments {
     pub leader_locator: LeaderLocator,
     pub consumer_timeout_ms: Option<u64>,
     pub delayed_retry: Option<DelayedRetry>,
+    /// A message whose header `x-deduplication-header` is that of one in the queue is dropped.
+    pub deduplicates: bool,
 }
 
 /// What a quorum queue has that does not say.
@@ -176,6 +178,7 @@ impl Arguments {
                 Some(_) => LeaderLocator::Balanced,
             },
             consumer_timeout_ms: natural("x-consumer-timeout"),
+            deduplicates: matches!(table.get("x-message-deduplication"), Some(Value::Bool(true))),
             delayed_retry: (kind == Kind::Quorum).then(|| DelayedRetry::read(table)).flatten(),
         }
     }
@@ -267,6 +270,7 @@ const RULES: &[Rule] = &[
     rule("x-stream-max-segment-size-bytes", anything, false, false),
     rule("x-stream-filter-size-bytes", anything, false, false),
     rule("x-initial-cluster-size", positive, false, false),
+    rule("x-message-deduplication", boolean, true, true),
     rule("x-queue-leader-locator", leader_locator, true, true),
     rule("x-queue-master-locator", anything, true, false),
 ];

@@ -115,6 +115,8 @@ pub struct Config {
     pub priority_max: Option<u8>,
     /// How long messages rest that come back; `None`: they do not.
     pub retry: Option<Retry>,
+    /// A message is dropped, as if it had been taken, while one with the same key is in the queue.
+    pub deduplicates: bool,
 }
 
 impl Config {

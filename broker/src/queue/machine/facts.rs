@@ -1,5 +1,5 @@
-//! What only some messages have: a time at which they expire, a size that counts against the queue's limit.
-//! A queue whose messages have neither pays for neither.
+//! What only some messages have: a time at which they expire, a size that counts against the queue's limit, a key that no
+//! other may have. A queue whose messages have none of these pays for none.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +12,8 @@ pub(super) struct Fact {
     pub(super) expires_ms: u64,
     /// What it counts against `x-max-length-bytes`; 0 where there is no such limit.
     pub(super) size: u32,
+    /// What no other message of the queue may have; 0 where there is no such rule, or the message has none.
+    pub(super) key: u128,
 }
 
 #[derive(Clone, Debug)]
@@ -22,6 +24,8 @@ pub(super) struct Facts {
     due: BTreeSet<(u64, u64)>,
     /// Sizes of the ready messages.
     ready_size: u64,
+    /// All but 0.
+    keys: BTreeSet<u128>,
 }
 
 impl Facts {
@@ -30,6 +34,7 @@ impl Facts {
             all: Window::new(),
             due: BTreeSet::new(),
             ready_size: 0,
+            keys: BTreeSet::new(),
         }
     }
 
@@ -37,6 +42,9 @@ impl Facts {
     pub(super) fn add(&mut self, seq: u64, fact: Fact) {
         if fact != Fact::default() {
             self.all.insert(seq, fact);
+            if fact.key > 0 {
+                self.keys.insert(fact.key);
+            }
         }
     }
 
@@ -66,8 +74,11 @@ impl Facts {
     /// The message, which is not ready, is gone.
     #[inline]
     pub(super) fn forget(&mut self, seq: u64) {
-        if !self.all.is_empty() {
-            self.all.remove(seq);
+        if !self.all.is_empty()
+            && let Some(fact) = self.all.remove(seq)
+            && fact.key > 0
+        {
+            self.keys.remove(&fact.key);
         }
     }
 
@@ -95,6 +106,23 @@ impl Facts {
     /// Ascending by number.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Fact)> {
         self.all.iter()
+    }
+
+    /// Whether a message of the queue has that key.
+    pub(super) fn has_key(&self, key: u128) -> bool {
+        self.keys.contains(&key)
+    }
+
+    /// How many have one.
+    pub(super) fn keys_len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Notes a message's key. False if it is none, or that of another message.
+    pub(super) fn restore_key(&mut self, seq: u64, key: u128) -> bool {
+        let fact = Fact { key, ..self.get(seq) };
+        self.all.insert(seq, fact);
+        key > 0 && self.keys.insert(key)
     }
 
     /// What is so of a message; nothing if nothing was noted.

@@ -8,6 +8,7 @@ use super::facts::{Fact, Facts};
 use super::ready::Returned;
 use super::resting::Rest;
 use super::{Config, Dead, Effect, Held, Kind, Overflow, Place, QueueMachine, Reason, Totals};
+use crate::message::deduplication_key;
 
 /// Messages that died of a queue's limits and wait for their burial; more are dropped, or the limit would be none.
 const OVERFLOWED_MAX: usize = 16_384;
@@ -36,12 +37,23 @@ impl Undertaker<'_> {
 }
 
 impl QueueMachine {
-    /// Takes a message in. False if the queue refuses it.
+    /// Takes a message in, unless it has come before. False if the queue refuses it.
     #[inline]
     pub(super) fn publish(&mut self, place: Place, message: &Stored<'_>) -> bool {
         if let Some(origin) = &message.origin
             && self.origins.has_come(origin)
         {
+            return true;
+        }
+        let key = if self.config.deduplicates {
+            deduplication_key(message.properties)
+        } else {
+            0
+        };
+        if key > 0 && self.facts.has_key(key) {
+            if let Some(origin) = &message.origin {
+                self.origins.came(origin, place.index);
+            }
             return true;
         }
         let size = self.size(message);
@@ -63,9 +75,9 @@ impl QueueMachine {
             (Some(own), Some(queue)) => Some(own.min(queue)),
             (own, queue) => own.or(queue),
         };
-        if size > 0 || ttl_ms.is_some() {
+        if size > 0 || ttl_ms.is_some() || key > 0 {
             let expires_ms = ttl_ms.map_or(0, |ttl_ms| self.now_ms.saturating_add(ttl_ms).max(1));
-            self.facts.add(seq, Fact { expires_ms, size });
+            self.facts.add(seq, Fact { expires_ms, size, key });
             self.facts.joins(seq);
         }
         true

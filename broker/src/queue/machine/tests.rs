@@ -85,6 +85,9 @@ fn check_limits(machine: &QueueMachine, seqs: &BTreeSet<u64>) {
         facts.ready_size(),
         ready().map(|(_, fact)| u64::from(fact.size)).sum::<u64>()
     );
+    let keys: Vec<u128> = facts.iter().map(|(_, fact)| fact.key).filter(|key| *key > 0).collect();
+    assert_eq!(keys.len(), facts.keys_len(), "one key, one message");
+    assert!(keys.iter().all(|key| facts.has_key(*key)));
     let due = ready().filter(|(_, fact)| fact.expires_ms > 0);
     let first_due = due.map(|(seq, fact)| (fact.expires_ms, seq)).min();
     assert_eq!(facts.first_due(), first_due);

@@ -13,6 +13,7 @@
 //! active   = 9 consumer:u32
 //! resting  = 10 messages:u64 (seq:u64 until_ms:u64 place acquired:u32 failed:u32
 //!                             expires_ms:u64 size:u32)*                            ascending
+//! keys     = 11 messages:u64 (seq:u64 key:u128)*                                   ascending
 //! ```
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ const USED: u8 = 7;
 const LATE: u8 = 8;
 const ACTIVE: u8 = 9;
 const RESTING: u8 = 10;
+const KEYS: u8 = 11;
 
 impl Totals {
     fn later(&self) -> [u64; 5] {
@@ -81,8 +83,11 @@ impl QueueMachine {
                 write_level(level, out);
             }
         }
-        // Those of resting messages stand with these.
-        let facts = || self.facts.iter().filter(|(seq, _)| !self.resting.contains(*seq));
+        // Those of resting messages stand with these; keys have a section of their own.
+        let facts = || {
+            let facts = self.facts.iter().filter(|(seq, _)| !self.resting.contains(*seq));
+            facts.filter(|(_, fact)| fact.expires_ms > 0 || fact.size > 0)
+        };
         if facts().next().is_some() {
             out.u8(FACTS);
             out.u64(facts().count() as u64);
@@ -164,6 +169,14 @@ impl QueueMachine {
                 out.u32(fact.size);
             }
         }
+        if self.facts.keys_len() > 0 {
+            out.u8(KEYS);
+            out.u64(self.facts.keys_len() as u64);
+            for (seq, fact) in self.facts.iter().filter(|(_, fact)| fact.key > 0) {
+                out.u64(seq);
+                out.bytes(&fact.key.to_le_bytes());
+            }
+        }
     }
 
     /// The slot of the active consumer.
@@ -198,6 +211,7 @@ impl QueueMachine {
                     active = Some(*consumer.ok_or(Error::Invalid("active consumer"))?);
                 }
                 RESTING => self.read_resting(reader)?,
+                KEYS => self.read_keys(reader)?,
                 _ => return Err(Error::Invalid("section")),
             }
         }
@@ -225,6 +239,7 @@ impl QueueMachine {
             let fact = Fact {
                 expires_ms: reader.u64()?,
                 size: reader.u32()?,
+                key: 0,
             };
             seqs.check(seq, "fact")?;
             let is_ready = self.ready.contains(seq);
@@ -248,6 +263,7 @@ impl QueueMachine {
             let fact = Fact {
                 expires_ms: reader.u64()?,
                 size: reader.u32()?,
+                key: 0,
             };
             seqs.check(seq, "resting message")?;
             let was_taken = self.ready.is_number(seq) && self.ready.was_taken(seq);
@@ -262,6 +278,19 @@ impl QueueMachine {
             self.resting.insert(seq, Rest { until_ms, message });
             self.facts.add(seq, fact);
             self.entries.restore(place.index, 1);
+        }
+        Ok(())
+    }
+
+    fn read_keys(&mut self, reader: &mut Reader<'_>) -> Result<()> {
+        let mut seqs = Ascending(Some(0));
+        for _ in 0..reader.u64()? {
+            let (seq, key) = (reader.u64()?, u128::from_le_bytes(reader.array()?));
+            seqs.check(seq, "key")?;
+            let is_here = self.ready.contains(seq) || self.held.get(seq).is_some() || self.resting.contains(seq);
+            if !is_here || !self.facts.restore_key(seq, key) {
+                return Err(Error::Invalid("key"));
+            }
         }
         Ok(())
     }

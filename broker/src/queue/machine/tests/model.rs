@@ -11,6 +11,8 @@ struct Message {
     failed: u32,
     holder: Option<Holder>,
     rests_until_ms: Option<u64>,
+    /// Its properties, of which only the key differs.
+    key: Option<Vec<u8>>,
     priority: u8,
     expires_ms: Option<u64>,
     size: u64,
@@ -297,6 +299,15 @@ impl Model {
         {
             return;
         }
+        let key = (self.config.deduplicates && stored.properties.len() > 2).then(|| stored.properties.to_vec());
+        if key.is_some() && self.messages.values().any(|message| message.key == key) {
+            if let Some(Origin { group, id, floor }) = stored.origin {
+                self.origins.insert((group, id));
+                let known = self.floors.entry(group).or_default();
+                *known = floor.max(*known);
+            }
+            return;
+        }
         let quorum = self.config.kind == Kind::Quorum;
         let body = stored.body.len() + if quorum { stored.properties.len() } else { 0 };
         let size = if self.config.bytes_max.is_some() {
@@ -338,6 +349,7 @@ impl Model {
             failed: 0,
             holder: None,
             rests_until_ms: None,
+            key,
             priority,
             expires_ms: ttl_ms.map(|ttl_ms| self.time_ms + ttl_ms),
             size,

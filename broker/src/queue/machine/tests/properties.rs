@@ -88,6 +88,21 @@ struct Facts {
     ttl_ms: Option<u64>,
     priority: Option<u8>,
     origin: Option<Origin>,
+    key: Option<u8>,
+}
+
+/// With that key, if any.
+fn properties(key: Option<u8>) -> Bytes {
+    let headers = key.map(|key| {
+        let mut headers = crate::amqp::Table::new();
+        headers.insert("x-deduplication-header", crate::amqp::Value::U8(key));
+        headers
+    });
+    let properties = crate::amqp::Properties {
+        headers,
+        ..crate::amqp::Properties::default()
+    };
+    properties.to_bytes()
 }
 
 fn facts() -> impl Strategy<Value = Facts> {
@@ -101,11 +116,13 @@ fn facts() -> impl Strategy<Value = Facts> {
         weighted(0.25, 0..6_000u64),
         weighted(0.3, prop_oneof![0..8u8, 28..40u8]),
         weighted(0.1, origin),
+        weighted(0.3, 0..6u8),
     )
-        .prop_map(|(ttl_ms, priority, origin)| Facts {
+        .prop_map(|(ttl_ms, priority, origin, key)| Facts {
             ttl_ms,
             priority,
             origin,
+            key,
         })
 }
 
@@ -426,7 +443,7 @@ impl World {
                         bcc: &[],
                         exchange: b"x",
                         routing_key: b"key",
-                        properties: &[0, 0],
+                        properties: &properties(facts.key),
                         body: &body,
                     });
                 }
@@ -558,10 +575,11 @@ fn config() -> impl Strategy<Value = Config> {
         proptest::bool::weighted(0.3),
         weighted(0.5, 0..9u8),
         weighted(0.4, (any::<bool>(), any::<bool>(), 1..4_000u64, 1..8_000u64)),
+        any::<bool>(),
     );
     (first, second).prop_map(|(first, second)| {
         let (kind, delivery_limit, auto_delete, message_ttl_ms, expires_ms, len_max) = first;
-        let (bytes_max, overflow, dead_letters, single_active_consumer, priority_max, retry) = second;
+        let (bytes_max, overflow, dead_letters, single_active_consumer, priority_max, retry, deduplicates) = second;
         Config {
             kind,
             delivery_limit,
@@ -574,6 +592,7 @@ fn config() -> impl Strategy<Value = Config> {
             dead_letters,
             single_active_consumer,
             priority_max,
+            deduplicates,
             retry: retry.map(|(failed, returned, min_ms, max_ms)| Retry {
                 failed,
                 returned,
@@ -625,7 +644,7 @@ proptest! {
     ) {
         let mut world = machine_after(config, &steps);
         let session = world.current[0];
-        let facts = Facts { ttl_ms: Some(900), priority: Some(6), origin: None };
+        let facts = Facts { ttl_ms: Some(900), priority: Some(6), origin: None, key: Some(1) };
         world.queue(session, Sent::Publish(3, facts));
         world.queue(session, Sent::Other(Command::Settle { outcome: Outcome::Reject, runs: vec![Run { first: 1, len: 9 }] }));
         world.queue(session, Sent::Other(Command::Get(queue::Get { no_ack: false })));

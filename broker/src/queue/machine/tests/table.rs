@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! new [limit=N] [auto-delete]        an empty queue; also quorum, ttl=MS, expires=MS, len=N, bytes=N, reject,
-//!                                      reject-dlx, dead-letters, single, max-priority=N
+//!                                      reject-dlx, dead-letters, single, max-priority=N,
+//!                                      retry=MS [retry-max=MS] [retry-failed] [retry-returned]
 //! A COMMAND[; COMMAND]...            session A sends one batch, which becomes one entry:
 //!                                      publish N [ttl=MS] [priority=N] [body=BYTES] [origin=GROUP:ID:FLOOR] · get [no-ack] · purge · stat · delete [if-unused] [if-empty]
 //!                                      attach C [prefetch=N] [priority=N] [no-ack] [exclusive] [timeout=MS]
@@ -167,6 +168,7 @@ impl World {
                     dead_letters: words.contains(&"dead-letters"),
                     single_active_consumer: words.contains(&"single"),
                     priority_max: option(&words, "max-priority"),
+                    deduplicates: false,
                     retry: option(&words, "retry").map(|min_ms: u64| Retry {
                         failed: !words.contains(&"retry-returned"),
                         returned: !words.contains(&"retry-failed"),

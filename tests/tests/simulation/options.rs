@@ -9,6 +9,28 @@ pub(crate) struct QueueOptions {
     pub(crate) quorum: bool,
     /// It is deleted and declared anew now and then: what it held is not missed.
     pub(crate) deleted: bool,
+    pub(crate) letters: Option<Letters>,
+}
+
+/// A queue whose dead letters go to a queue of their own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Letters {
+    /// `x-message-ttl`; 0: none.
+    pub(crate) ttl_ms: u64,
+    /// `x-dead-letter-strategy`.
+    pub(crate) at_least_once: bool,
+    /// `x-max-length`, beyond which publishes are refused; 0: none.
+    pub(crate) length_max: u64,
+}
+
+impl Letters {
+    fn draw(random: &mut Random, quorum: bool) -> Self {
+        Self {
+            ttl_ms: *random.pick(&[0, 30, 300, 3_000]),
+            at_least_once: quorum && random.below(3) > 0,
+            length_max: *random.pick(&[0, 0, 10, 100]),
+        }
+    }
 }
 
 /// How a consumer settles, in parts of 100; the rest is acknowledged.
@@ -110,12 +132,19 @@ impl Options {
             late: some(random, 40, 400),
             broken_snapshots: some(random, 30, 5_000),
         };
-        let queues = (0..random.from(1, 3))
+        let mut queues: Vec<QueueOptions> = (0..random.from(1, 3))
             .map(|_| QueueOptions {
                 quorum: random.below(2) == 0,
                 deleted: random.below(6) == 0,
+                letters: None,
             })
             .collect();
+        let apart = &mut Random::new(seed, 7);
+        for queue in queues.iter_mut().filter(|queue| !queue.deleted) {
+            if apart.below(3) == 0 {
+                queue.letters = Some(Letters::draw(apart, queue.quorum));
+            }
+        }
         Self {
             nodes: if random.below(4) == 0 { 5 } else { 3 },
             queues,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use warren_broker::metadata::replica::GROUP;
-use warren_cluster::NodeId;
 use warren_cluster::log::LogStore as _;
 use warren_cluster::transport::{Envelope, OutgoingSnapshot};
+use warren_cluster::{GroupId, NodeId};
 use warren_proto::record::SessionId;
 
 use super::boxes::{Letter, Target};
@@ -36,6 +36,8 @@ pub(crate) enum Event {
     Tick(NodeId, u64, Target),
     /// A connection's timer.
     Timer(NodeId, u64, u64),
+    /// A queue's timer.
+    Ring(NodeId, u64, GroupId),
     /// A run looks at its links.
     Beat(NodeId, u64),
     /// The write that was under way is done.
@@ -92,6 +94,8 @@ pub(crate) struct Summary {
     pub(crate) simulated_ms: u64,
     pub(crate) confirmed: u64,
     pub(crate) delivered: u64,
+    /// Of these, dead letters.
+    pub(crate) letters: u64,
     /// Processes that ended before their time.
     pub(crate) crashes: u64,
     /// Disks that were lost.
@@ -188,6 +192,8 @@ impl World {
         let mut purposes = vec![Purpose::Publish; self.options.publishers as usize];
         purposes.extend((0..self.options.consumers as usize).map(|at| Purpose::Consume(at % queues)));
         purposes.extend((0..self.options.getters as usize).map(|at| Purpose::Get(at % queues)));
+        let letters = (0..queues).filter(|queue| self.options.queues[*queue].letters.is_some());
+        purposes.extend(letters.map(Purpose::Letters));
         let deleted = (0..queues).filter(|queue| self.options.queues[*queue].deleted);
         purposes.extend(deleted.map(Purpose::Delete));
         for purpose in purposes {
@@ -251,6 +257,7 @@ impl World {
         self.summary.simulated_ms = self.now_ms();
         self.summary.confirmed = self.checker.confirmed;
         self.summary.delivered = self.checker.delivered;
+        self.summary.letters = self.checker.letters;
         Ok(self.summary)
     }
 
@@ -275,6 +282,7 @@ impl World {
             Event::Wake(node, run, _)
             | Event::Tick(node, run, _)
             | Event::Timer(node, run, _)
+            | Event::Ring(node, run, _)
             | Event::Beat(node, run)
             | Event::Written(node, run)
             | Event::Stray(node, run, ..)
@@ -304,6 +312,7 @@ impl World {
                     self.turn(node, key, Turn::Tick);
                 }
             }
+            Event::Ring(node, _, group) => self.ring(node, group),
             Event::Beat(node, _) => self.beat(node),
             Event::Written(node, _) => {
                 if let Some(run) = &self.nodes[&node].run {
@@ -418,6 +427,17 @@ impl World {
         self.after_step(id, result);
     }
 
+    /// A queue's timer has run out.
+    fn ring(&mut self, id: NodeId, group: GroupId) {
+        let now_us = self.now_us;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let wall_ms = node.wall_ms(now_us);
+        let Some(run) = node.run.as_mut() else { return };
+        let result = run.ring(group, wall_ms, now_us);
+        self.look(id, Target::Queue(group));
+        self.after_step(id, result);
+    }
+
     /// The checker looks at a replica that may have moved.
     fn look(&mut self, id: NodeId, target: Target) {
         let Some(run) = self.nodes.get(&id).and_then(|node| node.run.as_ref()) else {
@@ -499,6 +519,12 @@ impl World {
             .map(|(group, _)| *group)
             .collect();
         let writes = run.disk.begin();
+        let wall_ms = node.wall_ms(now_us);
+        let run = self.nodes.get_mut(&id).and_then(|node| node.run.as_mut());
+        let rings = run.map(|run| run.alarms(wall_ms, now_us)).unwrap_or_default();
+        for (at_us, group) in rings {
+            self.at(at_us, Event::Ring(id, number, group));
+        }
         for (to, envelope) in out {
             self.send(id, to, envelope);
         }
@@ -670,7 +696,7 @@ impl World {
                 let status = replica.core().status();
                 let leads = self.leader_of(*group);
                 let top = self.commit_of(*group);
-                if stats.ready + stats.unacked > 0 || leads != 1 || status.applied != top {
+                if stats.ready + stats.unacked + stats.dead > 0 || leads != 1 || status.applied != top {
                     unrest += &format!("node {id} group {group} ({leads} leaders): {status:?} {stats:?}");
                     for row in machine.consumers() {
                         unrest += &format!(" consumer of {:?}: {} unsettled", row.session, row.unsettled);

@@ -89,13 +89,17 @@ pub(crate) fn copies(properties: &Bytes, headers: &Bytes) -> Result<Option<Copie
 /// The header by which a queue that wants no duplicates knows a message.
 const DEDUPLICATION: &str = "x-deduplication-header";
 
+/// Whether properties may hold that header. Cheap, and true for some that do not.
+pub(crate) fn may_have_deduplication_key(properties: &[u8]) -> bool {
+    properties
+        .windows(DEDUPLICATION.len())
+        .any(|window| window == DEDUPLICATION.as_bytes())
+}
+
 /// A digest of that header's value, the same in every build; 0 for a message without it. Numbers of any width are the
 /// same as long as their values are.
 pub(crate) fn deduplication_key(properties: &[u8]) -> u128 {
-    if !properties
-        .windows(DEDUPLICATION.len())
-        .any(|window| window == DEDUPLICATION.as_bytes())
-    {
+    if !may_have_deduplication_key(properties) {
         return 0;
     }
     // What cannot be read, which no publisher can have stored, has no headers.

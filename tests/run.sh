@@ -7,7 +7,7 @@
 #   conformance  what any AMQP 0-9-1 client sees, asked over raw sockets of a cluster of three
 #   interop      clients of several languages and ages against the same cluster
 #   durability   what is confirmed survives nodes that are killed
-#   chaos        and networks that fall apart: five nodes in network namespaces, which needs root
+#   chaos        and disks that fail, networks that fall apart: five nodes in network namespaces, which needs root
 # Installs what is missing. Ends with each suite's counts and a line `N passed, N failed`; the status is 0 only if
 # every suite ran and nothing failed. The cluster has a directory and ports (WARREN_AMQP_BASE, WARREN_CLUSTER_BASE) of
 # its own, so that one started with deploy/cluster.sh is left alone. Logs of a failed run stay in the directory it names.
@@ -20,7 +20,7 @@ cd "$TOP"
 
 ALL=(unit fuzz simulation conformance interop durability chaos)
 # Test binaries that are suites of their own.
-OWN=(simulation conformance durability)
+OWN=(simulation conformance durability disks)
 FUZZ_S=${FUZZ_S:-20}
 
 case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
@@ -127,7 +127,14 @@ simulation() {
 conformance() { cargo test --release --workspace --no-fail-fast --test conformance; }
 durability() { cargo test --release --workspace --no-fail-fast --test durability; }
 interop() { python3 tests/interop/run.py; }
-chaos() { tests/chaos/run.sh; }
+chaos() {
+  local status=0
+  # shellcheck disable=SC2046 # a list of words
+  install $(missing mkfs.ext4 e2fsprogs; missing mount mount) || return
+  cargo test --release --workspace --no-fail-fast --test disks || status=1
+  tests/chaos/run.sh || status=1
+  return "$status"
+}
 
 # Starts the nodes that do not run, and tells the suites where they are.
 cluster_up() {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use warren_cluster::NodeId;
@@ -19,18 +20,23 @@ use warren_proto::node::{AdminForward, AdminRows, node_message::Kind};
 
 use crate::alarms::Alarms;
 use crate::config::Config;
+use crate::connection::census::{Census, Count, Others};
 use crate::connection::registry::Registry;
 use crate::directory::Directory;
 use crate::listener;
 use crate::metadata::View;
 use crate::metadata::client::MetadataClient;
+use crate::name::{UserName, VhostName};
 use protocol::{Listener, Request, status};
 
 mod changes;
+mod closing;
+pub mod definitions;
 mod listings;
 mod local;
 mod one_shot;
 pub mod protocol;
+mod settings;
 
 /// How long the other nodes are waited for.
 const NODES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,6 +90,8 @@ struct Facts {
     data_dir: String,
     /// All configured nodes by id, this one included.
     names: BTreeMap<NodeId, String>,
+    /// Replicas of a queue that does not say.
+    group_size: usize,
     started: Instant,
 }
 
@@ -107,6 +115,7 @@ struct Inner {
     cluster_listen: String,
     alarms: Arc<Alarms>,
     certificates: Vec<Credentials>,
+    census: Arc<Census>,
     parts: OnceLock<Parts>,
     /// Set once clients are served.
     listeners: OnceLock<Vec<Open>>,
@@ -123,6 +132,7 @@ impl Admin {
         view: View,
         alarms: Arc<Alarms>,
         certificates: Vec<Credentials>,
+        census: Arc<Census>,
     ) -> Self {
         let mut names: BTreeMap<NodeId, String> = config
             .cluster
@@ -136,6 +146,7 @@ impl Admin {
             cluster: config.cluster.name.clone(),
             data_dir: config.node.data_dir.display().to_string(),
             names,
+            group_size: config.cluster.group_size,
             started: Instant::now(),
         };
         let cluster_listen = config.cluster.listen.to_string();
@@ -147,6 +158,7 @@ impl Admin {
                 cluster_listen,
                 alarms,
                 certificates,
+                census,
                 parts: OnceLock::new(),
                 listeners: OnceLock::new(),
                 next: AtomicU64::new(1),
@@ -296,6 +308,18 @@ impl Inner {
             Request::ListVhosts => Ok(self.list_vhosts()),
             Request::ListPermissions { vhost } => Ok(self.list_permissions(|_, of| of == vhost)),
             Request::ListUserPermissions { user } => Ok(self.list_permissions(|of, _| of == user)),
+            Request::ListPolicies { vhost, operator } => Ok(self.list_policies(&vhost, operator)),
+            Request::ListVhostLimits { vhost } => Ok(self.list_vhost_limits(vhost.as_deref())),
+            Request::ListUserLimits { user } => Ok(self.list_user_limits(user.as_deref())),
+            Request::ListTopicPermissions { vhost } => Ok(self.list_topic_permissions(|_, of| of == vhost)),
+            Request::ListUserTopicPermissions { user } => Ok(self.list_topic_permissions(|of, _| of == user)),
+            Request::ListParameters { vhost } => Ok(self.list_parameters(&vhost)),
+            Request::CloseConnection { pid, reason } => self.close_connection(&pid, &reason).await,
+            Request::CloseConnections { vhost, user, reason } => self.close_connections(vhost, user, reason).await,
+            Request::ExportDefinitions { vhost } => self.export_definitions(vhost.as_deref()),
+            Request::ImportDefinitions { vhost, definitions } => {
+                self.import_definitions(vhost.as_deref(), &definitions).await
+            }
             change => self.change(change).await,
         }
     }
@@ -342,6 +366,24 @@ impl AdminHandler for Admin {
                 Err(failure) => answer.fail(u32::from(failure.status), failure.text),
             }
         });
+    }
+}
+
+impl Others for Admin {
+    fn count(&self, vhost: VhostName, user: UserName) -> LocalBoxFuture<'static, Count> {
+        let inner = self.inner.clone();
+        let question = local::Question::Count {
+            vhost: (&vhost).into(),
+            user: (&user).into(),
+        };
+        Box::pin(async move {
+            let own = inner.directory.node();
+            let answers = inner.ask_all(question).await;
+            let others = answers.into_iter().filter(|(node, _)| *node != own);
+            let counts = others.flat_map(|(_, rows)| rows);
+            let read = |row: String| serde_json::from_str::<Count>(&row).unwrap_or_default();
+            counts.map(read).fold(Count::default(), |sum, count| sum + count)
+        })
     }
 }
 

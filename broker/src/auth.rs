@@ -8,7 +8,8 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256, Sha512};
+use md5::Md5;
+use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq as _;
 
 use crate::amqp::{Table, Value};
@@ -19,36 +20,32 @@ pub enum Algorithm {
     #[default]
     Sha256,
     Sha512,
+    /// For hashes of old: new ones are better made otherwise.
+    Md5,
 }
 
 impl Algorithm {
+    const ALL: [Self; 3] = [Self::Sha256, Self::Sha512, Self::Md5];
+
     /// As definition files and the HTTP API spell it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sha256 => "rabbit_password_hashing_sha256",
             Self::Sha512 => "rabbit_password_hashing_sha512",
+            Self::Md5 => "rabbit_password_hashing_md5",
         }
     }
 
     /// The algorithm that `name` spells.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Sha256, Self::Sha512]
-            .into_iter()
-            .find(|algorithm| algorithm.name() == name)
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 
     fn digest(self, salt: &[u8], password: &[u8]) -> Vec<u8> {
         match self {
-            Self::Sha256 => Sha256::new()
-                .chain_update(salt)
-                .chain_update(password)
-                .finalize()
-                .to_vec(),
-            Self::Sha512 => Sha512::new()
-                .chain_update(salt)
-                .chain_update(password)
-                .finalize()
-                .to_vec(),
+            Self::Sha256 => digest::<Sha256>(salt, password),
+            Self::Sha512 => digest::<Sha512>(salt, password),
+            Self::Md5 => digest::<Md5>(salt, password),
         }
     }
 
@@ -56,8 +53,14 @@ impl Algorithm {
         match self {
             Self::Sha256 => 32,
             Self::Sha512 => 64,
+            Self::Md5 => 16,
         }
     }
+}
+
+fn digest<D: Digest>(salt: &[u8], password: &[u8]) -> Vec<u8> {
+    let digest = D::new().chain_update(salt).chain_update(password);
+    digest.finalize().to_vec()
 }
 
 const SALT_LEN: usize = 4;
@@ -88,6 +91,13 @@ impl PasswordHash {
     /// Takes salt and digest as definition files have them.
     pub fn from_base64(algorithm: Algorithm, text: &str) -> Option<Self> {
         Self::from_bytes(algorithm, BASE64.decode(text).ok()?.into())
+    }
+
+    /// The same of whichever algorithm makes hashes of that length.
+    pub fn of_any_algorithm(text: &str) -> Option<Self> {
+        Algorithm::ALL
+            .into_iter()
+            .find_map(|algorithm| Self::from_base64(algorithm, text))
     }
 
     pub fn algorithm(&self) -> Algorithm {

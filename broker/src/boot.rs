@@ -28,6 +28,7 @@ use crate::alarms::{self, Alarms, Bounds};
 use crate::auth::{Algorithm, PasswordHash};
 use crate::config::{Address, Config};
 use crate::connection::Limits;
+use crate::connection::census::Census;
 use crate::directory::Directory;
 use crate::fatal;
 use crate::listener::{Listener, Service};
@@ -82,8 +83,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let alarms = Arc::new(Alarms::new(node, bounds));
     inbox.connect_alarms(alarms.clone());
-    let admin = Admin::new(&config, directory.clone(), view.clone(), alarms.clone(), certificates);
-    let admin = Arc::new(admin);
+    let census = Arc::new(Census::default());
+    let admin = Arc::new(Admin::new(
+        &config,
+        directory.clone(),
+        view.clone(),
+        alarms.clone(),
+        certificates,
+        census.clone(),
+    ));
+    census.connect(admin.clone());
 
     let own = config
         .cluster
@@ -164,6 +173,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         joined = ready.wait_for(|ready| *ready) => joined.is_ok(),
         signal = &mut stopped => { signal?; false }
     };
+    let joined = match &config.definitions.path {
+        Some(path) if joined => tokio::select! {
+            imported = admin.import_file(path) => { imported?; true }
+            signal = &mut stopped => { signal?; false }
+        },
+        _ => joined,
+    };
     if joined {
         let limits = Limits {
             channel_max: config.amqp.channel_max,
@@ -192,6 +208,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             directory: directory.clone(),
             metadata: client.clone(),
             alarms: alarms.clone(),
+            census: census.clone(),
         };
         let plain = config.amqp.listen.iter().map(|address| (address, None));
         let secured = config.tls.listen.iter().map(|address| (address, client_tls.clone()));

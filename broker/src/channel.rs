@@ -133,6 +133,18 @@ impl Channel {
         }
     }
 
+    /// Other nodes are asked whether there is room for this channel; what comes meanwhile waits.
+    pub(crate) fn count(&mut self) {
+        self.waiting = Some(Waiting::Count);
+    }
+
+    /// They have answered.
+    pub(crate) fn counted(&mut self) {
+        if let Some(Waiting::Count) = self.waiting {
+            self.waiting = None;
+        }
+    }
+
     pub(crate) fn id(&self) -> ChannelId {
         self.id
     }

@@ -36,6 +36,7 @@ pub struct Config {
     pub amqp: Amqp,
     pub tls: Tls,
     pub users: Users,
+    pub definitions: Definitions,
     pub limits: Limits,
     pub log: Log,
     pub runtime: Runtime,
@@ -110,6 +111,12 @@ pub struct Users {
     pub default_vhost: String,
     /// Users who may only connect from this machine.
     pub loopback_users: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Definitions {
+    /// A file of definitions that is imported at every start, before clients are let in.
+    pub path: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

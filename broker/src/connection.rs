@@ -25,8 +25,10 @@ use crate::amqp::{Fault, Method, Output, ReplyCode, Table};
 use crate::channel::{Channel, Step};
 use crate::direct_reply::{Desk, Registry};
 use crate::metadata::View;
+use crate::name::{UserName, VhostName};
 use crate::queue::client::{ChannelId, Notice};
 
+use self::census::Census;
 pub use self::certificate::Certificate;
 pub use self::describe::{ChannelInfo, ConnectionInfo, Description};
 pub use self::limits::Limits;
@@ -36,6 +38,7 @@ pub use self::session::{Effect, Session};
 pub use self::tls::Agreed;
 
 pub mod actor;
+pub mod census;
 mod certificate;
 mod control;
 mod describe;
@@ -85,6 +88,8 @@ enum Phase {
     Tune,
     /// Waits for connection.open.
     Open,
+    /// connection.open came, and other nodes are asked whether there is room; what comes meanwhile waits.
+    Counting,
     Running,
     /// connection.close was sent.
     Closing {
@@ -210,6 +215,16 @@ impl Connection {
         self.tls = Some(agreed);
     }
 
+    /// The connection counts in this census.
+    pub fn share_census(&mut self, census: Arc<Census>) {
+        self.session.census = census;
+    }
+
+    /// Whom [`Effect::Count`] is about.
+    pub(crate) fn counted(&self) -> (VhostName, UserName) {
+        (self.session.vhost.clone(), self.session.user.clone())
+    }
+
     /// Direct replies find the connection's channels in this registry.
     pub fn share_replies(&mut self, registry: Arc<Registry>) {
         self.session.replies = Desk::new(registry);
@@ -246,6 +261,7 @@ impl Connection {
                     );
                 }
                 Phase::Refused { .. } | Phase::Answering | Phase::Closed { .. } | Phase::Lost => return input.clear(),
+                Phase::Counting => return,
                 Phase::Start | Phase::Tune | Phase::Open | Phase::Running | Phase::Closing { .. } => {
                     match frame::decode(input, self.session.frame_max) {
                         Ok(Some(frame)) => self.on_frame(frame),
@@ -319,6 +335,7 @@ impl Connection {
                 let Some(mut channel) = self.channels.remove(&number) else {
                     return;
                 };
+                self.count_channels();
                 channel.abandon(&mut self.session);
                 // What came after the close is for the channel's next opening.
                 for frame in channel.into_held() {
@@ -352,14 +369,28 @@ impl Connection {
             return self.fault(0, Fault::new(ReplyCode::NotAllowed, text));
         }
         self.openings = self.openings.wrapping_add(1);
-        self.channels.insert(
+        let id = ChannelId {
             number,
-            Channel::new(ChannelId {
-                number,
-                opening: self.openings,
-            }),
-        );
+            opening: self.openings,
+        };
+        self.channels.insert(number, Channel::new(id));
+        self.count_channels();
+        let picture = self.session.picture();
+        let user = picture.user(&self.session.user);
+        if user.is_some_and(|user| user.limits.channels_max().is_some())
+            && let Some(channel) = self.channels.get_mut(&number)
+        {
+            channel.count();
+            self.session.effects.push(Effect::Count(Some(id)));
+            return;
+        }
         self.session.reply(number, &Method::ChannelOpenOk {});
+    }
+
+    fn count_channels(&mut self) {
+        if let Some(seat) = &mut self.session.seat {
+            seat.set_channels(self.channels.len());
+        }
     }
 
     /// A channel whose transaction is committed goes on with what it held; one whose transaction is not is closed.
@@ -382,7 +413,7 @@ impl Connection {
         self.dispatch(&mut notices);
         self.notices = notices;
         match self.phase {
-            Phase::Header | Phase::Start | Phase::Tune | Phase::Open
+            Phase::Header | Phase::Start | Phase::Tune | Phase::Open | Phase::Counting
                 if now_ms >= self.accepted_ms + self.session.limits.handshake_timeout_ms =>
             {
                 tracing::warn!(peer = %self.ends.peer, state = self.phase.name(), "handshake timed out");
@@ -465,7 +496,7 @@ impl Connection {
                     && self.session.output.len() < limits.output_bytes_max
                     && self.held_bytes < limits.held_bytes_max
             }
-            Phase::Lost => false,
+            Phase::Lost | Phase::Counting => false,
             _ => true,
         }
     }
@@ -499,7 +530,7 @@ impl Connection {
             self.session.queues.needs_tick().then_some(now_ms + TICK_MS)
         };
         let phase = match self.phase {
-            Phase::Header | Phase::Start | Phase::Tune | Phase::Open => {
+            Phase::Header | Phase::Start | Phase::Tune | Phase::Open | Phase::Counting => {
                 Some(self.accepted_ms + self.session.limits.handshake_timeout_ms)
             }
             Phase::Running if self.heartbeat_ms > 0 => Some(now_ms + (self.heartbeat_ms / 4).max(250)),
@@ -585,7 +616,7 @@ impl Phase {
         match self {
             Self::Header | Self::Start => "starting",
             Self::Tune => "tuning",
-            Self::Open => "opening",
+            Self::Open | Self::Counting => "opening",
             Self::Running => "running",
             Self::Closing { .. } | Self::Refused { .. } | Self::Answering => "closing",
             Self::Closed { .. } | Self::Lost => "closed",

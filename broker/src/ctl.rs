@@ -12,6 +12,7 @@ use warren_cluster::tls::Files;
 
 use crate::{
     admin::protocol::{CertificateRow, ClusterStatusRow, Request, status},
+    auth::{Algorithm, PasswordHash},
     config::{self, Address, Config, Secret},
 };
 
@@ -89,8 +90,10 @@ impl Invocation {
         let common = line.common;
         let style = Style::of(&common);
         let plan = plan::plan(line.command, common.vhost)?;
-        if let Show::Text(text) = plan.show {
-            return Err(Exit { status: 0, text });
+        match plan.show {
+            Show::Text(text) => return Err(Exit { status: 0, text }),
+            Show::Hash(Some(password)) => return Err(hashed(&password)),
+            _ => {}
         }
 
         let wanted = common.node.or_else(|| variable(&env, "WARREN_NODE"));
@@ -119,14 +122,40 @@ impl Invocation {
         &self.plan.request
     }
 
+    /// The document that must be read first: of a file, or of standard input if none is named.
+    pub fn wants_document(&self) -> Option<Option<&str>> {
+        self.plan.reads.as_ref().map(Option::as_deref)
+    }
+
+    /// Gives the document that [`Invocation::wants_document`].
+    pub fn set_document(&mut self, text: String) {
+        if let Request::ImportDefinitions { definitions, .. } = &mut self.plan.request {
+            *definitions = text;
+        }
+    }
+
+    /// Where the answer goes, if not to standard output.
+    pub fn output_file(&self) -> Option<&str> {
+        match &self.plan.show {
+            Show::Document { file } => file.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The end of a line that needs only a password, and no node.
+    pub fn ends_with(&self, password: &str) -> Option<Exit> {
+        matches!(self.plan.show, Show::Hash(None)).then(|| hashed(password.trim_end_matches(['\r', '\n'])))
+    }
+
     /// Whether a password must be read from standard input first.
     pub fn wants_password(&self) -> bool {
-        matches!(
-            &self.plan.request,
-            Request::AddUser { password, .. }
-            | Request::ChangePassword { password, .. }
-            | Request::AuthenticateUser { password, .. } if password.is_empty()
-        )
+        matches!(self.plan.show, Show::Hash(None))
+            || matches!(
+                &self.plan.request,
+                Request::AddUser { password, .. }
+                | Request::ChangePassword { password, .. }
+                | Request::AuthenticateUser { password, .. } if password.is_empty()
+            )
     }
 
     /// Gives the password that [`Invocation::wants_password`], as a line of text.
@@ -227,9 +256,27 @@ impl Invocation {
                 }
                 self.style.done(&self.node, "No certificate expires soon")
             }
+            Show::Document { .. } => rows.iter().filter_map(Value::as_str).collect::<String>() + "\n",
+            Show::Imported => {
+                let changed = first().get("changed").and_then(Value::as_u64).unwrap_or(0);
+                self.style.done(
+                    &self.node,
+                    &format!("Successfully imported definitions: {changed} entries made or changed"),
+                )
+            }
             Show::Text(text) => text.clone(),
+            Show::Hash(_) => String::new(),
         };
         Next::Exit(Exit { status: 0, text })
+    }
+}
+
+/// The password's hash, with a salt of its own.
+fn hashed(password: &str) -> Exit {
+    let hash = PasswordHash::new(Algorithm::Sha256, rand::random(), password.as_bytes());
+    Exit {
+        status: 0,
+        text: format!("{}\n", hash.to_base64()),
     }
 }
 

@@ -26,7 +26,7 @@ use warren_proto::record::{Command, Events, SessionId, system};
 use crate::amqp::ReplyCode;
 use crate::direct_reply::{Admitted, Registry};
 use crate::mailbox::{Mailbox, Post, Refused};
-use crate::metadata::View;
+use crate::metadata::{Queue, View};
 use crate::name::{UserName, VhostName};
 use crate::queue::client::ChannelId;
 
@@ -69,6 +69,8 @@ pub enum Inbound {
     LinkWritable(NodeId),
     /// Somebody asks who leads.
     LeaderQuery(NodeId),
+    /// The queue's settings are others now.
+    Configured(Arc<Queue>),
     /// Describe yourself for operators.
     Describe(oneshot::Sender<Description>),
     /// End; with `delete`, leave nothing behind.

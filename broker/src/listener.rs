@@ -15,6 +15,7 @@ use crate::alarms::Alarms;
 use crate::amqp::{Fault, ReplyCode};
 use crate::connection::Limits;
 use crate::connection::actor::{ConnectionActor, Shared};
+use crate::connection::census::Census;
 use crate::connection::registry::Registry;
 use crate::directory::Directory;
 use crate::metadata::client::MetadataClient;
@@ -39,6 +40,7 @@ pub struct Service {
     pub directory: Arc<Directory>,
     pub metadata: MetadataClient,
     pub alarms: Arc<Alarms>,
+    pub census: Arc<Census>,
 }
 
 /// One open port of this node's AMQP service.
@@ -60,6 +62,7 @@ impl Listener {
             directory,
             metadata,
             alarms,
+            census,
         } = service;
         if arbiters.is_empty() {
             return Err(io::Error::new(
@@ -78,6 +81,7 @@ impl Listener {
             alarms,
             registry: Registry::new(),
             tls,
+            census,
         };
         let (stop, stopped) = watch::channel(false);
         let accepting = Accepting {

@@ -1,4 +1,5 @@
-//! The metadata machine: vhosts, users, permissions, exchanges, bindings, queues and where they live, nodes.
+//! The metadata machine: vhosts, users, permissions, policies, limits, exchanges, bindings, queues and where they live,
+//! nodes.
 //!
 //! One more replicated machine in one more group, applied on every node, so that routing is a local read everywhere.
 //! It is pure: no clock, no randomness, no IO. It knows no Raft, no connection and no message.
@@ -23,16 +24,19 @@ use warren_cluster::machine::{Machine, Meta, RestoreError};
 pub use self::apply::IDS_MAX;
 pub use self::arguments::{Arguments, Kind, validate, validate_exchange};
 pub use self::change::{
-    AddUser, Bind, Bootstrap, Change, DeclareExchange, DeclareQueue, DeleteExchange, DescribeVhost, Request,
-    SetPermissions,
+    AddUser, Bind, Bootstrap, Change, DeclareExchange, DeclareQueue, DeleteExchange, DescribeVhost, Parameter, Request,
+    SetPermissions, SetTopicPermission,
 };
 pub use self::checks::{
     check_exchange_declare, check_exchange_name, check_new_queue, check_queue_declare, check_queue_name,
     check_server_named,
 };
+pub use self::edit::predeclared;
 pub use self::facts::{Binding, Destination, Exchange, Node, Placement, Queue, Resource, Run, User, Vhost};
-pub use self::permission::{Access, Permission};
-pub use self::placement::place;
+pub use self::limits::{Limits, USER_LIMITS, VHOST_LIMITS};
+pub use self::permission::{Access, Permission, TopicPermission, TopicPermissions};
+pub use self::placement::{place, place_delays, place_replicas};
+pub use self::policy::{Applied, ApplyTo, Definition, Policy, SetPolicy};
 pub use self::refusal::Refusal;
 pub use self::view::{Load, NoExchange, Picture, View};
 use crate::name::{UserName, VhostName};
@@ -45,9 +49,11 @@ mod checks;
 pub mod client;
 mod edit;
 mod facts;
+mod limits;
 mod orphans;
 mod permission;
 mod placement;
+pub mod policy;
 mod refusal;
 pub mod replica;
 mod requests;
@@ -87,6 +93,8 @@ pub enum Effect {
     QueueDeleted(Arc<Queue>),
     /// Its replicas or its preferred leader are others now.
     QueuePlaced(Arc<Queue>),
+    /// Its settings are others now.
+    QueueConfigured(Arc<Queue>),
     NodeUp(Run),
     NodeDown(Run),
 }

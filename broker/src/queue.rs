@@ -10,7 +10,7 @@ use bytes::Bytes;
 use warren_cluster::machine::{Machine, Meta, RestoreError};
 
 use crate::metadata::Queue;
-use crate::metadata::arguments::Overflow;
+use crate::metadata::arguments::{Arguments, Overflow};
 use machine::{Effect, QueueMachine};
 
 pub mod actor;
@@ -23,26 +23,36 @@ mod pending;
 pub mod replica;
 pub mod transient;
 
-/// What the machine must know of its queue from the first entry on.
+/// What the machine must know of its queue from the first entry on: what it was declared with, which is the same
+/// whenever and wherever a replica begins.
+pub(crate) fn declared(queue: &Queue) -> machine::Config {
+    config_of(queue, &Arguments::read(queue.kind, &queue.arguments))
+}
+
+/// What the machine is to obey as things are now.
 pub(crate) fn config(queue: &Queue) -> machine::Config {
+    config_of(queue, &queue.settings)
+}
+
+fn config_of(queue: &Queue, settings: &Arguments) -> machine::Config {
     machine::Config {
         kind: match queue.kind {
             crate::metadata::Kind::Classic => machine::Kind::Classic,
             crate::metadata::Kind::Quorum => machine::Kind::Quorum,
         },
-        delivery_limit: queue.settings.delivery_limit,
-        message_ttl_ms: queue.settings.message_ttl_ms,
-        expires_ms: queue.settings.expires_ms,
-        len_max: queue.settings.len_max,
-        bytes_max: queue.settings.bytes_max,
-        overflow: match queue.settings.overflow {
+        delivery_limit: settings.delivery_limit,
+        message_ttl_ms: settings.message_ttl_ms,
+        expires_ms: settings.expires_ms,
+        len_max: settings.len_max,
+        bytes_max: settings.bytes_max,
+        overflow: match settings.overflow {
             Overflow::DropHead => machine::Overflow::DropHead,
             Overflow::RejectPublish => machine::Overflow::RejectPublish,
             Overflow::RejectPublishDlx => machine::Overflow::RejectPublishDlx,
         },
-        dead_letters: queue.settings.dead_letter_exchange.is_some(),
-        single_active_consumer: queue.settings.single_active_consumer,
-        priority_max: queue.settings.priority_max,
+        dead_letters: settings.dead_letter_exchange.is_some(),
+        single_active_consumer: settings.single_active_consumer,
+        priority_max: settings.priority_max,
         auto_delete: queue.auto_delete,
         deduplicates: queue.settings.deduplicates,
         retry: queue.settings.delayed_retry.map(|retry| machine::Retry {
@@ -67,7 +77,7 @@ impl Machine for QueueMachine {
 
     fn restore(&mut self, chunks: &[Bytes]) -> Result<(), RestoreError> {
         *self =
-            QueueMachine::restore(self.config().clone(), chunks).map_err(|error| RestoreError(error.to_string()))?;
+            QueueMachine::restore(self.declared().clone(), chunks).map_err(|error| RestoreError(error.to_string()))?;
         Ok(())
     }
 

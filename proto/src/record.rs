@@ -84,6 +84,7 @@ const KIND_SESSION_DOWN: u8 = 20;
 const KIND_NODE_DOWN: u8 = 21;
 const KIND_TICK: u8 = 22;
 const KIND_BURIED: u8 = 23;
+const KIND_CONFIGURE: u8 = 24;
 
 /// What a session does with messages it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,6 +308,8 @@ pub enum Command<'a> {
     Tick,
     /// These dead letters are where they had to go (system).
     Buried(Vec<Run>),
+    /// The queue's settings are others from now on (system).
+    Configure(queue::Configure),
 }
 
 /// Builds one batch of a session's commands.
@@ -440,6 +443,7 @@ impl BatchWriter {
                     self.bytes.put_u32_le(run.len);
                 }
             }
+            Command::Configure(configure) => self.message(KIND_CONFIGURE, configure),
             Command::SessionDown(session) => self.message(
                 KIND_SESSION_DOWN,
                 &queue::SessionDown {
@@ -635,6 +639,7 @@ impl<'a> Commands<'a> {
             KIND_HEARD => Command::Heard(queue::Heard::decode(payload).map_err(invalid("heard"))?),
             KIND_TICK => Command::Tick,
             KIND_BURIED => Command::Buried(take_runs(payload)?),
+            KIND_CONFIGURE => Command::Configure(queue::Configure::decode(payload).map_err(invalid("configure"))?),
             KIND_SESSION_DOWN => {
                 let down = queue::SessionDown::decode(payload).map_err(invalid("session down"))?;
                 Command::SessionDown(SessionId {

@@ -2,8 +2,8 @@
 //!
 //! `WARREN_TEST_AMQP` names the brokers (`host:port,host:port,host:port`); cases use the first one and, where it matters,
 //! publish through one node and consume through another.
-//! `WARREN_TEST_CTL` is the operator's command line (`warrenctl --node ...`), needed by the cases that make users or
-//! look at what only listings show.
+//! `WARREN_TEST_CTL` is the operator's command line (`warrenctl --node ...`), needed by the cases that make users,
+//! policies and limits, or look at what only listings show.
 //! With `WARREN_TEST_PEER=rabbitmq` the same cases run against a real RabbitMQ 4.3; where we differ on purpose the case
 //! carries both answers. That RabbitMQ must permit `transient_nonexcl_queues` and `global_qos`.
 
@@ -21,6 +21,8 @@ mod consumers;
 mod content;
 #[path = "conformance/dead_letters.rs"]
 mod dead_letters;
+#[path = "conformance/definitions.rs"]
+mod definitions;
 #[path = "conformance/delays.rs"]
 mod delays;
 #[path = "conformance/direct_reply.rs"]
@@ -39,12 +41,20 @@ mod hashing;
 mod limits;
 #[path = "conformance/negotiation.rs"]
 mod negotiation;
+#[path = "conformance/policies.rs"]
+mod policies;
+#[path = "conformance/policy_rules.rs"]
+mod policy_rules;
 #[path = "conformance/priorities.rs"]
 mod priorities;
 #[path = "conformance/queues.rs"]
 mod queues;
+#[path = "conformance/quotas.rs"]
+mod quotas;
 #[path = "conformance/retries.rs"]
 mod retries;
+#[path = "conformance/rights.rs"]
+mod rights;
 #[path = "conformance/routing.rs"]
 mod routing;
 #[path = "conformance/single_active.rs"]

@@ -24,6 +24,8 @@ mod kills;
 mod load;
 #[path = "durability/minority.rs"]
 mod minority;
+#[path = "durability/policies.rs"]
+mod policies;
 #[path = "durability/refusals.rs"]
 mod refusals;
 #[path = "durability/starts.rs"]

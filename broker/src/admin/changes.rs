@@ -39,7 +39,15 @@ impl Inner {
             )),
             Request::AddVhost { ref vhost, .. } if self.view.vhost_exists(vhost) => Ok(Vec::new()),
             Request::DeleteUser { ref user } if self.view.user(user).is_none() => Ok(Vec::new()),
-            other => match change(other) {
+            Request::AddUser { password, hashed, .. } | Request::ChangePassword { password, hashed, .. }
+                if hashed && PasswordHash::of_any_algorithm(password.reveal()).is_none() =>
+            {
+                Err(Failure::new(
+                    status::DATA,
+                    "the password is no salted hash of sha256, sha512 or md5 in base64",
+                ))
+            }
+            other => match self.setting(other.clone())?.or_else(|| change(other)) {
                 Some(change) => self.submit(change).await,
                 None => Err(Failure::new(status::USAGE, "the node does not know this call")),
             },
@@ -52,7 +60,7 @@ impl Inner {
             Ok(Outcome::Refused(refusal)) => {
                 let code = match refusal {
                     Refusal::NoUser(_) => status::NO_USER,
-                    Refusal::UserExists(_) => status::SOFTWARE,
+                    Refusal::UserExists(_) | Refusal::NoParameter => status::SOFTWARE,
                     _ => status::DATA,
                 };
                 Err(Failure::new(code, refusal.to_string()))
@@ -90,7 +98,10 @@ impl Inner {
     }
 }
 
-fn hash(password: &str) -> Option<PasswordHash> {
+fn hash(password: &str, hashed: bool) -> Option<PasswordHash> {
+    if hashed {
+        return PasswordHash::of_any_algorithm(password);
+    }
     Some(PasswordHash::new(
         Algorithm::Sha256,
         rand::random(),
@@ -100,14 +111,14 @@ fn hash(password: &str) -> Option<PasswordHash> {
 
 fn change(request: Request) -> Option<Change> {
     Some(match request {
-        Request::AddUser { user, password } => Change::AddUser(AddUser {
+        Request::AddUser { user, password, hashed } => Change::AddUser(AddUser {
             name: user.into(),
-            password: hash(password.reveal()),
+            password: hash(password.reveal(), hashed),
             tags: Vec::new(),
         }),
-        Request::ChangePassword { user, password } => Change::ChangePassword {
+        Request::ChangePassword { user, password, hashed } => Change::ChangePassword {
             name: user.into(),
-            password: hash(password.reveal()),
+            password: hash(password.reveal(), hashed),
         },
         Request::DeleteUser { user } => Change::DeleteUser { name: user.into() },
         Request::SetUserTags { user, tags } => Change::SetTags {

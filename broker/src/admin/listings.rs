@@ -15,10 +15,18 @@ use super::{Failure, Inner, Rows, json};
 use crate::alarms::resident_bytes;
 use crate::amqp::Table;
 use crate::connection::Certificate;
-use crate::metadata::{Access, Queue};
+use crate::metadata::{Access, Policy, Queue};
 
 /// The name of the program, for rows that say so.
 const PRODUCT: &str = "Warren";
+
+/// Empty where there is none.
+fn name_of(policy: &Option<Arc<Policy>>) -> String {
+    policy
+        .as_ref()
+        .map(|policy| policy.set.name.clone())
+        .unwrap_or_default()
+}
 
 impl Inner {
     pub(super) fn queue(&self, vhost: &str, name: &str, code: u8) -> Result<Arc<Queue>, Failure> {
@@ -81,6 +89,9 @@ impl Inner {
             exclusive: queue.exclusive_owner.is_some(),
             arguments: Arguments::from(&queue.arguments),
             r#type: queue.kind.name().to_owned(),
+            policy: name_of(&queue.policies.user),
+            operator_policy: name_of(&queue.policies.operator),
+            effective_policy_definition: queue.policies.definition(),
             pid: session_pid(&leader_name, queue.group),
             owner_pid: queue
                 .exclusive_owner
@@ -189,8 +200,8 @@ impl Inner {
             auto_delete: exchange.auto_delete,
             internal: exchange.internal,
             arguments: Arguments::from(&exchange.arguments),
+            policy: name_of(&exchange.policies.user),
             messages_delayed: exchange.delay_group().map(held),
-            ..ExchangeRow::default()
         });
         rows.map(|row| json(&row)).collect()
     }

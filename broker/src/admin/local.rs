@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use warren_proto::record::SessionId;
 
+use super::closing::Meant;
 use super::protocol::{Arguments, ChannelRow, ConnectionRow};
 use super::{Inner, NODES_TIMEOUT, json};
 use crate::connection::{Agreed, Certificate, Description as Connection};
@@ -21,6 +22,10 @@ pub(super) enum Question {
     Connections,
     /// A [`ChannelRow`] for each channel.
     Channels,
+    /// Close these connections; a row for each of them.
+    Close { meant: Meant, reason: String },
+    /// One row with the [`Count`](crate::connection::census::Count) of connections and channels.
+    Count { vhost: String, user: String },
 }
 
 /// One replica as its node sees it.
@@ -114,6 +119,8 @@ impl Inner {
                 .iter()
                 .map(|connection| json(&self.connection_row(connection)))
                 .collect(),
+            Question::Close { meant, reason } => self.close_here(meant, reason).await,
+            Question::Count { vhost, user } => vec![json(&self.census.count(vhost, user))],
             Question::Channels => {
                 let described = self.connections().await;
                 described
@@ -160,7 +167,7 @@ impl Inner {
         described
     }
 
-    fn pid(&self, session: SessionId) -> String {
+    pub(super) fn pid(&self, session: SessionId) -> String {
         session_pid(&self.name_of(session.node), session.id)
     }
 

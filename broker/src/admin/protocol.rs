@@ -23,6 +23,11 @@
 //! | `add_vhost` | done, whether or not it was new; `delete_vhost` of one that is not there: [`status::DATA`] |
 //! | `purge_queue` | done; [`status::DATA`] without the queue |
 //! | `delete_queue` | one [`DeletedRow`]; [`status::USAGE`] without the queue (sic: scripts test for rabbitmqctl's) |
+//! | `set_policy`, `set_vhost_limits`, `set_user_limits` | [`status::SOFTWARE`] and `Validation failed` if it does not do |
+//! | `clear_policy`, `clear_parameter` | [`status::SOFTWARE`] if there is none |
+//! | `close_connection` | [`status::DATA`] without the connection; `close_connections` asks every node that is heard |
+//! | `export_definitions` | pieces of one document, in order |
+//! | `import_definitions` | one [`ImportedRow`]; [`status::DATA`] names the entry that does not do, and nothing is changed |
 //!
 //! Any verb may end with [`status::UNAVAILABLE`] (no majority, or the queue's leader out of reach).
 //! Fields have the names of rabbitmqctl's columns. Fields are only ever added: a reader passes over those it does not
@@ -31,7 +36,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::amqp::{
     ShortStr,
@@ -39,8 +44,11 @@ use crate::amqp::{
 };
 use crate::config::Secret;
 
+mod settings;
 #[cfg(test)]
 mod tests;
+
+pub use self::settings::{ImportedRow, ParameterRow, PolicyRow, TopicPermissionRow, UserLimitsRow, VhostLimitsRow};
 
 /// Exit statuses, as rabbitmqctl uses sysexits.
 pub mod status {
@@ -103,10 +111,15 @@ pub enum Request {
     AddUser {
         user: String,
         password: Secret,
+        /// The password is a hash: salt and digest in base64, of an algorithm that their length tells.
+        #[serde(default)]
+        hashed: bool,
     },
     ChangePassword {
         user: String,
         password: Secret,
+        #[serde(default)]
+        hashed: bool,
     },
     AuthenticateUser {
         user: String,
@@ -153,6 +166,115 @@ pub enum Request {
         if_unused: bool,
         if_empty: bool,
     },
+    SetPolicy {
+        vhost: String,
+        name: String,
+        /// Of an operator.
+        operator: bool,
+        pattern: String,
+        apply_to: String,
+        priority: i64,
+        /// A JSON object.
+        definition: String,
+    },
+    ClearPolicy {
+        vhost: String,
+        name: String,
+        operator: bool,
+    },
+    ListPolicies {
+        vhost: String,
+        operator: bool,
+    },
+    /// Replaces all limits of the vhost.
+    SetVhostLimits {
+        vhost: String,
+        /// A JSON object; an empty one clears them.
+        limits: String,
+    },
+    ListVhostLimits {
+        /// Of all vhosts if none is named.
+        vhost: Option<String>,
+    },
+    /// Adds to the limits of the user.
+    SetUserLimits {
+        user: String,
+        /// A JSON object.
+        limits: String,
+    },
+    ClearUserLimits {
+        user: String,
+        /// `all`, or one.
+        limit: String,
+    },
+    ListUserLimits {
+        /// Of all users if none is named.
+        user: Option<String>,
+    },
+    SetTopicPermissions {
+        vhost: String,
+        user: String,
+        exchange: String,
+        write: String,
+        read: String,
+    },
+    ClearTopicPermissions {
+        vhost: String,
+        user: String,
+        /// Those for all exchanges if none is named.
+        exchange: Option<String>,
+    },
+    ListTopicPermissions {
+        vhost: String,
+    },
+    ListUserTopicPermissions {
+        user: String,
+    },
+    /// Replaces what is named of what the vhost says about itself.
+    UpdateVhost {
+        vhost: String,
+        description: Option<String>,
+        tags: Option<Vec<String>>,
+        default_queue_type: Option<String>,
+    },
+    SetParameter {
+        /// Vhost and component are empty for a parameter of the whole cluster.
+        vhost: String,
+        component: String,
+        name: String,
+        /// JSON.
+        value: String,
+    },
+    ClearParameter {
+        vhost: String,
+        component: String,
+        name: String,
+    },
+    ListParameters {
+        /// Empty: those of the whole cluster.
+        vhost: String,
+    },
+    CloseConnection {
+        pid: String,
+        reason: String,
+    },
+    /// Of all vhosts and users unless one is named.
+    CloseConnections {
+        vhost: Option<String>,
+        user: Option<String>,
+        reason: String,
+    },
+    /// Rows are pieces of one JSON document, as strings.
+    ExportDefinitions {
+        /// Of the whole cluster if none is named.
+        vhost: Option<String>,
+    },
+    ImportDefinitions {
+        /// Where to put what names no vhost.
+        vhost: Option<String>,
+        /// A JSON document.
+        definitions: String,
+    },
 }
 
 /// One kind of row. Its fields' names are the columns that can be asked for, in the order of the fields.
@@ -180,6 +302,14 @@ rows!(
     VhostRow,
     PermissionRow
 );
+rows!(
+    PolicyRow,
+    VhostLimitsRow,
+    UserLimitsRow,
+    TopicPermissionRow,
+    ParameterRow,
+    ImportedRow
+);
 rows!(ReplicaRow, StatusRow, ClusterStatusRow, DeletedRow, CertificateRow);
 
 /// Text that has no value here (no policy, no owner) is empty.
@@ -195,7 +325,7 @@ pub struct QueueRow {
     pub r#type: String,
     pub policy: String,
     pub operator_policy: String,
-    pub effective_policy_definition: Arguments,
+    pub effective_policy_definition: Map<String, Value>,
     /// Which group or transient queue it is: `<node.id>`.
     pub pid: String,
     /// The connection that an exclusive queue belongs to.

@@ -28,7 +28,25 @@ fn hashes_have_the_length_of_their_algorithm() {
     assert_eq!(PasswordHash::from_base64(Algorithm::Sha256, "not base64!"), None);
     assert_eq!(PasswordHash::from_base64(Algorithm::Sha256, ""), None);
     assert_eq!(Algorithm::from_name(Algorithm::Sha512.name()), Some(Algorithm::Sha512));
-    assert_eq!(Algorithm::from_name("rabbit_password_hashing_md5"), None);
+    assert_eq!(Algorithm::from_name("rabbit_password_hashing_md4"), None);
+}
+
+#[test]
+fn hashes_of_other_brokers_are_known() {
+    for (text, algorithm) in [
+        ("AQIDBDB9kM21iEUzN1lZ+6VReCsdNqS0sERdAQTcY6Xs3PMz", Algorithm::Sha256),
+        (
+            "AQIDBPhTH2L5HGYB1LWOrn+YpvuQmVOXKGqgsuiJRIZTILRoEvblSJo/WAsym3IZTfuaIaK5KR2o5KwFfTv6KsxfMIE=",
+            Algorithm::Sha512,
+        ),
+        ("AQIDBDgk9ci8Lfh6CKE9Y0AUfmU=", Algorithm::Md5),
+    ] {
+        let hash = PasswordHash::of_any_algorithm(text).expect("a hash");
+        assert_eq!((hash.algorithm(), hash.to_base64()), (algorithm, text.to_owned()));
+        assert!(hash.verify(b"secret") && !hash.verify(b"Secret"));
+        assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
+    }
+    assert_eq!(PasswordHash::of_any_algorithm("AQIDBA=="), None);
 }
 
 #[test]

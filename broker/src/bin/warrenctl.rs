@@ -39,7 +39,20 @@ fn run() -> Result<Exit, Exit> {
     if invocation.wants_password() {
         let mut line = String::new();
         io::stdin().lock().read_line(&mut line).map_err(failed)?;
+        if let Some(exit) = invocation.ends_with(&line) {
+            return Ok(exit);
+        }
         invocation.set_password(&line);
+    }
+    if let Some(file) = invocation.wants_document() {
+        let text = match file {
+            Some(file) => std::fs::read_to_string(file).map_err(|error| Exit {
+                status: status::DATA,
+                text: format!("Error:\n{file} cannot be read: {error}\n"),
+            })?,
+            None => io::read_to_string(io::stdin().lock()).map_err(failed)?,
+        };
+        invocation.set_document(text);
     }
     if let Some(banner) = invocation.banner() {
         let _closed = show(&banner);
@@ -48,7 +61,20 @@ fn run() -> Result<Exit, Exit> {
         .enable_all()
         .build()
         .map_err(failed)?;
-    Ok(runtime.block_on(converse(&invocation)))
+    let exit = runtime.block_on(converse(&invocation));
+    if let Some(file) = invocation.output_file()
+        && exit.status == 0
+    {
+        std::fs::write(file, &exit.text).map_err(|error| Exit {
+            status: status::DATA,
+            text: format!("Error:\n{file} cannot be written: {error}\n"),
+        })?;
+        return Ok(Exit {
+            status: 0,
+            text: String::new(),
+        });
+    }
+    Ok(exit)
 }
 
 fn show(text: &str) -> io::Result<()> {

@@ -15,10 +15,10 @@ use crate::amqp::{Fault, Method, ShortStr, Table, Value};
 use crate::connection::session::{Session, refused};
 use crate::direct_reply::is_reply_name;
 use crate::exchange::Kind;
-use crate::metadata::arguments::LeaderLocator;
 use crate::metadata::{
-    Access, Arguments, Bind, Change, DeclareExchange, DeclareQueue, DeleteExchange, Destination, Picture, Placement,
-    Queue, Refusal, Run, check_exchange_name, check_new_queue, check_queue_name, check_server_named, place,
+    Access, Bind, Change, DeclareExchange, DeclareQueue, DeleteExchange, Destination, Picture, Placement, Queue,
+    Refusal, Run, check_exchange_name, check_new_queue, check_queue_name, check_server_named, place_delays,
+    place_replicas,
 };
 use crate::name::{ExchangeName, QueueName, RoutingKey};
 use crate::queue::client::Asked;
@@ -180,7 +180,8 @@ impl Channel {
                     session.allow(Access::Write, "exchange", &String::from_utf8_lossy(alternate))?;
                 }
                 if declare.kind.parse() == Ok(Kind::Delayed) {
-                    declare.delays = Some(replicas(session, &picture, &Arguments::default()));
+                    let (local, limits) = (session.id.node, &session.limits);
+                    declare.delays = Some(place_delays(&picture, local, &limits.members, limits.group_size));
                 }
                 self.submit(session, Change::DeclareExchange(declare), Waiting::Change { reply });
                 return Ok(());
@@ -225,6 +226,7 @@ impl Channel {
         let source = without_line_breaks(exchange);
         session.allow(Access::Write, "queue", &name)?;
         session.allow(Access::Read, "exchange", &source)?;
+        session.allow_topic(Access::Read, &source, key)?;
         Ok(Bind {
             vhost: session.vhost.clone(),
             source: ExchangeName::from(&*source),
@@ -316,7 +318,8 @@ impl Channel {
             session.allow(Access::Write, "exchange", dead_letter_exchange)?;
         }
         if !declare.is_transient() {
-            declare.placement = replicas(session, &picture, &settings);
+            let (local, limits) = (session.id.node, &session.limits);
+            declare.placement = place_replicas(&picture, local, &limits.members, limits.group_size, &declare);
         }
         session.owns_exclusive |= declare.exclusive_owner.is_some();
         self.submit(session, Change::DeclareQueue(declare), Waiting::NewQueue { no_wait });
@@ -393,6 +396,7 @@ fn bind_exchange(
     checked(check_exchange_name(&source))?;
     session.allow(Access::Write, "exchange", &destination)?;
     session.allow(Access::Read, "exchange", &source)?;
+    session.allow_topic(Access::Read, &source, routing_key)?;
     Ok(Bind {
         vhost: session.vhost.clone(),
         source: ExchangeName::from(&*source),
@@ -422,34 +426,5 @@ fn fill_in_type(picture: &Picture, declare: &mut DeclareQueue) {
     if !vhost.default_queue_type.is_empty() {
         let kind = Bytes::copy_from_slice(vhost.default_queue_type.as_bytes());
         declare.arguments.insert("x-queue-type", Value::LongStr(kind));
-    }
-}
-
-/// Where a new replicated queue goes. The client's node leads, unless leaders are to be balanced.
-fn replicas(session: &Session, picture: &Picture, settings: &Arguments) -> Placement {
-    let live: Vec<_> = picture
-        .nodes()
-        .filter(|(_, node)| node.live)
-        .map(|(id, _)| id)
-        .collect();
-    let group_size = settings
-        .group_size
-        .map_or(session.limits.group_size, |size| size as usize);
-    let replicas = place(picture, session.id.node, &live, &session.limits.members, group_size);
-    let leads = |node: u64| {
-        let led = |queue: &&std::sync::Arc<crate::metadata::Queue>| matches!(queue.placement, Placement::Replicated { leader, .. } if leader == node);
-        picture.all_queues().filter(led).count()
-    };
-    let leader = match settings.leader_locator {
-        LeaderLocator::ClientLocal => replicas.first().copied(),
-        LeaderLocator::Balanced => replicas
-            .iter()
-            .copied()
-            .filter(|node| live.contains(node))
-            .min_by_key(|node| (leads(*node), *node)),
-    };
-    Placement::Replicated {
-        leader: leader.unwrap_or(0),
-        replicas,
     }
 }

@@ -51,6 +51,10 @@ impl Channel {
             Some(headers) => message::copies(&message.properties, headers)?,
             None => None,
         };
+        session.allow_topic(Access::Write, &address.exchange, &address.routing_key)?;
+        for key in copies.iter().flat_map(|copies| &copies.routing_keys) {
+            session.allow_topic(Access::Write, &address.exchange, key)?;
+        }
         let Way { groups, delay } = match &copies {
             None if direct_reply::is_reply(address) => Way::default(),
             None => route(session, message, glance.headers.as_ref())?,

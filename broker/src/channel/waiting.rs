@@ -44,6 +44,8 @@ pub(crate) enum Waiting {
     },
     /// Another node's word on a requester.
     PseudoQueue { queue: QueueName, no_wait: bool },
+    /// Other nodes' word on how many channels there are.
+    Count,
     /// A change of exchanges or bindings; then this is said.
     Change { reply: Option<Method> },
 }
@@ -199,6 +201,7 @@ impl Channel {
                     | Waiting::NewQueue { .. }
                     | Waiting::Deleted { .. }
                     | Waiting::PseudoQueue { .. }
+                    | Waiting::Count
                     | Waiting::Change { .. } => {
                         self.waiting = Some(waiting);
                         return Ok(());

@@ -281,6 +281,16 @@ pub(super) static OPTIONS: &[Opt] = &[
         |c, v| put(&mut c.users.loopback_users, v.list()),
     ),
     option(
+        "definitions",
+        "path",
+        "FILE",
+        "Definitions in JSON that are imported at every start; empty: none",
+        |c, v| {
+            let path = v.text().map(|text| (!text.is_empty()).then(|| PathBuf::from(text)));
+            put(&mut c.definitions.path, path)
+        },
+    ),
+    option(
         "limits",
         "unapplied_bytes_max",
         "SIZE",

@@ -61,7 +61,7 @@ fn the_example_file_documents_every_option_at_its_default() {
 }
 
 /// One legal value per option that is not its default, as a variable or a flag gives it.
-const OTHERS: [(&str, &str); 39] = [
+const OTHERS: [(&str, &str); 40] = [
     ("node.name", "rabbit@a.b"),
     ("node.data_dir", "d"),
     ("cluster.name", "other"),
@@ -94,6 +94,7 @@ const OTHERS: [(&str, &str); 39] = [
     ("users.default_pass", "p"),
     ("users.default_vhost", "v"),
     ("users.loopback_users", "x,y"),
+    ("definitions.path", "/etc/warren/definitions.json"),
     ("limits.unapplied_bytes_max", "1MiB"),
     ("limits.queue_cached_bytes_max", "1MiB"),
     ("limits.memory_high_watermark", "2GiB"),

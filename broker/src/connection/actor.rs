@@ -18,6 +18,7 @@ use rand::rngs::StdRng;
 use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
 
+use super::census::{Census, Count};
 use super::registry::Registry;
 use super::socket::{Gate, Readiness};
 use super::tls::Tls;
@@ -56,6 +57,8 @@ pub struct Shared {
     pub registry: Registry,
     /// What clients are shown; `None`: they speak without TLS.
     pub tls: Option<Credentials>,
+    /// How many there are, of whom and where.
+    pub census: Arc<Census>,
 }
 
 /// Asks a connection to describe itself and its channels.
@@ -143,6 +146,7 @@ impl ConnectionActor {
         let mut core = Connection::new(limits, id, ends, view, StdRng::from_os_rng(), 1, unix_ms);
         // It is in the registry: what changes from now on is told.
         core.set_shortage(shared.alarms.shortage());
+        core.share_census(Arc::clone(&shared.census));
         core.share_replies(Arc::clone(shared.directory.replies()));
         if let Some(fault) = refusal {
             core.refuse_open(fault);
@@ -216,6 +220,21 @@ impl ConnectionActor {
                             tracing::warn!(%error, "a client's change of the metadata has no known outcome");
                         }
                         actor.begin(context).on_outcome(channel, outcome.ok());
+                    }));
+                }
+                Effect::Count(channel) => {
+                    let (vhost, user) = self.core.counted();
+                    let others = self.shared.census.others().map(|others| others.count(vhost, user));
+                    let work = async move {
+                        match others {
+                            Some(others) => others.await,
+                            None => Count::default(),
+                        }
+                    };
+                    context.spawn(work.into_actor(self).map(move |count, actor, context| {
+                        actor.begin(context).on_count(channel, count);
+                        // What came meanwhile.
+                        actor.core.on_input(&mut actor.input, 0);
                     }));
                 }
                 Effect::Reply(reply) => self.shared.directory.send_reply(*reply),

@@ -2,11 +2,17 @@
 
 use bytes::{Buf as _, BytesMut};
 
-use super::{CLOSE_OK_MS, Certificate, Connection, FRAME_MAX_UNTUNED, Phase, REFUSED_MS, handshake, session};
+use super::census::Count;
+use super::{CLOSE_OK_MS, Certificate, Connection, Effect, FRAME_MAX_UNTUNED, Phase, REFUSED_MS, handshake, session};
 use crate::amqp::frame::{self, Frame, Kind};
 use crate::amqp::method::peek_id;
 use crate::amqp::{Fault, Method, ReplyCode, Table};
 use crate::directory::Deleted;
+use crate::queue::client::ChannelId;
+
+/// connection.open and channel.open, for faults that come after them.
+const OPEN: (u16, u16) = (10, 40);
+const CHANNEL_OPEN: (u16, u16) = (20, 10);
 
 impl Connection {
     pub(super) fn on_header(&mut self, current: bool, input: &mut BytesMut) {
@@ -161,12 +167,56 @@ impl Connection {
             return Err(refusal);
         }
         let picture = self.session.picture();
-        self.session.vhost = handshake::open(&picture, &self.session.user, vhost)?;
+        let user = self.session.user.clone();
+        let vhost = handshake::open(&picture, &user, vhost)?;
+        self.session.vhost = vhost.clone();
+        let seat = self.session.census.seat(vhost.clone(), user.clone());
+        let own = seat.count();
+        handshake::check_count(&picture, &user, &vhost, own)?;
+        self.session.seat = Some(seat);
+        if handshake::connections_max(&picture, &user, &vhost) == (None, None) {
+            self.opened();
+        } else {
+            self.phase = Phase::Counting;
+            self.session.effects.push(Effect::Count(None));
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self) {
         self.phase = Phase::Running;
         self.session.reply(0, &Method::ConnectionOpenOk {});
-        let user = &self.session.user;
-        tracing::info!(peer = %self.ends.peer, %user, vhost, "connection opened");
-        Ok(())
+        let (user, vhost) = (&self.session.user, &self.session.vhost);
+        tracing::info!(peer = %self.ends.peer, %user, %vhost, "connection opened");
+    }
+
+    /// What the other nodes have, which [`Effect::Count`] asked for. What is in the input goes on then.
+    pub fn on_count(&mut self, channel: Option<ChannelId>, others: Count) {
+        let Some(seat) = &self.session.seat else { return };
+        let count = seat.count() + others;
+        let picture = self.session.picture();
+        let user = self.session.user.clone();
+        let Some(id) = channel else {
+            if self.phase == Phase::Counting {
+                self.phase = Phase::Open;
+                match handshake::check_count(&picture, &user, &self.session.vhost, count) {
+                    Ok(()) => self.opened(),
+                    Err(fault) => self.fault(0, fault.of(OPEN)),
+                }
+            }
+            return;
+        };
+        let Some(channel) = self.channels.get_mut(&id.number).filter(|channel| channel.id() == id) else {
+            return;
+        };
+        channel.counted();
+        match handshake::check_channels(&picture, &user, count) {
+            Ok(()) => {
+                self.session.reply(id.number, &Method::ChannelOpenOk {});
+                self.resumable.push(id.number);
+            }
+            Err(fault) => self.fault(0, fault.of(CHANNEL_OPEN)),
+        }
     }
 
     /// The one place where a fault becomes a close of the channel or the connection.
@@ -183,7 +233,7 @@ impl Connection {
         match self.phase {
             // What fails before tuning is not answered.
             Phase::Header | Phase::Start => self.refuse(),
-            Phase::Tune | Phase::Open | Phase::Running => {
+            Phase::Tune | Phase::Open | Phase::Counting | Phase::Running => {
                 tracing::warn!(peer = %self.ends.peer, channel = number, %fault, "connection closed");
                 self.session.reply(0, &fault.connection_close());
                 self.phase = Phase::Closing {

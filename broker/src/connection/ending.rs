@@ -16,6 +16,7 @@ impl Connection {
         self.channels.clear();
         self.session.consumers.clear();
         self.session.unfinished_bytes = 0;
+        self.session.seat = None;
         self.held_bytes = 0;
         if self.ending == Ending::No {
             self.ending = Ending::Draining {

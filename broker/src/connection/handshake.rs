@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 
+use super::census::Count;
 use super::{Certificate, Limits};
 use crate::amqp::frame::FRAME_MIN_SIZE;
 use crate::amqp::{Fault, Method, ReplyCode, Table, Value};
@@ -157,6 +158,44 @@ fn negotiated(name: &str, value: u32, lowest: u32, offered: u32) -> Result<(), F
         refused("higher", "maximum", offered)
     } else {
         Ok(())
+    }
+}
+
+/// Whether there is a limit of the vhost or the user that so many connections, this one among them, exceed.
+pub(super) fn check_count(picture: &Picture, user: &str, vhost: &str, count: Count) -> Result<(), Fault> {
+    let refused = |text| Err(Fault::new(ReplyCode::NotAllowed, text));
+    let (of_vhost, of_user) = connections_max(picture, user, vhost);
+    if let Some(max) = of_vhost.filter(|max| count.vhost > *max) {
+        return refused(format!(
+            "access to vhost '{vhost}' refused for user '{user}': connection limit ({max}) is reached"
+        ));
+    }
+    if let Some(max) = of_user.filter(|max| count.user > *max) {
+        return refused(format!(
+            "connection refused for user '{user}': user connection limit ({max}) is reached"
+        ));
+    }
+    Ok(())
+}
+
+/// The limits of connections of the vhost and of the user.
+pub(super) fn connections_max(picture: &Picture, user: &str, vhost: &str) -> (Option<u64>, Option<u64>) {
+    let of_vhost = picture.vhost(vhost).and_then(|vhost| vhost.limits.connections_max());
+    let of_user = picture.user(user).and_then(|user| user.limits.connections_max());
+    (of_vhost, of_user)
+}
+
+/// The same for channels of the user.
+pub(super) fn check_channels(picture: &Picture, user: &str, count: Count) -> Result<(), Fault> {
+    let max = picture.user(user).and_then(|user| user.limits.channels_max());
+    match max.filter(|max| count.channels > *max) {
+        None => Ok(()),
+        Some(max) => Err(Fault::new(
+            ReplyCode::NotAllowed,
+            format!(
+                "number of channels opened for user '{user}' has reached the maximum allowed user limit of ({max})"
+            ),
+        )),
     }
 }
 

@@ -12,13 +12,15 @@ use rustc_hash::FxHashMap;
 use warren_proto::record::{Outcome, SessionId};
 
 use super::Limits;
+use super::census::{Census, Seat};
 use super::fanout::Fanouts;
 use super::queues::Queues;
 use super::routes::Routes;
 use crate::alarms::Shortage;
 use crate::amqp::{Fault, Method, Output, ReplyCode, ShortStr, Table, Value};
 use crate::direct_reply::{Desk, Place, Reply, Token};
-use crate::metadata::{Access, Change, Kind, Permission, Picture, Refusal, View};
+use crate::exchange;
+use crate::metadata::{Access, Change, Kind, Permission, Picture, Refusal, TopicPermissions, View};
 use crate::name::{UserName, VhostName};
 use crate::queue::client::{Accepted, Asked, ChannelId};
 
@@ -38,6 +40,9 @@ pub enum Effect {
     EndExclusive,
     /// Send a direct reply to its requester.
     Reply(Box<Reply>),
+    /// Ask the other nodes how many connections and channels the client's vhost and user have;
+    /// `Connection::on_count` comes back. For connection.open, or for a channel that opens.
+    Count(Option<ChannelId>),
     /// Ask another node for a requester; `Connection::on_reply_queue` comes back, with `false` if no answer does.
     AskReply(ChannelId, Token),
 }
@@ -138,6 +143,9 @@ pub struct Session {
     pub(crate) submitted: u32,
     pub(crate) routes: Routes,
     pub(crate) replies: Desk,
+    pub(crate) census: Arc<Census>,
+    /// The connection counts from connection.open to its end.
+    pub(crate) seat: Option<Seat>,
     /// Channels with confirms to send.
     pub(crate) confirming: Vec<u16>,
     /// Bytes held by the open transactions of all channels.
@@ -160,6 +168,8 @@ pub struct Session {
     next_consumer: u32,
     permission: Option<Arc<Permission>>,
     permission_is_fresh: bool,
+    /// For topic exchanges; `None` where nothing is refused.
+    topics: Option<Arc<TopicPermissions>>,
     granted: VecDeque<(Access, String)>,
     written_bytes: u64,
     awaiting_write: VecDeque<Written>,
@@ -182,6 +192,8 @@ impl Session {
             submitted: 0,
             routes: Routes::default(),
             replies: Desk::default(),
+            census: Arc::default(),
+            seat: None,
             confirming: Vec::new(),
             transaction_bytes: 0,
             owns_exclusive: false,
@@ -196,6 +208,7 @@ impl Session {
             next_consumer: 1,
             permission: None,
             permission_is_fresh: false,
+            topics: None,
             granted: VecDeque::new(),
             written_bytes: 0,
             awaiting_write: VecDeque::new(),
@@ -271,7 +284,9 @@ impl Session {
 
     fn is_granted(&mut self, access: Access, name: &str) -> bool {
         if !self.permission_is_fresh {
-            let permission = self.picture().permission(&self.user, &self.vhost).cloned();
+            let picture = self.picture();
+            let permission = picture.permission(&self.user, &self.vhost).cloned();
+            self.topics = picture.topic_permissions(&self.user, &self.vhost).cloned();
             let is_same = match (&permission, &self.permission) {
                 (Some(new), Some(old)) => Arc::ptr_eq(new, old),
                 _ => false,
@@ -296,6 +311,25 @@ impl Session {
             self.granted.push_back((access, name.to_owned()));
         }
         granted
+    }
+
+    /// Whether the client's user may publish to the exchange, or bind to it, with that key; 403 if not. Asked once
+    /// access to the exchange itself is granted.
+    pub(crate) fn allow_topic(&mut self, access: Access, exchange: &str, routing_key: &str) -> Result<(), Fault> {
+        let Some(topics) = &self.topics else { return Ok(()) };
+        if topics.allows(access, exchange, routing_key) {
+            return Ok(());
+        }
+        let picture = self.picture();
+        let known = picture.exchange(&self.vhost, exchange);
+        if known.is_none_or(|exchange| exchange.kind != exchange::Kind::Topic) {
+            return Ok(());
+        }
+        let text = format!(
+            "{access} access to topic '{routing_key}' in exchange topic '{exchange}' in vhost '{}' refused for user '{}'",
+            self.vhost, self.user
+        );
+        Err(Fault::new(ReplyCode::AccessRefused, text))
     }
 
     /// Has the metadata changed for a channel.

@@ -2,6 +2,10 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod settings;
+
+pub(super) use self::settings::{PolicyLine, Setting};
+
 #[derive(Debug, Parser)]
 #[command(
     name = "warrenctl",
@@ -134,9 +138,23 @@ pub(super) enum Command {
     /// What a user may do, in all virtual hosts
     ListUserPermissions { user: String },
     /// Adds a user; the password is read from standard input if it is left out
-    AddUser { user: String, password: Option<String> },
+    AddUser {
+        user: String,
+        password: Option<String>,
+        /// The password is a salted hash in base64, as hash_password makes them
+        #[arg(long = "pre-hashed-password")]
+        pre_hashed_password: bool,
+    },
     /// Changes a password, read from standard input if it is left out
-    ChangePassword { user: String, password: Option<String> },
+    ChangePassword {
+        user: String,
+        password: Option<String>,
+        /// The password is a salted hash in base64, as hash_password makes them
+        #[arg(long = "pre-hashed-password")]
+        pre_hashed_password: bool,
+    },
+    /// Hashes a password, read from standard input if it is left out
+    HashPassword { password: Option<String> },
     /// Whether a user has this password, read from standard input if it is left out
     AuthenticateUser { user: String, password: Option<String> },
     /// Removes a user
@@ -182,4 +200,6 @@ pub(super) enum Command {
         #[arg(short = 'u', long = "if-unused")]
         if_unused: bool,
     },
+    #[command(flatten)]
+    Setting(Setting),
 }

@@ -1,6 +1,9 @@
 //! From a command to what is asked of the node and how its answer is shown.
 
 use super::{Exit, line::Command};
+
+mod settings;
+
 use crate::{
     admin::protocol::{
         BindingRow, ChannelRow, ConnectionRow, ConsumerRow, ExchangeRow, PermissionRow, QueueRow, ReplicaRow, Request,
@@ -18,6 +21,8 @@ pub(super) struct Plan {
     pub(super) waits: bool,
     /// Unless the line says otherwise.
     pub(super) timeout_s: u64,
+    /// A document is to be read first: from a file, or from standard input if none is named.
+    pub(super) reads: Option<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -30,12 +35,20 @@ pub(super) enum Show {
     /// A message, or none.
     Done(String),
     Deleted,
+    /// Pieces of a document, for that file or standard output.
+    Document {
+        file: Option<String>,
+    },
+    /// How much was imported.
+    Imported,
     /// Done once so many nodes run.
     Online(usize),
     /// Done unless a certificate expires within so many seconds.
     Certificates(i64),
     /// Known without a call.
     Text(String),
+    /// The hash of a password, which is read from standard input if it is none.
+    Hash(Option<String>),
 }
 
 #[derive(Debug)]
@@ -55,8 +68,13 @@ pub(super) fn plan(command: Command, named: Option<String>) -> Result<Plan, Exit
     if named.is_some() && !takes_vhost(&command) {
         return Err(usage("--vhost means nothing to this command".to_owned()));
     }
-    let vhost = named.unwrap_or_else(|| "/".to_owned());
+    let vhost = named.clone().unwrap_or_else(|| "/".to_owned());
     Ok(match command {
+        Command::Setting(setting) => settings::plan(setting, named)?,
+        Command::HashPassword { password } => Plan {
+            show: Show::Hash(password),
+            ..Plan::done(Request::Ping, "")
+        },
         Command::Ping => Plan::done(Request::Ping, "Ping succeeded").with_banner("Will ping the node ...".to_owned()),
         Command::Version => Plan {
             show: Show::Text(format!("{}\n", env!("CARGO_PKG_VERSION"))),
@@ -168,22 +186,32 @@ pub(super) fn plan(command: Command, named: Option<String>) -> Result<Plan, Exit
             let usual = ["vhost", "configure", "write", "read"];
             Plan::rows::<PermissionRow>(Request::ListUserPermissions { user }, Vec::new(), &usual)?.with_banner(banner)
         }
-        Command::AddUser { user, password } => {
+        Command::AddUser {
+            user,
+            password,
+            pre_hashed_password: hashed,
+        } => {
             let banner = format!("Adding user \"{user}\" ...");
             let request = Request::AddUser {
                 user,
                 password: secret(password),
+                hashed,
             };
             let message = "Done. Don't forget to grant the user permissions to some virtual hosts! \
                 See 'warrenctl help set_permissions' to learn more.";
             Plan::done(request, message).with_banner(banner)
         }
-        Command::ChangePassword { user, password } => {
+        Command::ChangePassword {
+            user,
+            password,
+            pre_hashed_password: hashed,
+        } => {
             let banner = format!("Changing password for user \"{user}\" ...");
             Plan::done(
                 Request::ChangePassword {
                     user,
                     password: secret(password),
+                    hashed,
                 },
                 "",
             )
@@ -287,6 +315,7 @@ impl Plan {
             show,
             waits: false,
             timeout_s: TIMEOUT_S,
+            reads: None,
         }
     }
 
@@ -348,6 +377,8 @@ impl Plan {
 
 fn takes_vhost(command: &Command) -> bool {
     match command {
+        Command::Setting(setting) => settings::takes_vhost(setting),
+        Command::HashPassword { .. } => false,
         Command::QuorumStatus { .. }
         | Command::ListQueues { .. }
         | Command::ListExchanges { .. }

@@ -202,7 +202,7 @@ fn reports() {
 
 #[test]
 fn lines_become_requests() {
-    let cases: [(&[&str], Value); 8] = [
+    let cases: [(&[&str], Value); 16] = [
         (
             &["list_queues", "name"],
             json!({"verb": "list_queues", "vhost": "/", "columns": ["name"]}),
@@ -213,7 +213,50 @@ fn lines_become_requests() {
         ),
         (
             &["add_user", "u", "p"],
-            json!({"verb": "add_user", "user": "u", "password": "p"}),
+            json!({"verb": "add_user", "user": "u", "password": "p", "hashed": false}),
+        ),
+        (
+            &["change_password", "u", "p", "--pre-hashed-password"],
+            json!({"verb": "change_password", "user": "u", "password": "p", "hashed": true}),
+        ),
+        (
+            &[
+                "set_policy",
+                "--priority",
+                "-1",
+                "--apply-to",
+                "queues",
+                "p",
+                "^q",
+                r#"{"expires":1}"#,
+            ],
+            json!({"verb": "set_policy", "vhost": "/", "name": "p", "operator": false, "pattern": "^q",
+                   "apply_to": "queues", "priority": -1, "definition": r#"{"expires":1}"#}),
+        ),
+        (
+            &["clear_operator_policy", "-p", "v", "p"],
+            json!({"verb": "clear_policy", "vhost": "v", "name": "p", "operator": true}),
+        ),
+        (
+            &["clear_vhost_limits", "-p", "v"],
+            json!({"verb": "set_vhost_limits", "vhost": "v", "limits": "{}"}),
+        ),
+        (
+            &["clear_topic_permissions", "u"],
+            json!({"verb": "clear_topic_permissions", "vhost": "/", "user": "u", "exchange": null}),
+        ),
+        (
+            &["close_all_connections", "--global", "why"],
+            json!({"verb": "close_connections", "vhost": null, "user": null, "reason": "why"}),
+        ),
+        (
+            &["update_vhost_metadata", "v", "--tags", "a,b"],
+            json!({"verb": "update_vhost", "vhost": "v", "description": null, "tags": ["a", "b"],
+                   "default_queue_type": null}),
+        ),
+        (
+            &["export_definitions", "-p", "v", "-"],
+            json!({"verb": "export_definitions", "vhost": "v"}),
         ),
         (
             &["set_user_tags", "u", "a", "b"],
@@ -253,6 +296,37 @@ fn passwords_come_from_the_line_or_from_input_and_do_not_show() {
     assert_eq!(password.reveal(), "hush hush");
     assert!(!format!("{invocation:?}").contains("hush"));
     assert!(!parse(&["add_user", "u", "p"], &[]).expect("legal").wants_password());
+}
+
+#[test]
+fn definitions_come_from_a_file_and_go_to_one() {
+    let mut import = parse(&["import_definitions", "in.json"], &[]).expect("legal");
+    assert_eq!(import.wants_document(), Some(Some("in.json")));
+    import.set_document("{}".to_owned());
+    let Request::ImportDefinitions { vhost, definitions } = import.request() else {
+        panic!("another request")
+    };
+    assert_eq!((vhost.as_deref(), definitions.as_str()), (None, "{}"));
+    let stdin = parse(&["import_definitions"], &[]).expect("legal");
+    assert_eq!(stdin.wants_document(), Some(None));
+    let export = parse(&["export_definitions", "out.json"], &[]).expect("legal");
+    assert_eq!(
+        (export.output_file(), export.wants_document()),
+        (Some("out.json"), None)
+    );
+    // Pieces of one document, and nothing beside it on standard output.
+    check(&["export_definitions"], &json!(["{\"a\":", "1}"]), "{\"a\":1}\n");
+}
+
+#[test]
+fn a_password_is_hashed_without_a_node() {
+    let exit = parse(&["hash_password", "secret"], &[]).expect_err("no call is made");
+    assert_eq!(exit.status, 0);
+    let hash = crate::auth::PasswordHash::of_any_algorithm(exit.text.trim()).expect("a hash");
+    assert!(hash.verify(b"secret"));
+    let asked = parse(&["hash_password"], &[]).expect("it waits for a password");
+    assert!(asked.wants_password());
+    assert_eq!(asked.ends_with("secret\n").map(|exit| exit.status), Some(0));
 }
 
 #[test]

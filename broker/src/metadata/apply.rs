@@ -8,10 +8,12 @@ use warren_cluster::NodeId;
 use warren_cluster::machine::Meta;
 use warren_proto::metadata as proto;
 
-use super::change::{AddUser, Bootstrap, Change, DeclareQueue, DescribeVhost, Request, SetPermissions};
+use super::change::{AddUser, Bootstrap, Change, DeclareQueue, DescribeVhost, Parameter, Request, SetPermissions};
 use super::edit::{Edit, VHOST_IDS};
 use super::facts::{Node, Placement, Resource, Run, User, Vhost};
+use super::limits::Limits;
 use super::permission::Permission;
+use super::policy::Policy;
 use super::{Effect, Kind, Outcome, Picture, Refusal, checks};
 use crate::exchange;
 
@@ -81,7 +83,13 @@ fn perform(mut edit: Edit<'_>, change: Change) -> Result<Outcome, Refusal> {
             edit.add_vhost(vhost(describe));
         }
         Change::SetVhost(describe) => match edit.picture.vhosts.get_mut(&*describe.name) {
-            Some(space) => space.vhost = Arc::new(vhost(describe)),
+            Some(space) => {
+                let limits = space.vhost.limits.clone();
+                space.vhost = Arc::new(Vhost {
+                    limits,
+                    ..vhost(describe)
+                });
+            }
             None => return Err(Refusal::NoVhost(describe.name)),
         },
         Change::DeleteVhost { name } => {
@@ -194,8 +202,64 @@ fn perform(mut edit: Edit<'_>, change: Change) -> Result<Outcome, Refusal> {
             edit.picture.requests.forget(node);
         }
         Change::SessionEnded { session } => edit.remove_exclusive(session),
+        other => settings(edit, other)?,
     }
     Ok(Outcome::Done)
+}
+
+/// What does not make or end anything, and holds for what there is.
+fn settings(mut edit: Edit<'_>, change: Change) -> Result<(), Refusal> {
+    match change {
+        Change::SetPolicy(set) => {
+            edit.picture.space(&set.vhost)?;
+            let (vhost, operator, name) = (set.vhost.clone(), set.operator, set.name.clone());
+            edit.put_policy(&vhost, operator, &name, Some(Policy::new(set)));
+        }
+        Change::ClearPolicy { vhost, name, operator } => {
+            let space = edit.picture.space(&vhost)?;
+            if !space.policies.contains_key(&(operator, name.clone())) {
+                return Err(Refusal::NoParameter);
+            }
+            edit.put_policy(&vhost, operator, &name, None);
+        }
+        Change::SetVhostLimits { vhost, limits } => match edit.picture.vhosts.get_mut(&*vhost) {
+            Some(space) => Arc::make_mut(&mut space.vhost).limits = limits,
+            None => return Err(Refusal::NoVhost(vhost)),
+        },
+        Change::SetUserLimits { user, limits } => {
+            let user = known_user(edit.picture, &user)?;
+            edit.put_user(User { limits, ..user });
+        }
+        Change::SetTopicPermission(set) => {
+            known_user(edit.picture, &set.user)?;
+            edit.picture.space(&set.vhost)?;
+            edit.put_topic_permission(set);
+        }
+        Change::ClearTopicPermission { user, vhost, exchange } => {
+            known_user(edit.picture, &user)?;
+            edit.picture.space(&vhost)?;
+            edit.remove_topic_permission(user, vhost, exchange);
+        }
+        Change::SetParameter(parameter) => {
+            let Parameter {
+                vhost,
+                component,
+                name,
+                value,
+            } = parameter;
+            if !(vhost.is_empty() && component.is_empty()) {
+                edit.picture.space(&vhost)?;
+            }
+            edit.picture.parameters.insert((vhost, component, name), value.into());
+        }
+        Change::ClearParameter { vhost, component, name } => {
+            let known = edit.picture.parameters.remove(&(vhost, component, name));
+            known.ok_or(Refusal::NoParameter)?;
+        }
+        // Done by the caller.
+        _ => {}
+    }
+    Ok(())
 }
 
 fn vhost(describe: DescribeVhost) -> Vhost {
@@ -210,12 +274,18 @@ fn vhost(describe: DescribeVhost) -> Vhost {
         description,
         tags,
         default_queue_type,
+        limits: Limits::default(),
     }
 }
 
 fn user(add: AddUser) -> User {
     let AddUser { name, password, tags } = add;
-    User { name, password, tags }
+    User {
+        name,
+        password,
+        tags,
+        limits: Limits::default(),
+    }
 }
 
 fn known_user(picture: &Picture, name: &crate::name::UserName) -> Result<User, Refusal> {
@@ -261,7 +331,17 @@ fn declare_queue(mut edit: Edit<'_>, declare: DeclareQueue) -> Result<Outcome, R
             },
         )?;
     }
-    edit.add_queue(declare)
+    let space = edit.picture.space(&declare.vhost)?;
+    if let Some(max) = space.vhost.limits.queues_max()
+        && space.queues.len() as u64 >= max
+    {
+        return Err(Refusal::QueueLimit {
+            queue: declare.name,
+            vhost: declare.vhost,
+            max,
+        });
+    }
+    edit.add_queue(declare, None)
         .map(Outcome::Queue)
         .ok_or(Refusal::Malformed("queue without vhost"))
 }

@@ -111,7 +111,38 @@ pub enum LeaderLocator {
     Balanced,
 }
 
-/// What a queue's arguments mean. Absent ones are `None` or the default.
+impl Overflow {
+    /// What `name` means for a queue of that type; the default if it means nothing.
+    pub(super) fn from_name(name: &str, kind: Kind) -> Self {
+        match (name, kind) {
+            ("reject-publish", _) => Self::RejectPublish,
+            ("reject-publish-dlx", Kind::Classic) => Self::RejectPublishDlx,
+            _ => Self::DropHead,
+        }
+    }
+}
+
+impl LeaderLocator {
+    pub(super) fn from_name(name: Option<&str>) -> Self {
+        match name {
+            None | Some("client-local") => Self::ClientLocal,
+            Some(_) => Self::Balanced,
+        }
+    }
+}
+
+/// The limit of deliveries as a declaration has it; below 0: none.
+pub(super) fn declared_delivery_limit(table: &Table) -> Option<i64> {
+    let limit = table.get("x-delivery-limit").and_then(integer)?;
+    Some(i64::try_from(limit).unwrap_or(i64::MAX))
+}
+
+/// The limit that a number below 0 does not set.
+pub(super) fn delivery_limit(limit: i64) -> Option<u32> {
+    (limit >= 0).then(|| u32::try_from(limit).unwrap_or(u32::MAX))
+}
+
+/// What a queue's arguments mean, alone or together with its policies. Absent ones are `None` or the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arguments {
     pub message_ttl_ms: Option<u64>,
@@ -148,10 +179,10 @@ impl Arguments {
     /// Reads what is there and well-formed.
     pub fn read(kind: Kind, table: &Table) -> Self {
         let natural = |name| u64::try_from(integer(table.get(name)?)?).ok();
-        let delivery_limit = match (kind, table.get("x-delivery-limit").and_then(integer)) {
+        let delivery_limit = match (kind, declared_delivery_limit(table)) {
             (Kind::Quorum, None) => Some(DELIVERY_LIMIT_DEFAULT),
-            (Kind::Quorum, Some(limit)) if limit >= 0 => Some(u32::try_from(limit).unwrap_or(u32::MAX)),
-            (Kind::Quorum, Some(_)) | (Kind::Classic, _) => None,
+            (Kind::Quorum, Some(limit)) => delivery_limit(limit),
+            (Kind::Classic, _) => None,
         };
         Self {
             message_ttl_ms: natural("x-message-ttl"),
@@ -164,19 +195,12 @@ impl Arguments {
             },
             len_max: natural("x-max-length"),
             bytes_max: natural("x-max-length-bytes"),
-            overflow: match (text(table, "x-overflow"), kind) {
-                (Some("reject-publish"), _) => Overflow::RejectPublish,
-                (Some("reject-publish-dlx"), Kind::Classic) => Overflow::RejectPublishDlx,
-                _ => Overflow::DropHead,
-            },
+            overflow: text(table, "x-overflow").map_or(Overflow::DropHead, |name| Overflow::from_name(name, kind)),
             priority_max: natural("x-max-priority").and_then(|priority| u8::try_from(priority).ok()),
             single_active_consumer: matches!(table.get("x-single-active-consumer"), Some(Value::Bool(true))),
             delivery_limit,
             group_size: natural("x-quorum-initial-group-size").and_then(|size| u32::try_from(size).ok()),
-            leader_locator: match text(table, "x-queue-leader-locator") {
-                None | Some("client-local") => LeaderLocator::ClientLocal,
-                Some(_) => LeaderLocator::Balanced,
-            },
+            leader_locator: LeaderLocator::from_name(text(table, "x-queue-leader-locator")),
             consumer_timeout_ms: natural("x-consumer-timeout"),
             deduplicates: matches!(table.get("x-message-deduplication"), Some(Value::Bool(true))),
             delayed_retry: (kind == Kind::Quorum).then(|| DelayedRetry::read(table)).flatten(),

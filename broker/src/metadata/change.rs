@@ -4,6 +4,8 @@ use warren_cluster::{GroupId, NodeId};
 use warren_proto::record::SessionId;
 
 use super::facts::{Destination, Placement, Run};
+use super::limits::Limits;
+use super::policy::SetPolicy;
 use crate::amqp::Table;
 use crate::auth::PasswordHash;
 use crate::name::{ExchangeName, QueueName, RoutingKey, UserName, VhostName};
@@ -73,6 +75,36 @@ pub enum Change {
     SessionEnded {
         session: SessionId,
     },
+    /// Replaces the one of that name, if there is any.
+    SetPolicy(SetPolicy),
+    ClearPolicy {
+        vhost: VhostName,
+        name: String,
+        operator: bool,
+    },
+    /// Replaces all that the vhost has.
+    SetVhostLimits {
+        vhost: VhostName,
+        limits: Limits,
+    },
+    /// Replaces all that the user has.
+    SetUserLimits {
+        user: UserName,
+        limits: Limits,
+    },
+    SetTopicPermission(SetTopicPermission),
+    /// Of all exchanges if none is named.
+    ClearTopicPermission {
+        user: UserName,
+        vhost: VhostName,
+        exchange: Option<ExchangeName>,
+    },
+    SetParameter(Parameter),
+    ClearParameter {
+        vhost: VhostName,
+        component: String,
+        name: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +139,26 @@ pub struct SetPermissions {
     pub configure: String,
     pub write: String,
     pub read: String,
+}
+
+/// Which routing keys a user may publish with to a topic exchange, and bind to it with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetTopicPermission {
+    pub user: UserName,
+    pub vhost: VhostName,
+    pub exchange: ExchangeName,
+    pub write: String,
+    pub read: String,
+}
+
+/// A value that is kept for others. Without a vhost and a component it is one of the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    pub vhost: VhostName,
+    pub component: String,
+    pub name: String,
+    /// JSON.
+    pub value: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]

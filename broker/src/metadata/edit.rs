@@ -7,9 +7,10 @@ use warren_proto::record::SessionId;
 
 use super::Effect;
 use super::arguments::{Arguments, Kind};
-use super::change::{Bind, DeclareExchange, DeclareQueue};
+use super::change::{Bind, DeclareExchange, DeclareQueue, SetTopicPermission};
 use super::facts::{Binding, Destination, Exchange, Placement, Queue, Run, User, Vhost};
-use super::permission::Permission;
+use super::permission::{Permission, TopicPermission};
+use super::policy::Policy;
 use super::view::{BindingKey, Load, Picture, Space};
 use crate::exchange::{self, Target};
 use crate::name::{ExchangeName, QueueName, UserName, VhostName};
@@ -24,6 +25,12 @@ const PREDECLARED: [(&str, exchange::Kind, bool); 7] = [
     ("amq.rabbitmq.trace", exchange::Kind::Topic, true),
     ("amq.topic", exchange::Kind::Topic, false),
 ];
+
+/// The type of an exchange that every vhost has.
+pub fn predeclared(name: &str) -> Option<exchange::Kind> {
+    let known = PREDECLARED.iter().find(|(own, ..)| *own == name);
+    known.map(|(_, kind, _)| *kind)
+}
 
 /// A change under way. Its checks have passed.
 pub(super) struct Edit<'a> {
@@ -77,18 +84,88 @@ impl Edit<'_> {
             self.out.push(Effect::ExchangeDeleted(exchange.clone()));
             self.forget_delays(exchange);
         }
-        let gone: Vec<_> = self
-            .picture
-            .permissions
-            .keys()
-            .filter(|(_, vhost)| vhost == name)
-            .cloned()
-            .collect();
-        for key in gone {
-            self.picture.permissions.remove(&key);
-        }
+        remove_where(&mut self.picture.permissions, |(_, vhost)| vhost == name);
+        remove_where(&mut self.picture.topics, |(_, vhost)| vhost == name);
+        remove_where(&mut self.picture.parameters, |(vhost, _, _)| vhost == name);
         self.out.push(Effect::VhostDeleted(name.clone()));
         self.routes_changed();
+    }
+
+    /// Adds or replaces a policy, or removes it.
+    pub(super) fn put_policy(&mut self, vhost: &str, operator: bool, name: &str, policy: Option<Policy>) {
+        let Some(space) = self.picture.vhosts.get_mut(vhost) else {
+            return;
+        };
+        let key = (operator, name.to_owned());
+        match policy {
+            Some(policy) => space.policies.insert(key, Arc::new(policy)),
+            None => space.policies.remove(&key),
+        };
+        self.apply_policies(vhost);
+    }
+
+    /// Has every queue and exchange of a vhost obey the policies that there are.
+    fn apply_policies(&mut self, vhost: &str) {
+        let Some(space) = self.picture.vhosts.get_mut(vhost) else {
+            return;
+        };
+        let queues = space.queues.values().filter_map(|queue| {
+            let policies = space.policies_of_queue(queue.kind, &queue.name);
+            (!policies.is_same(&queue.policies)).then(|| (queue.clone(), policies))
+        });
+        let queues: Vec<_> = queues.collect();
+        let exchanges = space.exchanges.values().filter_map(|exchange| {
+            let policies = space.policies_of_exchange(&exchange.name);
+            (!policies.is_same(&exchange.policies)).then(|| exchange.with_policies(policies))
+        });
+        let exchanges: Vec<_> = exchanges.collect();
+        for exchange in exchanges {
+            space.exchanges.insert(exchange.name.clone(), Arc::new(exchange));
+        }
+        for (known, policies) in queues {
+            let settings = policies.settings(known.kind, &known.arguments);
+            let is_other = settings != known.settings;
+            let queue = Arc::new(Queue {
+                policies,
+                settings,
+                configured: if is_other { self.id } else { known.configured },
+                ..Queue::clone(&known)
+            });
+            space.queues.insert(queue.name.clone(), queue.clone());
+            self.picture.groups.insert(queue.group, queue.clone());
+            if is_other {
+                self.out.push(Effect::QueueConfigured(queue));
+            }
+        }
+        // Cached routes hold what queues and exchanges were.
+        self.routes_changed();
+    }
+
+    pub(super) fn put_topic_permission(&mut self, set: SetTopicPermission) {
+        let SetTopicPermission {
+            user,
+            vhost,
+            exchange,
+            write,
+            read,
+        } = set;
+        let permission = TopicPermission::new(&user, &vhost, &write, &read);
+        let known = self.picture.topics.entry((user, vhost)).or_default();
+        Arc::make_mut(known).0.insert(exchange, permission);
+    }
+
+    pub(super) fn remove_topic_permission(&mut self, user: UserName, vhost: VhostName, exchange: Option<ExchangeName>) {
+        let key = (user, vhost);
+        let Some(known) = self.picture.topics.get_mut(&key) else {
+            return;
+        };
+        match exchange {
+            Some(exchange) => drop(Arc::make_mut(known).0.remove(&exchange)),
+            None => Arc::make_mut(known).0.clear(),
+        }
+        if known.0.is_empty() {
+            self.picture.topics.remove(&key);
+        }
     }
 
     pub(super) fn put_user(&mut self, user: User) {
@@ -97,16 +174,8 @@ impl Edit<'_> {
 
     pub(super) fn remove_user(&mut self, name: &UserName) {
         self.picture.users.remove(name);
-        let gone: Vec<_> = self
-            .picture
-            .permissions
-            .keys()
-            .filter(|(user, _)| user == name)
-            .cloned()
-            .collect();
-        for key in gone {
-            self.picture.permissions.remove(&key);
-        }
+        remove_where(&mut self.picture.permissions, |(user, _)| user == name);
+        remove_where(&mut self.picture.topics, |(user, _)| user == name);
         self.out.push(Effect::UserDeleted(name.clone()));
     }
 
@@ -129,7 +198,7 @@ impl Edit<'_> {
         let Some(space) = self.picture.vhosts.get_mut(&*vhost) else {
             return;
         };
-        let exchange = Arc::new(Exchange::new(
+        let exchange = Exchange::new(
             self.id,
             vhost.clone(),
             name.clone(),
@@ -138,7 +207,13 @@ impl Edit<'_> {
             auto_delete,
             internal,
             arguments,
-        ));
+        );
+        let policies = space.policies_of_exchange(&name);
+        let exchange = Arc::new(if policies.is_none() {
+            exchange
+        } else {
+            exchange.with_policies(policies)
+        });
         space.exchanges.insert(name.clone(), exchange.clone());
         if !durable {
             self.picture.transient_exchanges.insert((vhost, name));
@@ -153,9 +228,13 @@ impl Edit<'_> {
         self.routes_changed();
     }
 
-    pub(super) fn add_queue(&mut self, declare: DeclareQueue) -> Option<Arc<Queue>> {
+    /// Adds a queue; `configured` is as in [`Queue`] for one that was there before.
+    pub(super) fn add_queue(&mut self, declare: DeclareQueue, configured: Option<u64>) -> Option<Arc<Queue>> {
         let kind = Kind::of(&declare.arguments);
-        let settings = Arguments::read(kind, &declare.arguments);
+        let policies = self.picture.policies_of_queue(&declare.vhost, kind, &declare.name);
+        let settings = policies.settings(kind, &declare.arguments);
+        let is_declared = policies.is_none() || settings == Arguments::read(kind, &declare.arguments);
+        let configured = configured.unwrap_or(if is_declared { 0 } else { self.id });
         let DeclareQueue {
             vhost,
             name,
@@ -174,7 +253,9 @@ impl Edit<'_> {
             auto_delete,
             exclusive_owner,
             arguments,
+            policies,
             settings,
+            configured,
             placement,
             is_delay: false,
         });
@@ -410,6 +491,13 @@ impl Edit<'_> {
     }
 }
 
+fn remove_where<K: Clone + Ord, V: Clone>(map: &mut imbl::OrdMap<K, V>, is_gone: impl Fn(&K) -> bool) {
+    let gone: Vec<K> = map.keys().filter(|key| is_gone(key)).cloned().collect();
+    for key in gone {
+        map.remove(&key);
+    }
+}
+
 impl Picture {
     fn count_in(&mut self, queue: &Queue) {
         if let Placement::Replicated { replicas, leader } = &queue.placement {
@@ -439,6 +527,7 @@ impl Space {
     pub(super) fn new(vhost: Arc<Vhost>) -> Self {
         Self {
             vhost,
+            policies: imbl::OrdMap::new(),
             exchanges: imbl::OrdMap::<ExchangeName, _>::new(),
             queues: imbl::OrdMap::<QueueName, _>::new(),
             bindings: imbl::OrdMap::new(),

@@ -7,6 +7,8 @@ use warren_cluster::{GroupId, NodeId};
 use warren_proto::record::SessionId;
 
 use super::arguments::{Arguments, DeadLetterStrategy, Kind, Overflow};
+use super::limits::Limits;
+use super::policy::Applied;
 use super::refusal::Refusal;
 use crate::amqp::Table;
 use crate::auth::PasswordHash;
@@ -44,8 +46,11 @@ pub struct Queue {
     pub exclusive_owner: Option<SessionId>,
     /// As the client sent them.
     pub arguments: Table,
-    /// What `arguments` mean.
+    pub policies: Applied,
+    /// What `arguments` and `policies` mean together: what the queue obeys, or will.
     pub settings: Arguments,
+    /// The id of the command that changed `settings` last; 0: they are what `arguments` alone mean.
+    pub configured: u64,
     pub placement: Placement,
     /// Whether it holds what the delayed exchange of its name has taken and not routed yet. Then no name leads to it,
     /// and no client can use it.
@@ -65,6 +70,8 @@ impl Queue {
             auto_delete: false,
             exclusive_owner: None,
             arguments: Table::new(),
+            policies: Applied::default(),
+            configured: 0,
             settings: Arguments {
                 dead_letter_exchange: Some(exchange.name.clone()),
                 dead_letter_strategy: DeadLetterStrategy::AtLeastOnce,
@@ -121,9 +128,11 @@ pub struct Exchange {
     /// Only other exchanges may publish to it.
     pub internal: bool,
     pub arguments: Table,
-    /// Where messages go that no binding of this exchange wants.
+    pub policies: Applied,
+    /// Where messages go that no binding of this exchange wants, by arguments or policy.
     pub alternate: Option<ExchangeName>,
-    routes: ArcSwap<Matcher>,
+    /// Shared by all versions of the exchange.
+    routes: Arc<ArcSwap<Matcher>>,
 }
 
 impl Exchange {
@@ -139,7 +148,7 @@ impl Exchange {
         arguments: Table,
     ) -> Self {
         let alternate = super::arguments::alternate_exchange(&arguments);
-        let routes = ArcSwap::from_pointee(Matcher::new(kind, &arguments));
+        let routes = Arc::new(ArcSwap::from_pointee(Matcher::new(kind, &arguments)));
         Self {
             id,
             vhost,
@@ -149,8 +158,27 @@ impl Exchange {
             auto_delete,
             internal,
             arguments,
+            policies: Applied::default(),
             alternate,
             routes,
+        }
+    }
+
+    /// The same exchange with those policies.
+    pub(super) fn with_policies(&self, policies: Applied) -> Self {
+        let own = super::arguments::alternate_exchange(&self.arguments);
+        Self {
+            id: self.id,
+            vhost: self.vhost.clone(),
+            name: self.name.clone(),
+            kind: self.kind,
+            durable: self.durable,
+            auto_delete: self.auto_delete,
+            internal: self.internal,
+            arguments: self.arguments.clone(),
+            alternate: own.or_else(|| policies.alternate_exchange()),
+            policies,
+            routes: self.routes.clone(),
         }
     }
 
@@ -237,6 +265,7 @@ pub struct Vhost {
     pub tags: Vec<String>,
     /// What a durable, shared queue becomes that names no type; empty: classic.
     pub default_queue_type: String,
+    pub limits: Limits,
 }
 
 /// Somebody who may connect.
@@ -247,6 +276,7 @@ pub struct User {
     pub password: Option<PasswordHash>,
     /// Rights outside AMQP: `administrator`, `monitoring`, `impersonator`, ...
     pub tags: Vec<String>,
+    pub limits: Limits,
 }
 
 impl User {

@@ -78,6 +78,19 @@ pub enum Refusal {
     InvalidBinding(String),
     #[error("invalid regular expression '{0}'")]
     InvalidPattern(String),
+    #[error("Validation failed\n\n{0}")]
+    InvalidPolicy(String),
+    #[error("Validation failed\n\n{0}")]
+    InvalidLimit(String),
+    /// There is no policy, or no other parameter, of that name.
+    #[error("Parameter does not exist")]
+    NoParameter,
+    #[error("cannot declare queue '{queue}': queue limit in vhost '{vhost}' ({max}) is reached")]
+    QueueLimit {
+        queue: QueueName,
+        vhost: VhostName,
+        max: u64,
+    },
     #[error("a name of {0} bytes is longer than 255 bytes")]
     NameTooLong(usize),
     /// The session's node was declared down before the command was applied.
@@ -92,7 +105,7 @@ impl Refusal {
     /// The reply code and the explanation that follows its name in the reply text.
     pub fn fault(&self) -> (ReplyCode, String) {
         let code = match self {
-            Self::NoExchange(_) | Self::NoQueue(_) | Self::NoUser(_) => ReplyCode::NotFound,
+            Self::NoExchange(_) | Self::NoQueue(_) | Self::NoUser(_) | Self::NoParameter => ReplyCode::NotFound,
             Self::Locked(_) => ReplyCode::ResourceLocked,
             Self::ReservedQueueName(_)
             | Self::ReservedExchangeName(_)
@@ -113,6 +126,9 @@ impl Refusal {
             | Self::InvalidExchange(_)
             | Self::InvalidBinding(_)
             | Self::InvalidPattern(_)
+            | Self::InvalidPolicy(_)
+            | Self::InvalidLimit(_)
+            | Self::QueueLimit { .. }
             | Self::NameTooLong(_) => ReplyCode::PreconditionFailed,
         };
         (code, self.to_string())

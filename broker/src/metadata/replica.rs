@@ -146,6 +146,8 @@ pub struct MetadataReplica {
     queues: BTreeSet<GroupId>,
     /// Queues to start once the view shows them.
     declared: Vec<Arc<Queue>>,
+    /// Queues that are to be told of their settings, once the view shows them.
+    configured: Vec<Arc<Queue>>,
     /// Queues whose sessions are to be told, once the view no longer shows them.
     gone: Vec<GroupId>,
     peers: BTreeMap<NodeId, PeerState>,
@@ -178,6 +180,7 @@ impl MetadataReplica {
             published: 0,
             queues: BTreeSet::new(),
             declared: Vec::new(),
+            configured: Vec::new(),
             gone: Vec::new(),
             peers: BTreeMap::new(),
             absent: BTreeMap::new(),
@@ -310,6 +313,7 @@ impl MetadataReplica {
                 updates.push(Update::Unbound(binding));
             }
             Effect::QueueDeclared(queue) | Effect::QueuePlaced(queue) => self.declared.push(queue),
+            Effect::QueueConfigured(queue) => self.configured.push(queue),
             Effect::QueueDeleted(queue) => {
                 self.queues.remove(&queue.group);
                 // One that comes and goes in one round never starts.
@@ -425,6 +429,7 @@ impl MetadataReplica {
         round.exchanges = vec![ExchangeStep::Reset];
         round.updates.clear();
         self.declared.clear();
+        self.configured.clear();
         for effect in effects {
             if !matches!(effect, Effect::ExchangeDeleted(_)) {
                 self.effect(effect, round);
@@ -439,6 +444,13 @@ impl MetadataReplica {
     fn start_and_end_queues(&mut self) -> Vec<Arc<Queue>> {
         for group in std::mem::take(&mut self.gone) {
             self.setup.directory.queue_gone(group);
+        }
+        for queue in std::mem::take(&mut self.configured) {
+            // One that runs here and is not known yet finds its settings in the view when it begins.
+            if let Some(mailbox) = self.setup.directory.mailbox(queue.group) {
+                // One message for each queue that an operator's change concerns.
+                mailbox.always(Inbound::Configured(queue));
+            }
         }
         let node = self.setup.directory.node();
         let run = self.setup.announce.0;
@@ -632,7 +644,8 @@ impl MetadataReplica {
             | Inbound::RunEnded { .. }
             | Inbound::LinkReset(_)
             | Inbound::LinkWritable(_)
-            | Inbound::LeaderQuery(_) => {}
+            | Inbound::LeaderQuery(_)
+            | Inbound::Configured(_) => {}
         }
     }
 

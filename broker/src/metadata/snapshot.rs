@@ -9,10 +9,12 @@ use prost::Message as _;
 use warren_proto::metadata::{self as proto, row};
 
 use super::Effect;
-use super::change::{AddUser, Bind, DeclareExchange, DeclareQueue, DescribeVhost, SetPermissions, codec};
+use super::change::{AddUser, Bind, DeclareExchange, DeclareQueue, DescribeVhost, Parameter, SetPermissions, codec};
 use super::edit::Edit;
 use super::facts::{Binding, Exchange, Node, Queue, User, Vhost};
+use super::limits::Limits;
 use super::permission::{Access, Permission};
+use super::policy::{Policy, SetPolicy};
 use super::refusal::Refusal;
 use super::requests::Applied;
 use super::view::{Picture, Space};
@@ -92,10 +94,27 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
     }
     for space in picture.vhosts.values() {
         out.push(row::Row::Vhost((&describe(&space.vhost)).into()));
+        if space.vhost.limits != Limits::default() {
+            out.push(row::Row::VhostLimits(proto::VhostLimits {
+                vhost: (&space.vhost.name).into(),
+                limits: codec::limits_to_proto(&space.vhost.limits),
+            }));
+        }
     }
     for user in picture.users.values() {
-        let User { name, password, tags } = User::clone(user);
+        let User {
+            name,
+            password,
+            tags,
+            limits,
+        } = User::clone(user);
         out.push(row::Row::User((&AddUser { name, password, tags }).into()));
+        if limits != Limits::default() {
+            out.push(row::Row::UserLimits(proto::UserLimits {
+                user: (&user.name).into(),
+                limits: codec::limits_to_proto(&limits),
+            }));
+        }
     }
     for (user, vhost, permission) in picture.permissions() {
         out.push(row::Row::Permissions(proto::SetPermissions {
@@ -106,6 +125,7 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
             read: permission.text(Access::Read).to_owned(),
         }));
     }
+    write_settings(picture, &mut out);
     for space in picture.vhosts.values() {
         for exchange in space.exchanges.values() {
             let declared = Some((&declared_exchange(picture, exchange)).into());
@@ -120,6 +140,7 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
         out.push(row::Row::Queue(proto::Queue {
             group: queue.group,
             declared,
+            configured: queue.configured,
         }));
     }
     for space in picture.vhosts.values() {
@@ -133,12 +154,39 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
     out.chunks
 }
 
+/// Policies come before what they apply to.
+fn write_settings(picture: &Picture, out: &mut Writer) {
+    for (user, vhost, permissions) in picture.all_topic_permissions() {
+        for (exchange, permission) in permissions.iter() {
+            out.push(row::Row::TopicPermission(proto::TopicPermission {
+                user: user.into(),
+                vhost: vhost.into(),
+                exchange: exchange.into(),
+                write: permission.text(Access::Write).to_owned(),
+                read: permission.text(Access::Read).to_owned(),
+            }));
+        }
+    }
+    for ((vhost, component, name), value) in &picture.parameters {
+        out.push(row::Row::Parameter(proto::Parameter {
+            vhost: vhost.into(),
+            component: component.clone(),
+            name: name.clone(),
+            value: value.to_string(),
+        }));
+    }
+    for policy in picture.vhosts.values().flat_map(|space| space.policies.values()) {
+        out.push(row::Row::Policy((&policy.set).into()));
+    }
+}
+
 fn describe(vhost: &Vhost) -> DescribeVhost {
     let Vhost {
         name,
         description,
         tags,
         default_queue_type,
+        limits: _,
     } = vhost.clone();
     DescribeVhost {
         name,
@@ -276,12 +324,42 @@ fn read_row(mut edit: Edit<'_>, row: row::Row) -> Result<(), Error> {
                 description,
                 tags,
                 default_queue_type,
+                limits: Limits::default(),
             });
             edit.picture.vhosts.insert(name, Space::new(vhost));
         }
         row::Row::User(row) => {
             let AddUser { name, password, tags } = row.try_into()?;
-            edit.put_user(User { name, password, tags });
+            edit.put_user(User {
+                name,
+                password,
+                tags,
+                limits: Limits::default(),
+            });
+        }
+        row::Row::VhostLimits(row) => {
+            let space = edit.picture.vhosts.get_mut(row.vhost.as_str()).ok_or(Error::Order)?;
+            Arc::make_mut(&mut space.vhost).limits = codec::limits(row.limits);
+        }
+        row::Row::UserLimits(row) => {
+            let user = edit.picture.users.get_mut(row.user.as_str()).ok_or(Error::Order)?;
+            Arc::make_mut(user).limits = codec::limits(row.limits);
+        }
+        row::Row::TopicPermission(row) => edit.put_topic_permission(row.into()),
+        row::Row::Parameter(row) => {
+            let Parameter {
+                vhost,
+                component,
+                name,
+                value,
+            } = row.into();
+            edit.picture.parameters.insert((vhost, component, name), value.into());
+        }
+        row::Row::Policy(row) => {
+            let set: SetPolicy = row.try_into()?;
+            let space = edit.picture.vhosts.get_mut(&*set.vhost).ok_or(Error::Order)?;
+            let key = (set.operator, set.name.clone());
+            space.policies.insert(key, Arc::new(Policy::new(set)));
         }
         row::Row::Permissions(row) => {
             let SetPermissions {
@@ -303,7 +381,7 @@ fn read_row(mut edit: Edit<'_>, row: row::Row) -> Result<(), Error> {
         row::Row::Queue(row) => {
             let declare: DeclareQueue = row.declared.ok_or(Error::Row)?.try_into()?;
             edit.id = row.group;
-            edit.add_queue(declare).ok_or(Error::Order)?;
+            edit.add_queue(declare, Some(row.configured)).ok_or(Error::Order)?;
         }
         row::Row::Binding(row) => edit.add_binding(row.try_into()?),
     }
@@ -348,8 +426,14 @@ pub(super) fn difference(old: &Picture, new: &Picture, out: &mut Vec<Effect>) {
     for queue in new.all_queues() {
         match old.queue_by_group(queue.group) {
             None => out.push(Effect::QueueDeclared(queue.clone())),
-            Some(known) if known.placement != queue.placement => out.push(Effect::QueuePlaced(queue.clone())),
-            Some(_) => {}
+            Some(known) => {
+                if known.placement != queue.placement {
+                    out.push(Effect::QueuePlaced(queue.clone()));
+                }
+                if known.configured != queue.configured {
+                    out.push(Effect::QueueConfigured(queue.clone()));
+                }
+            }
         }
     }
 }

@@ -13,8 +13,10 @@ use warren_cluster::{GroupId, NodeId};
 use warren_proto::record::SessionId;
 
 use super::Effect;
+use super::arguments::Kind;
 use super::facts::{Binding, Destination, Exchange, Node, Queue, Resource, Run, User, Vhost};
-use super::permission::Permission;
+use super::permission::{Permission, TopicPermissions};
+use super::policy::{Applied, Policy};
 use super::refusal::Refusal;
 use super::requests::Requests;
 use crate::amqp::{Table, Value};
@@ -93,6 +95,10 @@ pub struct Picture {
     pub(super) nodes: OrdMap<NodeId, Arc<Node>>,
     pub(super) users: OrdMap<UserName, Arc<User>>,
     pub(super) permissions: OrdMap<(UserName, VhostName), Arc<Permission>>,
+    /// None is empty.
+    pub(super) topics: OrdMap<(UserName, VhostName), Arc<TopicPermissions>>,
+    /// By vhost, component and name; those of the whole cluster have neither vhost nor component.
+    pub(super) parameters: OrdMap<(VhostName, String, String), Arc<str>>,
     pub(super) vhosts: OrdMap<VhostName, Space>,
     pub(super) groups: OrdMap<GroupId, Arc<Queue>>,
     /// Exclusive queues by owner.
@@ -117,6 +123,8 @@ pub struct Load {
 #[derive(Clone)]
 pub(super) struct Space {
     pub(super) vhost: Arc<Vhost>,
+    /// By whether they are operators', then by name.
+    pub(super) policies: OrdMap<(bool, String), Arc<Policy>>,
     pub(super) exchanges: OrdMap<ExchangeName, Arc<Exchange>>,
     pub(super) queues: OrdMap<QueueName, Arc<Queue>>,
     pub(super) bindings: OrdMap<BindingKey, Arc<Binding>>,
@@ -197,6 +205,14 @@ fn canonical(table: &Table) -> Vec<u8> {
 }
 
 impl Space {
+    pub(super) fn policies_of_queue(&self, kind: Kind, name: &str) -> Applied {
+        Applied::to_queue(self.policies.values(), kind, name)
+    }
+
+    pub(super) fn policies_of_exchange(&self, name: &str) -> Applied {
+        Applied::to_exchange(self.policies.values(), name)
+    }
+
     /// The bindings of one exchange as their source.
     pub(super) fn outgoing<'a>(&'a self, source: &ExchangeName) -> impl Iterator<Item = &'a Arc<Binding>> + use<'a> {
         let first = BindingKey::first(source.clone());
@@ -253,6 +269,14 @@ impl Picture {
 
     pub fn permission(&self, user: &str, vhost: &str) -> Option<&Arc<Permission>> {
         self.permissions.get(&(UserName::from(user), VhostName::from(vhost)))
+    }
+
+    /// What `user` may do with topic exchanges of `vhost`; everything if `None`.
+    pub fn topic_permissions(&self, user: &str, vhost: &str) -> Option<&Arc<TopicPermissions>> {
+        if self.topics.is_empty() {
+            return None;
+        }
+        self.topics.get(&(UserName::from(user), VhostName::from(vhost)))
     }
 
     pub fn exchange(&self, vhost: &str, name: &str) -> Option<&Arc<Exchange>> {
@@ -352,6 +376,34 @@ impl Picture {
         self.permissions
             .iter()
             .map(|((user, vhost), permission)| (user, vhost, permission))
+    }
+
+    /// By user, then vhost.
+    pub fn all_topic_permissions(&self) -> impl Iterator<Item = (&UserName, &VhostName, &Arc<TopicPermissions>)> {
+        self.topics
+            .iter()
+            .map(|((user, vhost), permissions)| (user, vhost, permissions))
+    }
+
+    /// By vhost, component and name; vhost and component are empty where it is the whole cluster's.
+    pub fn parameters(&self) -> impl Iterator<Item = (&VhostName, &str, &str, &str)> {
+        self.parameters
+            .iter()
+            .map(|((vhost, component, name), value)| (vhost, component.as_str(), name.as_str(), &**value))
+    }
+
+    /// A vhost's policies of users, or of operators, by name.
+    pub fn policies(&self, vhost: &str, operator: bool) -> impl Iterator<Item = &Arc<Policy>> {
+        let space = self.vhosts.get(vhost).into_iter();
+        space
+            .flat_map(|space| space.policies.values())
+            .filter(move |policy| policy.set.operator == operator)
+    }
+
+    /// The policies that a queue of that type and name has, or would have.
+    pub fn policies_of_queue(&self, vhost: &str, kind: Kind, name: &str) -> Applied {
+        let space = self.vhosts.get(vhost);
+        space.map_or_else(Applied::default, |space| space.policies_of_queue(kind, name))
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Arc<Node>)> {

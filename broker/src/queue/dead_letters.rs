@@ -93,14 +93,27 @@ impl DeadLetters {
             view,
             sending: None,
         };
-        let strategy = letters.queue.settings.dead_letter_strategy;
-        if strategy == DeadLetterStrategy::AtLeastOnce && !letters.is_at_least_once() {
+        letters.warn();
+        letters
+    }
+
+    /// The queue's settings are others now. They hold for letters that are not on their way yet.
+    pub(super) fn obey(&mut self, queue: Arc<Queue>) {
+        let is_other = self.queue.settings != queue.settings;
+        self.queue = queue;
+        if is_other {
+            self.warn();
+        }
+    }
+
+    fn warn(&self) {
+        let strategy = self.queue.settings.dead_letter_strategy;
+        if strategy == DeadLetterStrategy::AtLeastOnce && !self.is_at_least_once() {
             tracing::warn!(
-                queue = %letters.queue.name,
-                "at-least-once dead-lettering needs x-overflow=reject-publish: dead letters go at most once"
+                queue = %self.queue.name,
+                "at-least-once dead-lettering needs overflow reject-publish: dead letters go at most once"
             );
         }
-        letters
     }
 
     /// Whether every target must have a letter before it is buried. Without a queue that refuses instead of dropping
@@ -182,13 +195,16 @@ impl DeadLetters {
         let at_least_once = self.is_at_least_once();
         let queue = Arc::clone(&self.queue);
         let Some(sending) = &mut self.sending else { return };
+        // A policy named it when the message died, and no longer does.
+        let Some(exchange) = &queue.settings.dead_letter_exchange else {
+            return sending.done.push(id);
+        };
         let payload = source.read(dead.at);
         let letter = payload.as_ref().and_then(|payload| match queue.is_delay {
             true => Letter::of_due(payload),
             false => Letter::of(&queue, dead, payload),
         });
-        let (Some(payload), Some(letter), Some(exchange)) = (&payload, letter, &queue.settings.dead_letter_exchange)
-        else {
+        let (Some(payload), Some(letter)) = (&payload, letter) else {
             tracing::error!(queue = %queue.name, id, "a dead letter cannot be read");
             return sending.done.push(id);
         };

@@ -20,6 +20,7 @@
 //! - a publish that was refused stays refused until its session has heard of it.
 
 mod commands;
+mod configure;
 mod consumers;
 mod dead;
 mod entries;
@@ -88,7 +89,8 @@ pub enum Overflow {
     RejectPublishDlx,
 }
 
-/// What the queue was declared with. Fixed at its creation and equal on every replica.
+/// What the queue obeys. What it was declared with is fixed at its creation and equal on every replica; the log may
+/// change some of it: see `configure.rs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The declared type.
@@ -272,6 +274,10 @@ struct Session {
 #[derive(Clone, Debug)]
 pub struct QueueMachine {
     config: Config,
+    /// What it was declared with.
+    declared: Config,
+    /// Of `config`; 0: it is `declared`.
+    config_version: u64,
     ended: bool,
     ready: Ready,
     held: Window<Held>,
@@ -301,7 +307,9 @@ impl QueueMachine {
         Self {
             ready: Ready::new(config.base_priority()),
             consumers: Consumers::new(config.mode()),
+            declared: config.clone(),
             config,
+            config_version: 0,
             ended: false,
             held: Window::new(),
             held_bytes: 0,
@@ -445,7 +453,11 @@ impl QueueMachine {
                 self.stat(slot, seq, out);
             }
             Command::Delete(delete) => self.delete(slot, seq, &delete, out),
-            Command::SessionDown(_) | Command::NodeDown { .. } | Command::Tick | Command::Buried(_) => return false,
+            Command::SessionDown(_)
+            | Command::NodeDown { .. }
+            | Command::Tick
+            | Command::Buried(_)
+            | Command::Configure(_) => return false,
         }
         self.settle_down(out);
         true
@@ -503,6 +515,7 @@ impl QueueMachine {
                 // What is due has happened when the entry was opened.
                 Some(Ok(Command::Tick)) => {}
                 Some(Ok(Command::Buried(runs))) => self.bury(&runs),
+                Some(Ok(Command::Configure(configure))) => self.configure(&configure),
                 Some(_) | None => {
                     self.totals.malformed += 1;
                     return;

@@ -57,6 +57,8 @@ pub struct QueueReplica {
     role: Role,
     term: u64,
     removing: bool,
+    /// The version of the settings that this leader has proposed last.
+    configured: u64,
     /// Whether this replica should lead when the group is new.
     preferred: bool,
 }
@@ -74,7 +76,7 @@ impl QueueReplica {
     ) -> Result<Self, Error> {
         let group = queue.group;
         let new = io.store.state(group)?.is_none();
-        let machine = QueueMachine::new(super::config(&queue));
+        let machine = QueueMachine::new(super::declared(&queue));
         let options = Options {
             fresh: may_have_been_lost(&metadata.view().picture(), &io, group),
             ..options
@@ -101,6 +103,7 @@ impl QueueReplica {
             role: Role::Follower,
             term: 0,
             removing: false,
+            configured: 0,
             preferred,
         })
     }
@@ -136,6 +139,10 @@ impl QueueReplica {
             }
             Inbound::LinkWritable(node) => self.outbox.writable(node),
             Inbound::LeaderQuery(from) => self.correct(from),
+            Inbound::Configured(queue) => {
+                self.obey(queue);
+                self.configure();
+            }
             Inbound::Describe(answer) => drop(answer.send(self.describe())),
             Inbound::Stop { delete } => {
                 self.dead_letters.stop();
@@ -320,6 +327,11 @@ impl QueueReplica {
                         self.effect(effect)?;
                     }
                     self.check_sessions(None);
+                    self.configured = 0;
+                    if let Some(queue) = self.metadata.view().queue_by_group(self.group()) {
+                        self.obey(queue);
+                    }
+                    self.configure();
                 }
             }
             Role::Elected => {}
@@ -333,6 +345,26 @@ impl QueueReplica {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of the queue as the metadata have it now.
+    fn obey(&mut self, queue: Arc<Queue>) {
+        if queue.configured >= self.queue.configured {
+            self.queue = queue;
+            self.dead_letters.obey(self.queue.clone());
+        }
+    }
+
+    /// Has the machine obey the settings of the metadata. Every leader sees to it anew; the machine takes each version
+    /// once, and none after a later one.
+    fn configure(&mut self) {
+        let version = self.queue.configured;
+        let known = self.shell.core().machine().config_version().max(self.configured);
+        if self.role == Role::Leader && version > known {
+            self.configured = version;
+            let configure = super::config(&self.queue).to_proto(version);
+            self.pending.push(system(&Command::Configure(configure)));
+        }
     }
 
     /// Ends the sessions of runs that are known to have ended, and asks the nodes of the others whether they still exist.

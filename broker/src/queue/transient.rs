@@ -51,7 +51,7 @@ impl TransientActor {
     pub fn start(arbiter: &ArbiterHandle, queue: Arc<Queue>, directory: Arc<Directory>, metadata: MetadataClient) {
         TransientActor::start_in_arbiter(arbiter, move |ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            let machine = QueueMachine::new(super::config(&queue));
+            let machine = QueueMachine::new(super::declared(&queue));
             let outbox = Outbox::new(queue.group, directory.clone());
             let dead_letters = DeadLetters::new(queue.clone(), directory.clone(), metadata.view().clone());
             Self {
@@ -141,6 +141,20 @@ impl TransientActor {
         });
     }
 
+    /// Has the machine obey the settings that the metadata have now.
+    fn obey(&mut self, queue: Arc<Queue>) {
+        let version = queue.configured;
+        if version < self.queue.configured {
+            return;
+        }
+        self.queue = queue;
+        self.dead_letters.obey(self.queue.clone());
+        if version > self.machine.config_version() {
+            let configure = super::config(&self.queue).to_proto(version);
+            self.apply(system(&Command::Configure(configure)));
+        }
+    }
+
     fn check_sessions(&mut self, node: NodeId) {
         let mut asked: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         for session in self.machine.sessions().filter(|session| session.node == node) {
@@ -195,6 +209,9 @@ impl Actor for TransientActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.directory.register_queue(self.group(), ctx.address().recipient());
+        if let Some(queue) = self.metadata.view().queue_by_group(self.group()) {
+            self.obey(queue);
+        }
         // A queue that ends unused counts from now on.
         self.flush(ctx);
     }
@@ -233,6 +250,7 @@ impl Handler<Inbound> for TransientActor {
                 self.check_sessions(node);
             }
             Inbound::LinkWritable(node) => self.outbox.writable(node),
+            Inbound::Configured(queue) => self.obey(queue),
             Inbound::Describe(answer) => drop(answer.send(self.describe())),
             Inbound::Stop { .. } => {
                 self.dead_letters.stop();

@@ -1,6 +1,7 @@
 //! What every case needs: names of its own, removed afterwards, and short ways to say the usual things.
 
 use std::cell::RefCell;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,15 +22,33 @@ pub(crate) fn ours_or_stock<T>(ours: T, stock_answer: T) -> T {
 /// What a command of the operator's tool writes; it must succeed.
 #[track_caller]
 pub(crate) fn ctl(arguments: &str) -> String {
-    let ctl = std::env::var("WARREN_TEST_CTL").expect("WARREN_TEST_CTL names the operator's command");
-    let output = std::process::Command::new("sh")
+    match attempt_ctl(arguments) {
+        (0, text) => text,
+        (status, text) => panic!("{arguments}: status {status}: {text}"),
+    }
+}
+
+/// What a command of the operator's tool writes when it fails.
+#[track_caller]
+pub(crate) fn ctl_refused(arguments: &str) -> String {
+    match attempt_ctl(arguments) {
+        (0, text) => panic!("{arguments}: succeeded: {text}"),
+        (_, text) => text,
+    }
+}
+
+/// Its status, and what it writes.
+#[track_caller]
+fn attempt_ctl(arguments: &str) -> (i32, String) {
+    let ctl = std::env::var("WARREN_TEST_CTL").expect("WARREN_TEST_CTL names the operator's command line");
+    let output = Command::new("sh")
         .arg("-c")
         .arg(format!("{ctl} {arguments}"))
         .output()
         .expect("sh runs");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{ctl} {arguments}: {error}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    let status = output.status.code().expect("it ends by itself");
+    let text = [output.stdout, output.stderr].concat();
+    (status, String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Names that no other case and no other run uses; what bears them is deleted when the case ends.
@@ -59,6 +78,11 @@ impl Case {
         let name = format!("{}.{label}", self.prefix);
         self.queues.borrow_mut().push(name.clone());
         name
+    }
+
+    /// What all names of this case start with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// A name for an exchange.

@@ -175,3 +175,50 @@ fn stranger(cluster: &mut Cluster, variables: &[(&str, &str)], reason: &str) {
     cluster.start_node(BAD);
     cluster.await_whole();
 }
+
+#[test]
+fn definitions_are_there_when_clients_are_let_in() {
+    let file = std::env::temp_dir().join(format!("warren-definitions.{}.json", std::process::id()));
+    let definitions = r#"{"vhosts": [{"name": "/"}],
+        "queues": [{"name": "defined", "vhost": "/", "type": "quorum", "durable": true, "arguments": {}}],
+        "policies": [{"vhost": "/", "name": "short", "pattern": "^defined$", "definition": {"max-length": 2}}]}"#;
+    fs::write(&file, definitions).expect("a temporary file can be written");
+    let path = file.display().to_string();
+    let mut cluster = Cluster::start_with(&[("WARREN_DEFINITIONS_PATH", &path)]);
+    for node in 0..2 {
+        let mut session = Session::open(&cluster.address(node), PATIENCE).expect("a whole cluster serves");
+        session
+            .declare("defined", "quorum", PATIENCE)
+            .expect("it was defined alike");
+        session.confirm(PATIENCE).expect("a whole cluster serves");
+        for _ in 0..4 {
+            session
+                .publish("defined", b"a message")
+                .expect("a whole cluster serves");
+        }
+        session.close(PATIENCE).expect("a whole cluster serves");
+    }
+    await_some("the policy holds", PATIENCE, || {
+        let row = cluster.queue(0, "defined")?;
+        match row.get("messages_ready").and_then(serde_json::Value::as_u64) {
+            Some(2) => Ok(()),
+            other => Err(format!("{other:?} messages")),
+        }
+    });
+    // What is there stays over further starts, and what does not do is named.
+    assert!(cluster.stop(BAD).success());
+    cluster.start_node(BAD);
+    assert!(cluster.stop(BAD).success());
+    let bad = definitions.replace("max-length", "max-apples");
+    fs::write(&file, bad).expect("a temporary file can be written");
+    let failed = cluster.refused(BAD, &[]);
+    names(
+        "bad definitions",
+        &failed,
+        &[&path, "policies[0] 'short'", "max-apples"],
+    );
+    fs::write(&file, definitions).expect("a temporary file can be written");
+    cluster.start_node(BAD);
+    cluster.finish();
+    fs::remove_file(&file).expect("it is there");
+}

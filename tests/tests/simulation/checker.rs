@@ -228,7 +228,7 @@ impl Checker {
 
     pub(crate) fn round_trip(&mut self, group: GroupId, machine: &QueueMachine) {
         let chunks = machine.snapshot();
-        match QueueMachine::restore(machine.config().clone(), &chunks) {
+        match QueueMachine::restore(machine.declared().clone(), &chunks) {
             Ok(restored) => {
                 if restored.snapshot() != chunks {
                     self.fail(format!("group {group}: the state read back from a snapshot is another"));

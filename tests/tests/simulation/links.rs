@@ -148,7 +148,7 @@ impl World {
                 _ => None,
             })
             .collect();
-        match mutation.spoil_state(replica.core().machine().config().clone(), &chunks) {
+        match mutation.spoil_state(replica.core().machine().declared().clone(), &chunks) {
             Some(spoiled) => parts.extend(spoiled.into_iter().map(|chunk| Ok(SnapshotPart::State(chunk)))),
             None => parts.extend(state),
         }

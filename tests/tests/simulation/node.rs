@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use warren_broker::admin::Forwarded;
 use warren_broker::auth::{Algorithm, PasswordHash};
 use warren_broker::boot;
+use warren_broker::connection::census::Count;
 use warren_broker::connection::way::Way;
 use warren_broker::connection::{Connection, Effect, Ends, Limits};
 use warren_broker::directory::{Directory, Inbound, SessionEvent};
@@ -551,6 +552,8 @@ impl Session {
         for effect in self.core.take_effects() {
             match effect {
                 Effect::Submit(channel, change) => self.outcomes.push((Some(channel), client.ask(*change))),
+                // No limits are set here.
+                Effect::Count(channel) => self.core.on_count(channel, Count::default()),
                 Effect::Reply(reply) => directory.send_reply(*reply),
                 Effect::AskReply(channel, token) => {
                     directory.ask_reply(self.core.id(), channel, self.core.vhost(), &token);

@@ -17,6 +17,7 @@ use crate::amqp::content::Header;
 use crate::amqp::frame::{self, Kind};
 use crate::amqp::{Method, Properties, ShortStr, Table, put_content, put_method};
 use crate::auth::{Algorithm, PasswordHash};
+use crate::connection::census::{Census, Count};
 use crate::connection::{Carrier, Connection, Effect, Ends, Limits};
 use crate::direct_reply::{Registry, Reply, Token};
 use crate::directory::NotSent;
@@ -175,6 +176,9 @@ pub(super) struct Broker {
     replies: Arc<Registry>,
     /// Replies on their way; they arrive only when told to.
     pub(super) sent_replies: Vec<Reply>,
+    pub(super) census: Arc<Census>,
+    /// What other nodes say that they have.
+    pub(super) elsewhere: Count,
     /// Questions for requesters on other nodes.
     pub(super) asked_replies: Vec<(usize, ChannelId, Token)>,
 }
@@ -200,6 +204,8 @@ impl Broker {
             keeps_ended_queues: false,
             replies: Arc::default(),
             sent_replies: Vec::new(),
+            census: Arc::default(),
+            elsewhere: Count::default(),
             asked_replies: Vec::new(),
         };
         let password = Some(PasswordHash::new(Algorithm::Sha256, [1, 2, 3, 4], b"guest"));
@@ -315,6 +321,7 @@ impl Broker {
             self.now_ms,
             0,
         );
+        core.share_census(Arc::clone(&self.census));
         core.share_replies(Arc::clone(&self.replies));
         self.clients.push(Client {
             core,
@@ -458,6 +465,11 @@ impl Broker {
                 for group in groups {
                     self.wire.batches.push((group, system(&Command::SessionDown(session))));
                 }
+            }
+            Effect::Count(channel) => {
+                let core = &mut self.clients[at].core;
+                core.begin(self.now_ms);
+                core.on_count(channel, self.elsewhere);
             }
             Effect::Reply(reply) => self.sent_replies.push(*reply),
             Effect::AskReply(channel, token) => self.asked_replies.push((at, channel, token)),

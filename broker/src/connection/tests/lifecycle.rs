@@ -5,7 +5,7 @@ use crate::amqp::{Method, Properties, Value, frame};
 use crate::connection::{Limits, handshake};
 use crate::metadata::Change;
 
-fn close_text(methods: &[Method]) -> (u16, String) {
+pub(super) fn close_text(methods: &[Method]) -> (u16, String) {
     match methods {
         [
             ..,

@@ -11,6 +11,10 @@ use super::{
     AddUser, Bind, Bootstrap, Change, DeclareExchange, DeclareQueue, DeleteExchange, DescribeVhost, Request,
     SetPermissions,
 };
+
+mod settings;
+
+pub(in crate::metadata) use self::settings::{limits, limits_to_proto};
 use crate::amqp::Table;
 use crate::auth::{Algorithm, PasswordHash};
 
@@ -86,6 +90,32 @@ impl Change {
             Wire::NodeForgotten(wire) => Self::NodeForgotten { node: wire.node },
             Wire::SessionEnded(wire) => Self::SessionEnded {
                 session: wire.session.ok_or(Refusal::Malformed("end of no session"))?.into_id(),
+            },
+            Wire::SetPolicy(wire) => Self::SetPolicy(wire.try_into()?),
+            Wire::ClearPolicy(wire) => Self::ClearPolicy {
+                vhost: wire.vhost.into(),
+                name: wire.name,
+                operator: wire.operator,
+            },
+            Wire::SetVhostLimits(wire) => Self::SetVhostLimits {
+                vhost: wire.vhost.into(),
+                limits: limits(wire.limits),
+            },
+            Wire::SetUserLimits(wire) => Self::SetUserLimits {
+                user: wire.user.into(),
+                limits: limits(wire.limits),
+            },
+            Wire::SetTopicPermission(wire) => Self::SetTopicPermission(wire.into()),
+            Wire::ClearTopicPermission(wire) => Self::ClearTopicPermission {
+                user: wire.user.into(),
+                vhost: wire.vhost.into(),
+                exchange: wire.exchange.map(Into::into),
+            },
+            Wire::SetParameter(wire) => Self::SetParameter(wire.into()),
+            Wire::ClearParameter(wire) => Self::ClearParameter {
+                vhost: wire.vhost.into(),
+                component: wire.component,
+                name: wire.name,
             },
         })
     }
@@ -176,6 +206,34 @@ impl Change {
             Self::NodeForgotten { node } => Wire::NodeForgotten(proto::NodeForgotten { node: *node }),
             Self::SessionEnded { session } => Wire::SessionEnded(proto::SessionEnded {
                 session: Some(session_to_proto(*session)),
+            }),
+            Self::SetPolicy(set) => Wire::SetPolicy(set.into()),
+            Self::ClearPolicy { vhost, name, operator } => Wire::ClearPolicy(proto::ClearPolicy {
+                vhost: vhost.into(),
+                name: name.clone(),
+                operator: *operator,
+            }),
+            Self::SetVhostLimits { vhost, limits } => Wire::SetVhostLimits(proto::VhostLimits {
+                vhost: vhost.into(),
+                limits: limits_to_proto(limits),
+            }),
+            Self::SetUserLimits { user, limits } => Wire::SetUserLimits(proto::UserLimits {
+                user: user.into(),
+                limits: limits_to_proto(limits),
+            }),
+            Self::SetTopicPermission(set) => Wire::SetTopicPermission(set.into()),
+            Self::ClearTopicPermission { user, vhost, exchange } => {
+                Wire::ClearTopicPermission(proto::ClearTopicPermission {
+                    user: user.into(),
+                    vhost: vhost.into(),
+                    exchange: exchange.as_ref().map(Into::into),
+                })
+            }
+            Self::SetParameter(parameter) => Wire::SetParameter(parameter.into()),
+            Self::ClearParameter { vhost, component, name } => Wire::ClearParameter(proto::ClearParameter {
+                vhost: vhost.into(),
+                component: component.clone(),
+                name: name.clone(),
             }),
         }
     }
@@ -282,6 +340,7 @@ fn password(algorithm: i32, hash: Bytes) -> Result<Option<PasswordHash>, Refusal
     let algorithm = match proto::HashAlgorithm::try_from(algorithm) {
         Ok(proto::HashAlgorithm::Sha256) => Algorithm::Sha256,
         Ok(proto::HashAlgorithm::Sha512) => Algorithm::Sha512,
+        Ok(proto::HashAlgorithm::Md5) => Algorithm::Md5,
         Ok(proto::HashAlgorithm::Unspecified) | Err(_) => return Err(Refusal::Malformed("unknown hash algorithm")),
     };
     PasswordHash::from_bytes(algorithm, hash)
@@ -296,6 +355,7 @@ fn password_to_proto(password: Option<&PasswordHash>) -> (proto::HashAlgorithm, 
     let algorithm = match password.algorithm() {
         Algorithm::Sha256 => proto::HashAlgorithm::Sha256,
         Algorithm::Sha512 => proto::HashAlgorithm::Sha512,
+        Algorithm::Md5 => proto::HashAlgorithm::Md5,
     };
     (algorithm, password.as_bytes().clone())
 }

@@ -9,7 +9,7 @@ use crate::exchange::tests::cases;
 #[test]
 fn machine() {
     let mut node = Node::default();
-    for file in ["exchanges", "queues", "bindings", "nodes"] {
+    for file in ["exchanges", "queues", "bindings", "nodes", "policies"] {
         cases::check(&format!("metadata/tests/{file}.txt"), |command| {
             run_command(&mut node, command)
         });
@@ -69,6 +69,29 @@ fn run_command(node: &mut Node, command: &str) -> String {
             if_unused: flags.contains(&"if-unused"),
         }),
         ["queue", name, ref flags @ ..] => Change::DeclareQueue(parse_queue(name, flags)),
+        ["policy", name, pattern, priority, definition, ref flags @ ..] => Change::SetPolicy(SetPolicy {
+            vhost: "/".into(),
+            name: name.into(),
+            operator: flags.contains(&"operator"),
+            pattern: pattern.into(),
+            apply_to: flags
+                .iter()
+                .find_map(|flag| ApplyTo::from_name(flag))
+                .unwrap_or_default(),
+            priority: priority.parse().expect("a number"),
+            definition: serde_json::from_str(definition).expect("an object"),
+        }),
+        ["clear-policy", name, ref flags @ ..] => Change::ClearPolicy {
+            vhost: "/".into(),
+            name: name.into(),
+            operator: flags.contains(&"operator"),
+        },
+        ["queues-max", max] => Change::SetVhostLimits {
+            vhost: "/".into(),
+            limits: [("max-queues".to_owned(), max.parse().expect("a number"))]
+                .into_iter()
+                .collect(),
+        },
         ["delete-queue", name] => {
             let group = node.picture().queue("/", name).map_or(0, |queue| queue.group);
             Change::DeleteQueue { group }
@@ -169,6 +192,18 @@ fn describe(effect: &Effect) -> Option<String> {
         Effect::QueueDeclared(queue) => format!("+ {}", queue.resource()),
         Effect::QueueDeleted(queue) => format!("- {}", queue.resource()),
         Effect::QueuePlaced(queue) => format!("= {}", queue.resource()),
+        Effect::QueueConfigured(queue) => {
+            let definition = serde_json::Value::Object(queue.policies.definition());
+            let Arguments {
+                len_max,
+                message_ttl_ms,
+                ..
+            } = queue.settings;
+            format!(
+                "~ {} {definition}: length {len_max:?}, ttl {message_ttl_ms:?}",
+                queue.resource()
+            )
+        }
         Effect::NodeUp(run) => format!("+ run {}.{}", run.node, run.incarnation),
         Effect::NodeDown(run) => format!("- run {}.{}", run.node, run.incarnation),
     })

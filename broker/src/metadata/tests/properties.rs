@@ -123,6 +123,33 @@ fn any_bind() -> impl Strategy<Value = Bind> {
         })
 }
 
+fn any_policy() -> impl Strategy<Value = SetPolicy> {
+    let definitions = [
+        r#"{"max-length":3}"#,
+        r#"{"alternate-exchange":"x1"}"#,
+        r#"{"delivery-limit":2,"max-length":9}"#,
+    ];
+    let definition = prop::sample::select(definitions.to_vec());
+    let apply_to = prop::sample::select(vec![ApplyTo::All, ApplyTo::QuorumQueues, ApplyTo::Exchanges]);
+    let fields = (
+        name(VHOSTS),
+        name(&["p1", "p2"]),
+        name(&["", "1", "x", "("]),
+        any::<bool>(),
+    );
+    (fields, apply_to, 0..2i64, definition).prop_map(
+        |((vhost, name, pattern, operator), apply_to, priority, definition)| SetPolicy {
+            vhost: vhost.into(),
+            name: name.into(),
+            operator,
+            pattern: pattern.into(),
+            apply_to,
+            priority,
+            definition: serde_json::from_str(definition).expect("an object"),
+        },
+    )
+}
+
 fn any_change() -> impl Strategy<Value = Change> {
     let user = || name(&["guest", "u"]).prop_map(crate::name::UserName::from);
     let vhost = || name(VHOSTS).prop_map(VhostName::from);
@@ -154,6 +181,26 @@ fn any_change() -> impl Strategy<Value = Change> {
             Change::SetPermissions(SetPermissions { user, vhost, configure, write, read })
         }),
         1 => (user(), vhost()).prop_map(|(user, vhost)| Change::ClearPermissions { user, vhost }),
+        4 => any_policy().prop_map(Change::SetPolicy),
+        2 => any_policy().prop_map(|SetPolicy { vhost, name, operator, .. }| Change::ClearPolicy { vhost, name, operator }),
+        1 => (vhost(), -1..3i64).prop_map(|(vhost, max)| {
+            Change::SetVhostLimits { vhost, limits: [("max-queues".to_owned(), max)].into_iter().collect() }
+        }),
+        1 => (user(), -1..3i64).prop_map(|(user, max)| {
+            Change::SetUserLimits { user, limits: [("max-channels".to_owned(), max)].into_iter().collect() }
+        }),
+        1 => (user(), vhost(), name(EXCHANGES)).prop_map(|(user, vhost, exchange)| {
+            let (write, read) = ("{username}".into(), "(".into());
+            Change::SetTopicPermission(SetTopicPermission { user, vhost, exchange: exchange.into(), write, read })
+        }),
+        1 => (user(), vhost(), prop::option::of(name(EXCHANGES))).prop_map(|(user, vhost, exchange)| {
+            Change::ClearTopicPermission { user, vhost, exchange: exchange.map(Into::into) }
+        }),
+        1 => (any::<bool>(), vhost()).prop_map(|(global, vhost)| {
+            let (vhost, component) = if global { ("".into(), "") } else { (vhost, "c") };
+            Change::SetParameter(Parameter { vhost, component: component.into(), name: "n".into(), value: "1".into() })
+        }),
+        1 => vhost().prop_map(|vhost| Change::ClearParameter { vhost, component: "c".into(), name: "n".into() }),
     ]
 }
 
@@ -205,6 +252,10 @@ fn check_invariants(node: &Node) {
             if let Some(owner) = queue.exclusive_owner {
                 assert!(picture.exclusive.contains(&(owner, queue.group)));
             }
+            check_policies(picture, queue);
+        }
+        for exchange in space.exchanges.values() {
+            assert!(exchange.policies.is_same(&space.policies_of_exchange(&exchange.name)));
         }
         for (key, binding) in &space.bindings {
             assert_eq!(key, &view::BindingKey::of(binding));
@@ -278,6 +329,13 @@ fn check_invariants(node: &Node) {
     for (user, vhost, _) in picture.permissions() {
         assert!(picture.user(user).is_some() && picture.vhost(vhost).is_some());
     }
+    for (user, vhost, topics) in picture.all_topic_permissions() {
+        assert!(picture.user(user).is_some() && picture.vhost(vhost).is_some());
+        assert!(topics.iter().next().is_some(), "topic permissions of nothing");
+    }
+    for (vhost, component, ..) in picture.parameters() {
+        assert!((vhost.is_empty() && component.is_empty()) || picture.vhost(vhost).is_some());
+    }
     for queue in picture.all_queues() {
         if let Some(home) = queue.home()
             && let Some(known) = picture.nodes.get(&home.node)
@@ -289,6 +347,19 @@ fn check_invariants(node: &Node) {
             assert!(home.incarnation > known.run.incarnation || known.live);
         }
     }
+}
+
+/// A queue obeys the policies that there are.
+fn check_policies(picture: &Picture, queue: &Queue) {
+    let policies = picture.policies_of_queue(&queue.vhost, queue.kind, &queue.name);
+    assert!(policies.is_same(&queue.policies));
+    assert_eq!(queue.settings, policies.settings(queue.kind, &queue.arguments));
+    let is_declared = queue.settings == Arguments::read(queue.kind, &queue.arguments);
+    assert!(is_declared || queue.configured > 0, "settings that nobody was told of");
+    assert_eq!(
+        picture.queue_by_group(queue.group).map(|known| known.configured),
+        Some(queue.configured)
+    );
 }
 
 /// The routes that were told of one by one are those of the bindings that there are.

@@ -240,7 +240,11 @@ impl QueueMachine {
                 };
                 self.reply(slot, seq, kind, out);
             }
-            Command::SessionDown(_) | Command::NodeDown { .. } | Command::Tick | Command::Buried(_) => return false,
+            Command::SessionDown(_)
+            | Command::NodeDown { .. }
+            | Command::Tick
+            | Command::Buried(_)
+            | Command::Configure(_) => return false,
         }
         true
     }

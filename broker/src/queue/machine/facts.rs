@@ -82,6 +82,15 @@ impl Facts {
         }
     }
 
+    /// The message counts with another size.
+    pub(super) fn resize(&mut self, seq: u64, size: u32, is_ready: bool) {
+        let known = self.all.remove(seq).unwrap_or_default();
+        if is_ready {
+            self.ready_size = self.ready_size - u64::from(known.size) + u64::from(size);
+        }
+        self.add(seq, Fact { size, ..known });
+    }
+
     /// Whether the message has expired.
     pub(super) fn has_expired(&self, seq: u64, now_ms: u64) -> bool {
         let expires = |fact: &Fact| fact.expires_ms > 0 && fact.expires_ms <= now_ms;

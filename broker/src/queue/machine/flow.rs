@@ -20,12 +20,13 @@ struct Undertaker<'a> {
     entries: &'a mut Entries,
     totals: &'a mut Totals,
     now_ms: u64,
+    overflowed_max: usize,
 }
 
 impl Undertaker<'_> {
     /// The message is in no other place any more.
     fn take(&mut self, at: Place, reason: Reason) {
-        let is_full = reason == Reason::MaxLen && self.dead.len() >= OVERFLOWED_MAX;
+        let is_full = reason == Reason::MaxLen && self.dead.len() >= self.overflowed_max;
         if self.config.dead_letters && !is_full {
             let time_ms = self.now_ms;
             self.dead.push(Dead { at, reason, time_ms });
@@ -115,8 +116,15 @@ impl QueueMachine {
     /// Lets messages go that are more than the queue may hold, the next first.
     #[inline]
     pub(super) fn enforce_limits(&mut self) {
+        if self.config.len_max.is_some() || self.config.bytes_max.is_some() {
+            self.shed(OVERFLOWED_MAX);
+        }
+    }
+
+    /// The same; so many of the dead may wait for their burial.
+    pub(super) fn shed(&mut self, overflowed_max: usize) {
         let Config { len_max, bytes_max, .. } = self.config;
-        if (len_max.is_none() && bytes_max.is_none()) || self.config.overflow != Overflow::DropHead {
+        if self.config.overflow != Overflow::DropHead {
             return;
         }
         while len_max.is_some_and(|max| self.ready.len() as u64 > max)
@@ -126,7 +134,9 @@ impl QueueMachine {
             self.facts.leaves(seq);
             self.facts.forget(seq);
             self.totals.overflowed += 1;
-            self.undertaker().take(message.place, Reason::MaxLen);
+            let mut undertaker = self.undertaker();
+            undertaker.overflowed_max = overflowed_max;
+            undertaker.take(message.place, Reason::MaxLen);
         }
     }
 
@@ -151,6 +161,7 @@ impl QueueMachine {
             entries: &mut self.entries,
             totals: &mut self.totals,
             now_ms: self.now_ms,
+            overflowed_max: OVERFLOWED_MAX,
         }
     }
 
@@ -322,6 +333,7 @@ impl QueueMachine {
                     entries,
                     totals,
                     now_ms,
+                    overflowed_max: OVERFLOWED_MAX,
                 };
                 undertaker.take(held.place, reason);
             };
@@ -338,7 +350,8 @@ impl QueueMachine {
                 Outcome::Reject => held.failed.saturating_add(1),
                 Outcome::Release => held.failed,
             };
-            if failed > limit {
+            // A limit that was lowered meanwhile is for the next failure.
+            if outcome == Outcome::Reject && failed > limit {
                 totals.dropped += 1;
                 return dies(facts, totals, Reason::DeliveryLimit);
             }

@@ -91,9 +91,14 @@ impl QueueMachine {
         self.ready.len() as u64
     }
 
-    /// What the queue was declared with.
+    /// What the queue obeys.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What the queue was declared with.
+    pub fn declared(&self) -> &Config {
+        &self.declared
     }
 
     /// The sessions that have sent something and not ended, ascending.

@@ -46,6 +46,8 @@ fn queue(name: &str, key: Option<&str>) -> Queue {
         durable: false,
         auto_delete: false,
         exclusive_owner: None,
+        policies: crate::metadata::Applied::default(),
+        configured: 0,
         settings: crate::metadata::Arguments::read(Kind::Classic, &arguments),
         arguments,
         placement: Placement::Transient {

@@ -11,13 +11,16 @@
 //! used     = 7 time_ms:u64
 //! late     = 8 late_ms:u64 held:u64 (seq:u64 since_ms:u64)*                        ascending
 //! active   = 9 consumer:u32
-//! resting  = 10 messages:u64 (seq:u64 until_ms:u64 place acquired:u32 failed:u32
+//! config   = 10 len:u32 queue.Configure
+//! resting  = 11 messages:u64 (seq:u64 until_ms:u64 place acquired:u32 failed:u32
 //!                             expires_ms:u64 size:u32)*                            ascending
-//! keys     = 11 messages:u64 (seq:u64 key:u128)*                                   ascending
+//! keys     = 12 messages:u64 (seq:u64 key:u128)*                                   ascending
 //! ```
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
+use warren_proto::queue::Configure;
 use warren_proto::record::Run;
 
 use super::{Ascending, Error, NUMBER_MAX, QueueMachine, Reader, Result, Writer, write_level};
@@ -37,8 +40,9 @@ const ORIGINS: u8 = 6;
 const USED: u8 = 7;
 const LATE: u8 = 8;
 const ACTIVE: u8 = 9;
-const RESTING: u8 = 10;
-const KEYS: u8 = 11;
+const CONFIG: u8 = 10;
+const RESTING: u8 = 11;
+const KEYS: u8 = 12;
 
 impl Totals {
     fn later(&self) -> [u64; 5] {
@@ -155,6 +159,12 @@ impl QueueMachine {
             out.u8(ACTIVE);
             out.u32(consumer_at[&active]);
         }
+        if self.config_version > 0 {
+            out.u8(CONFIG);
+            let configure = self.config.to_proto(self.config_version).encode_to_vec();
+            out.count(configure.len());
+            out.bytes(&configure);
+        }
         if !self.resting.is_empty() {
             out.u8(RESTING);
             out.u64(self.resting.len() as u64);
@@ -209,6 +219,14 @@ impl QueueMachine {
                 ACTIVE => {
                     let consumer = consumers.get(reader.u32()? as usize);
                     active = Some(*consumer.ok_or(Error::Invalid("active consumer"))?);
+                }
+                CONFIG => {
+                    let configure = Configure::decode(&*reader.blob()?).map_err(|_| Error::Invalid("settings"))?;
+                    if configure.version == 0 {
+                        return Err(Error::Invalid("settings"));
+                    }
+                    self.config = self.config.changed_by(&configure);
+                    self.config_version = configure.version;
                 }
                 RESTING => self.read_resting(reader)?,
                 KEYS => self.read_keys(reader)?,

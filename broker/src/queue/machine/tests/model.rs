@@ -49,6 +49,7 @@ pub(super) struct Model {
     config: Config,
     ended: bool,
     messages: BTreeMap<u64, Message>,
+    version: u64,
     published: BTreeMap<u8, u64>,
     dead: BTreeMap<u64, Dead>,
     deaths: u64,
@@ -251,6 +252,28 @@ impl Model {
     pub(super) fn bury(&mut self, runs: &[Run]) {
         for id in runs.iter().flat_map(|run| run.numbers()) {
             self.dead.remove(&id);
+        }
+        self.hand_out();
+    }
+
+    /// Other settings hold from now on.
+    pub(super) fn configure(&mut self, version: u64, config: &Config) {
+        if version > self.version && !self.ended {
+            self.version = version;
+            let counted = |config: &Config| config.bytes_max.is_some();
+            if counted(&self.config) != counted(config) {
+                for message in self.messages.values_mut() {
+                    message.size = if counted(config) {
+                        u64::from(message.place.len)
+                    } else {
+                        0
+                    };
+                }
+            }
+            if self.config.expires_ms != config.expires_ms {
+                self.used();
+            }
+            self.config = config.clone();
         }
         self.hand_out();
     }
@@ -711,7 +734,11 @@ impl Model {
                     consumer.written = consumer.written.max(credit.written.min(consumer.last_id));
                 }
             }
-            Command::SessionDown(_) | Command::NodeDown { .. } | Command::Tick | Command::Buried(_) => {
+            Command::SessionDown(_)
+            | Command::NodeDown { .. }
+            | Command::Tick
+            | Command::Buried(_)
+            | Command::Configure(_) => {
                 panic!("not a session's command")
             }
         }
@@ -797,7 +824,11 @@ impl Model {
                 let not_empty = not_empty || neither && !delete.if_unused;
                 ReplyKind::DeleteRefused(queue::DeleteRefused { in_use, not_empty })
             }
-            Command::SessionDown(_) | Command::NodeDown { .. } | Command::Tick | Command::Buried(_) => {
+            Command::SessionDown(_)
+            | Command::NodeDown { .. }
+            | Command::Tick
+            | Command::Buried(_)
+            | Command::Configure(_) => {
                 panic!("not a session's command")
             }
         };

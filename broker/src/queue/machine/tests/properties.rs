@@ -80,6 +80,11 @@ enum Step {
         skip: u64,
         len: u32,
     },
+    /// Settings of a version so much later than the last; 0: that one again.
+    Configure {
+        later: u64,
+        config: Box<Config>,
+    },
 }
 
 /// What a message may have beside a body.
@@ -158,6 +163,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..9u64).prop_map(|less| Step::Heard { less }),
         2 => (0..3_000u64).prop_map(|wait_ms| Step::Tick { wait_ms }),
         2 => (0..3u64, 1..5u32).prop_map(|(skip, len)| Step::Buried { skip, len }),
+        2 => (0..3u64, config()).prop_map(|(later, config)| Step::Configure { later, config: Box::new(config) }),
     ]
 }
 
@@ -169,6 +175,7 @@ enum Sent {
 
 struct World {
     config: Config,
+    version: u64,
     model: Model,
     machine: QueueMachine,
     /// The same, but restored from a snapshot now and then.
@@ -201,6 +208,7 @@ impl World {
             machine: QueueMachine::new(config.clone()),
             restored: QueueMachine::new(config.clone()),
             config,
+            version: 0,
             sessions: BTreeMap::new(),
             next_id: current.len() as u64 + 1,
             current,
@@ -383,6 +391,21 @@ impl World {
                 self.start_entry();
                 self.model.bury(&runs);
                 self.entry.extend_from_slice(&system(&Command::Buried(runs)));
+            }
+            Step::Configure { later, config } => {
+                self.version += later;
+                // A policy changes nothing of this.
+                let config = Config {
+                    kind: self.config.kind,
+                    auto_delete: self.config.auto_delete,
+                    single_active_consumer: self.config.single_active_consumer,
+                    priority_max: self.config.priority_max,
+                    ..Config::clone(config)
+                };
+                self.start_entry();
+                self.model.configure(self.version, &config);
+                let configure = config.to_proto(self.version);
+                self.entry.extend_from_slice(&system(&Command::Configure(configure)));
             }
             Step::Snapshot => {
                 self.apply();

@@ -14,6 +14,7 @@
 //!                                      garbage · skip (one number)
 //! A again FROM [TO]                  sends the commands from number FROM on (to TO) again
 //! tick · buried RUN[,RUN]...
+//! configure VERSION [limit=N] ...    settings as with new; others than those named are none
 //! wait MS                            time passes before the next entry; each entry takes a second
 //! down A · node-down NODE INCARNATION
 //! resync A [C=NEXT]...
@@ -43,6 +44,7 @@ fn cases() {
     check_file("priorities.txt", include_str!("cases/priorities.txt"));
     check_file("single_active.txt", include_str!("cases/single_active.txt"));
     check_file("timeouts.txt", include_str!("cases/timeouts.txt"));
+    check_file("configure.txt", include_str!("cases/configure.txt"));
 }
 
 fn check_file(name: &str, text: &str) {
@@ -129,6 +131,39 @@ fn option<T: std::str::FromStr>(words: &[&str], key: &str) -> Option<T> {
         .map(number)
 }
 
+/// The settings that a line names.
+fn config(words: &[&str]) -> Config {
+    let overflow = match (words.contains(&"reject"), words.contains(&"reject-dlx")) {
+        (true, _) => Overflow::RejectPublish,
+        (_, true) => Overflow::RejectPublishDlx,
+        _ => Overflow::DropHead,
+    };
+    Config {
+        kind: if words.contains(&"quorum") {
+            Kind::Quorum
+        } else {
+            Kind::Classic
+        },
+        delivery_limit: option(words, "limit"),
+        auto_delete: words.contains(&"auto-delete"),
+        message_ttl_ms: option(words, "ttl"),
+        expires_ms: option(words, "expires"),
+        len_max: option(words, "len"),
+        bytes_max: option(words, "bytes"),
+        overflow,
+        dead_letters: words.contains(&"dead-letters"),
+        single_active_consumer: words.contains(&"single"),
+        priority_max: option(words, "max-priority"),
+        deduplicates: false,
+        retry: option(words, "retry").map(|min_ms: u64| Retry {
+            failed: !words.contains(&"retry-returned"),
+            returned: !words.contains(&"retry-failed"),
+            min_ms,
+            max_ms: option(words, "retry-max").unwrap_or(min_ms),
+        }),
+    }
+}
+
 impl World {
     fn new() -> Self {
         Self {
@@ -144,38 +179,12 @@ impl World {
         let words: Vec<&str> = line.split_whitespace().collect();
         match *words.as_slice() {
             ["new", ..] => {
-                let delivery_limit = option(&words, "limit");
-                let auto_delete = words.contains(&"auto-delete");
                 *self = Self::new();
-                let overflow = match (words.contains(&"reject"), words.contains(&"reject-dlx")) {
-                    (true, _) => Overflow::RejectPublish,
-                    (_, true) => Overflow::RejectPublishDlx,
-                    _ => Overflow::DropHead,
-                };
-                self.machine = QueueMachine::new(Config {
-                    kind: if words.contains(&"quorum") {
-                        Kind::Quorum
-                    } else {
-                        Kind::Classic
-                    },
-                    delivery_limit,
-                    auto_delete,
-                    message_ttl_ms: option(&words, "ttl"),
-                    expires_ms: option(&words, "expires"),
-                    len_max: option(&words, "len"),
-                    bytes_max: option(&words, "bytes"),
-                    overflow,
-                    dead_letters: words.contains(&"dead-letters"),
-                    single_active_consumer: words.contains(&"single"),
-                    priority_max: option(&words, "max-priority"),
-                    deduplicates: false,
-                    retry: option(&words, "retry").map(|min_ms: u64| Retry {
-                        failed: !words.contains(&"retry-returned"),
-                        returned: !words.contains(&"retry-failed"),
-                        min_ms,
-                        max_ms: option(&words, "retry-max").unwrap_or(min_ms),
-                    }),
-                });
+                self.machine = QueueMachine::new(config(&words));
+            }
+            ["configure", version, ..] => {
+                let configure = config(&words).to_proto(number(version));
+                self.apply(&warren_proto::record::system(&Command::Configure(configure)));
             }
             ["tick"] => self.apply(&warren_proto::record::system(&Command::Tick)),
             ["buried", ids] => self.apply(&warren_proto::record::system(&Command::Buried(runs(ids)))),
@@ -215,7 +224,7 @@ impl World {
             }
             ["snapshot"] => {
                 let chunks = self.machine.snapshot();
-                let config = self.machine.config().clone();
+                let config = self.machine.declared().clone();
                 self.machine = QueueMachine::restore(config, &chunks).expect("its own snapshot");
                 assert_eq!(self.machine.snapshot(), chunks);
             }

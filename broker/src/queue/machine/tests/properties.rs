@@ -400,6 +400,8 @@ impl World {
                     auto_delete: self.config.auto_delete,
                     single_active_consumer: self.config.single_active_consumer,
                     priority_max: self.config.priority_max,
+                    retry: self.config.retry,
+                    deduplicates: self.config.deduplicates,
                     ..Config::clone(config)
                 };
                 self.start_entry();

@@ -26,6 +26,10 @@ pub mod transient;
 /// What the machine must know of its queue from the first entry on: what it was declared with, which is the same
 /// whenever and wherever a replica begins.
 pub(crate) fn declared(queue: &Queue) -> machine::Config {
+    // What holds the messages of a delayed exchange has no arguments, and no policy.
+    if queue.is_delay {
+        return config(queue);
+    }
     config_of(queue, &Arguments::read(queue.kind, &queue.arguments))
 }
 

@@ -11,6 +11,8 @@
 # WARREN_BIN: a directory with warren and warrenctl to run, instead of building them.
 # WARREN_NODES (3): how many nodes a new cluster has, 1 to 9.
 # WARREN_AMQP_BASE (5672), WARREN_CLUSTER_BASE (7101): the first of so many ports each, on 127.0.0.1.
+# WARREN_TLS_BASE: the first port for clients with TLS (5671, say); a new cluster then has certificates in DIR/tls, asks
+# clients for theirs, and its nodes talk with TLS as well. Unset: no TLS.
 set -euo pipefail
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -21,6 +23,7 @@ DIR=$(realpath -m "${WARREN_CLUSTER_DIR:-$TOP/.cluster}")
 AMQP_BASE=${WARREN_AMQP_BASE:-5672}
 CLUSTER_BASE=${WARREN_CLUSTER_BASE:-7101}
 # A cluster that is there keeps its size.
+TLS_BASE=${WARREN_TLS_BASE:-}
 SIZE=$(compgen -G "$DIR/node*/warren.toml" | wc -l || true)
 if [ "$SIZE" -eq 0 ]; then
   SIZE=${WARREN_NODES:-3}
@@ -37,6 +40,7 @@ STOP_S=30
 unset WARREN_NODE WARREN_NODE_NAME WARREN_NODE_DATA_DIR WARREN_AMQP_LISTEN WARREN_CLUSTER_NAME WARREN_CLUSTER_LISTEN \
   WARREN_CLUSTER_SEEDS WARREN_CLUSTER_SECRET WARREN_CLUSTER_SECRET_FILE RABBITMQ_NODENAME
 
+tls_port() { echo $((TLS_BASE + $1 - 1)); }
 amqp_port() { echo $((AMQP_BASE + $1 - 1)); }
 cluster_port() { echo $((CLUSTER_BASE + $1 - 1)); }
 file_of() { echo "$DIR/node$1/warren.toml"; }
@@ -63,8 +67,32 @@ any_node() {
   die "No node of $DIR runs: $0 up"
 }
 
+# An authority, a certificate for all nodes, and one for a client called guest: DIR/tls/{ca,node,client}.{pem,key}
+make_certificates() {
+  local tls=$DIR/tls who
+  [ ! -s "$tls/client.pem" ] || return 0
+  mkdir -p "$tls"
+  (
+    umask 077
+    cd "$tls"
+    quietly openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=warren-ca -keyout ca.key -out ca.pem
+    for who in node client; do
+      quietly openssl req -newkey rsa:2048 -nodes -subj "/O=warren/CN=$([ $who = node ] && echo localhost || echo guest)" \
+        -keyout $who.key -out $who.csr
+      printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n' >$who.ext
+      quietly openssl x509 -req -days 3650 -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile $who.ext \
+        -out $who.pem
+      rm -f $who.csr $who.ext
+    done
+  ) || die "The certificates in $tls could not be made"
+}
+
+quietly() { "$@" >/dev/null 2>>"$DIR/tls/openssl.log"; }
+
 write_files() {
   local n seeds=
+  mkdir -p "$DIR"
+  [ -z "$TLS_BASE" ] || make_certificates
   for n in "${NODES[@]}"; do seeds+="${seeds:+, }\"warren$n=127.0.0.1:$(cluster_port "$n")\""; done
   mkdir -p "$DIR"
   if [ ! -s "$DIR/secret" ]; then
@@ -81,8 +109,20 @@ data_dir = "$DIR/node$n/data"
 listen = "127.0.0.1:$(cluster_port "$n")"
 seeds = [$seeds]
 secret_file = "$DIR/secret"
+$([ -z "$TLS_BASE" ] || printf 'tls_cert_file = "%s"\ntls_key_file = "%s"\ntls_ca_file = "%s"' \
+  "$DIR/tls/node.pem" "$DIR/tls/node.key" "$DIR/tls/ca.pem")
 [amqp]
 listen = ["127.0.0.1:$(amqp_port "$n")"]
+$([ -z "$TLS_BASE" ] || cat <<TLS
+[tls]
+listen = ["127.0.0.1:$(tls_port "$n")"]
+cert_file = "$DIR/tls/node.pem"
+key_file = "$DIR/tls/node.key"
+ca_file = "$DIR/tls/ca.pem"
+verify_peer = true
+cert_login_from = "common_name"
+TLS
+)
 FILE
   done
 }
@@ -100,6 +140,7 @@ check_port() {
 check_ports() {
   check_port "$(amqp_port "$1")" WARREN_AMQP_BASE
   check_port "$(cluster_port "$1")" WARREN_CLUSTER_BASE
+  [ -z "$TLS_BASE" ] || check_port "$(tls_port "$1")" WARREN_TLS_BASE
 }
 
 launch() {
@@ -152,6 +193,7 @@ up() {
   cat <<TEXT
 The cluster is ready. AMQP 0-9-1 (guest/guest), at any node:
 $(for n in "${NODES[@]}"; do echo "  amqp://guest:guest@127.0.0.1:$(amqp_port "$n")"; done)
+$([ -z "$TLS_BASE" ] || for n in "${NODES[@]}"; do echo "  amqps://guest:guest@localhost:$(tls_port "$n")"; done)
 Look into it:       deploy/cluster.sh ctl list_queues name messages_ready messages_unacknowledged
 Kill a node:        deploy/cluster.sh kill 1      and start it again: deploy/cluster.sh start 1
 Stop it:            deploy/cluster.sh down        Logs: deploy/cluster.sh logs 1

@@ -33,10 +33,11 @@ done
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/warren-tests.XXXXXX")
 export WARREN_CLUSTER_DIR=$WORK/cluster
 export WARREN_AMQP_BASE=${WARREN_AMQP_BASE:-25872} WARREN_CLUSTER_BASE=${WARREN_CLUSTER_BASE:-27101}
+export WARREN_TLS_BASE=${WARREN_TLS_BASE:-$((WARREN_AMQP_BASE + 50))}
 # What would change the clusters that are tested.
 for name in $(compgen -v WARREN_); do
   case $name in
-    WARREN_AMQP_BASE | WARREN_CLUSTER_BASE | WARREN_CLUSTER_DIR | WARREN_CHAOS_DIR | WARREN_TEST_*) ;;
+    WARREN_AMQP_BASE | WARREN_CLUSTER_BASE | WARREN_TLS_BASE | WARREN_CLUSTER_DIR | WARREN_CHAOS_DIR | WARREN_TEST_*) ;;
     *) unset "$name" ;;
   esac
 done
@@ -143,6 +144,9 @@ cluster_up() {
   fi
   local b=$WARREN_AMQP_BASE
   export WARREN_TEST_AMQP=127.0.0.1:$b,127.0.0.1:$((b + 1)),127.0.0.1:$((b + 2))
+  local t=$WARREN_TLS_BASE
+  export WARREN_TEST_AMQPS=localhost:$t,localhost:$((t + 1)),localhost:$((t + 2))
+  export WARREN_TEST_CERTIFICATES=$WARREN_CLUSTER_DIR/tls
   export WARREN_TEST_CTL="$CARGO_TARGET_DIR/release/warrenctl --config $WARREN_CLUSTER_DIR/node1/warren.toml"
 }
 
@@ -163,7 +167,7 @@ live() {
 }
 
 prepare_build
-packages=$(missing python3 python3)
+packages=$(missing python3 python3 openssl openssl)
 # shellcheck disable=SC2086 # a list of words
 install $packages
 say "Building ..."

@@ -14,6 +14,7 @@ use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use warren_cluster::NodeId;
+use warren_cluster::tls::Credentials;
 use warren_cluster::transport::{AdminAnswer, AdminHandler, PeerState, Transport};
 use warren_proto::node::{AdminForward, AdminRows, node_message::Kind};
 
@@ -94,6 +95,13 @@ struct Facts {
     started: Instant,
 }
 
+/// Where clients come in.
+struct Open {
+    address: SocketAddr,
+    is_tls: bool,
+    registry: Registry,
+}
+
 /// See the module. Clones are the same.
 #[derive(Clone)]
 pub struct Admin {
@@ -106,10 +114,11 @@ struct Inner {
     facts: Facts,
     cluster_listen: String,
     alarms: Arc<Alarms>,
+    certificates: Vec<Credentials>,
     census: Arc<Census>,
     parts: OnceLock<Parts>,
-    /// Where clients come in, each with its connections; set once they may.
-    listeners: OnceLock<Vec<(SocketAddr, Registry)>>,
+    /// Set once clients are served.
+    listeners: OnceLock<Vec<Open>>,
     next: AtomicU64,
     /// Rounds of questions under way.
     rounds: Mutex<Rounds>,
@@ -122,6 +131,7 @@ impl Admin {
         directory: Arc<Directory>,
         view: View,
         alarms: Arc<Alarms>,
+        certificates: Vec<Credentials>,
         census: Arc<Census>,
     ) -> Self {
         let mut names: BTreeMap<NodeId, String> = config
@@ -147,6 +157,7 @@ impl Admin {
                 facts,
                 cluster_listen,
                 alarms,
+                certificates,
                 census,
                 parts: OnceLock::new(),
                 listeners: OnceLock::new(),
@@ -170,7 +181,11 @@ impl Admin {
     pub fn serves_clients(&self, listeners: &[listener::Listener]) {
         let open = listeners
             .iter()
-            .map(|listener| (listener.address(), listener.registry().clone()))
+            .map(|listener| Open {
+                address: listener.address(),
+                is_tls: listener.is_tls(),
+                registry: listener.registry().clone(),
+            })
             .collect();
         assert!(
             self.inner.listeners.set(open).is_ok(),
@@ -227,8 +242,18 @@ impl Inner {
                 "inter-node and CLI tool communication",
             ));
         }
-        for (address, _) in self.listeners.get().into_iter().flatten() {
-            rows.push(row("amqp", address.ip().to_string(), address.port(), "AMQP 0-9-1"));
+        for open in self.listeners.get().into_iter().flatten() {
+            let (protocol, purpose) = if open.is_tls {
+                ("amqp/ssl", "AMQP 0-9-1 over TLS")
+            } else {
+                ("amqp", "AMQP 0-9-1")
+            };
+            rows.push(row(
+                protocol,
+                open.address.ip().to_string(),
+                open.address.port(),
+                purpose,
+            ));
         }
         rows
     }
@@ -271,9 +296,10 @@ impl Inner {
                 None => Err(Failure::new(status::TEMPORARY, "the node is waiting for its cluster")),
             },
             Request::ClusterStatus => self.cluster_status(),
+            Request::ListCertificates => Ok(self.list_certificates()),
             Request::QuorumStatus { vhost, queue } => self.quorum_status(&vhost, &queue).await,
             Request::ListQueues { vhost, columns } => self.list_queues(&vhost, &columns).await,
-            Request::ListExchanges { vhost } => Ok(self.list_exchanges(&vhost)),
+            Request::ListExchanges { vhost, columns } => Ok(self.list_exchanges(&vhost, &columns).await),
             Request::ListBindings { vhost } => Ok(self.list_bindings(&vhost)),
             Request::ListConsumers { vhost } => self.list_consumers(&vhost).await,
             Request::ListConnections => Ok(self.rows_of_all(local::Question::Connections).await),

@@ -3,6 +3,7 @@
 //! Pure: salts are drawn and users looked up elsewhere.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -124,23 +125,50 @@ impl PasswordHash {
 pub enum Mechanism {
     Plain,
     Amqplain,
+    /// The client's certificate says who it is.
+    External,
 }
 
 impl Mechanism {
     /// What connection.start offers, in order of preference.
     pub const OFFER: &str = "PLAIN AMQPLAIN";
+    /// The same to a client that showed a certificate.
+    pub const OFFER_TO_CERTIFIED: &str = "PLAIN AMQPLAIN EXTERNAL";
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
             Self::Amqplain => "AMQPLAIN",
+            Self::External => "EXTERNAL",
         }
     }
 
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Plain, Self::Amqplain]
+        [Self::Plain, Self::Amqplain, Self::External]
             .into_iter()
             .find(|mechanism| mechanism.name() == name)
+    }
+}
+
+/// Which part of a client's certificate is the user's name, as `ssl_cert_login_from` of RabbitMQ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CertLogin {
+    /// The subject as RFC 4514 writes it.
+    #[default]
+    DistinguishedName,
+    /// The subject's common name; several are joined with commas.
+    CommonName,
+}
+
+impl FromStr for CertLogin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "distinguished_name" => Ok(Self::DistinguishedName),
+            "common_name" => Ok(Self::CommonName),
+            _ => Err("must be distinguished_name or common_name".into()),
+        }
     }
 }
 
@@ -165,11 +193,12 @@ impl std::fmt::Debug for Credentials {
 pub struct Malformed(pub Mechanism);
 
 impl Credentials {
-    /// Reads the response of connection.start-ok.
+    /// Reads the response of connection.start-ok. That of EXTERNAL holds none.
     pub fn parse(mechanism: Mechanism, response: &Bytes) -> Result<Self, Malformed> {
         let credentials = match mechanism {
             Mechanism::Plain => Self::plain(response),
             Mechanism::Amqplain => Self::amqplain(response),
+            Mechanism::External => None,
         };
         credentials.ok_or(Malformed(mechanism))
     }

@@ -20,6 +20,7 @@ use warren_cluster::NodeId;
 use warren_cluster::group::shell::Io;
 use warren_cluster::log::writer::Writer;
 use warren_cluster::log::{LogStore, rocks::RocksStore};
+use warren_cluster::tls::{Callers, Credentials};
 use warren_cluster::transport::{self, GrpcTransport, Peer, Transport};
 
 use crate::admin::Admin;
@@ -30,12 +31,13 @@ use crate::connection::Limits;
 use crate::connection::census::Census;
 use crate::directory::Directory;
 use crate::fatal;
-use crate::listener::Listener;
+use crate::listener::{Listener, Service};
 use crate::mailbox::Mailbox as _;
 use crate::metadata::actor::{Environment, MetadataActor};
 use crate::metadata::replica::News;
 use crate::metadata::{AddUser, Bootstrap, Run, View};
 use crate::node::NodeInbox;
+use crate::renewal;
 
 /// How long connections may take to end when the node stops.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -44,6 +46,17 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let name = config.node.name.clone();
     let node = node_id(&name);
+    // Before anything is opened: files that are wrong are the operator's to mend.
+    let cluster_files = config.cluster.tls_files();
+    let cluster_tls = cluster_files.map(|files| Credentials::read(files, Callers::Verified));
+    let cluster_tls = cluster_tls.transpose().context("cluster.tls_*")?;
+    let client_tls = config
+        .tls
+        .files()
+        .map(|(files, callers)| Credentials::read(files, callers));
+    let client_tls = client_tls.transpose().context("tls.*")?;
+    let certificates: Vec<Credentials> = cluster_tls.iter().chain(&client_tls).cloned().collect();
+    actix::spawn(renewal::watch(certificates.clone())?);
     let data_dir = config.node.data_dir.clone();
     fatal::watch(&data_dir);
     std::fs::create_dir_all(&data_dir)
@@ -76,6 +89,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         directory.clone(),
         view.clone(),
         alarms.clone(),
+        certificates,
         census.clone(),
     ));
     census.connect(admin.clone());
@@ -109,6 +123,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let options = transport::Options {
         silence_ms: config.cluster.silence_ms,
+        tls: cluster_tls.clone(),
         ..transport::Options::default()
     };
     let listen = resolve(&config.cluster.listen)?;
@@ -181,23 +196,26 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             group_size: config.cluster.group_size,
             members: nodes,
             loopback_users: config.users.loopback_users.clone(),
+            cert_login_from: config.tls.cert_login_from,
             cluster_name: config.cluster.name.clone(),
             node_name: name.clone(),
             ..Limits::default()
         };
+        let service = Service {
+            connections_max: config.amqp.connections_max,
+            limits,
+            arbiters: handles.clone(),
+            directory: directory.clone(),
+            metadata: client.clone(),
+            alarms: alarms.clone(),
+            census: census.clone(),
+        };
+        let plain = config.amqp.listen.iter().map(|address| (address, None));
+        let secured = config.tls.listen.iter().map(|address| (address, client_tls.clone()));
         let mut listeners = Vec::new();
-        for address in &config.amqp.listen {
-            let listener = Listener::start(
-                resolve(address)?,
-                config.amqp.connections_max,
-                limits.clone(),
-                handles.clone(),
-                directory.clone(),
-                client.clone(),
-                alarms.clone(),
-                census.clone(),
-            )
-            .with_context(|| format!("cannot listen for clients on {address}"))?;
+        for (address, tls) in plain.chain(secured) {
+            let listener = Listener::start(resolve(address)?, tls, service.clone())
+                .with_context(|| format!("cannot listen for clients on {address}"))?;
             listeners.push(listener);
         }
         admin.serves_clients(&listeners);

@@ -12,6 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::auth::CertLogin;
+use warren_cluster::tls::{Callers, Files};
+
 mod options;
 mod sources;
 #[cfg(test)]
@@ -31,6 +34,7 @@ pub struct Config {
     pub node: Node,
     pub cluster: Cluster,
     pub amqp: Amqp,
+    pub tls: Tls,
     pub users: Users,
     pub definitions: Definitions,
     pub limits: Limits,
@@ -57,6 +61,10 @@ pub struct Cluster {
     /// Read from `secret_file` when that is given.
     pub secret: Secret,
     pub secret_file: Option<PathBuf>,
+    /// The three go together: with them, nodes and `warrenctl` only talk over mutual TLS.
+    pub tls_cert_file: Option<PathBuf>,
+    pub tls_key_file: Option<PathBuf>,
+    pub tls_ca_file: Option<PathBuf>,
     /// A node not heard from for this long counts as down.
     pub silence_ms: u64,
     /// Replicas of a new durable queue; never more than there are nodes.
@@ -77,6 +85,22 @@ pub struct Amqp {
     pub consumer_timeout_ms: u64,
     /// A publish that could not be committed for this long is nacked.
     pub publish_timeout_ms: u64,
+}
+
+/// Clients' connections over TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tls {
+    /// Each needs the certificate and its key.
+    pub listen: Vec<Address>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    /// Needed to verify clients.
+    pub ca_file: Option<PathBuf>,
+    /// Clients are asked for a certificate; one that does not hold is refused.
+    pub verify_peer: bool,
+    /// Clients without one are refused. Needs `verify_peer`.
+    pub fail_if_no_peer_cert: bool,
+    pub cert_login_from: CertLogin,
 }
 
 /// The first start of a cluster creates this user and vhost; later starts leave users alone.
@@ -137,6 +161,9 @@ impl Default for Cluster {
             seeds: Vec::new(),
             secret: Secret::default(),
             secret_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
+            tls_ca_file: None,
             silence_ms: 1_000,
             group_size: 3,
         }
@@ -201,12 +228,58 @@ impl Cluster {
         }
     }
 
+    /// What nodes and the operator's tool show each other; `None`: they talk without TLS.
+    pub fn tls_files(&self) -> Option<Files> {
+        Some(Files {
+            cert: self.tls_cert_file.clone()?,
+            key: self.tls_key_file.clone()?,
+            ca: Some(self.tls_ca_file.clone()?),
+        })
+    }
+
     /// Where other nodes reach the node called `name`.
     pub fn address_of(&self, name: &str) -> Option<&Address> {
         self.seeds
             .iter()
             .find(|member| member.name == name)
             .map(|member| &member.address)
+    }
+}
+
+impl Tls {
+    /// What clients are shown, and what is wanted of them; `None`: there is no listener for TLS.
+    pub fn files(&self) -> Option<(Files, Callers)> {
+        let files = Files {
+            cert: self.cert_file.clone()?,
+            key: self.key_file.clone()?,
+            ca: self.ca_file.clone(),
+        };
+        let callers = match (self.verify_peer, self.fail_if_no_peer_cert) {
+            (false, _) => Callers::Anyone,
+            (true, false) => Callers::VerifiedIfKnown,
+            (true, true) => Callers::Verified,
+        };
+        (!self.listen.is_empty()).then_some((files, callers))
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let needed = |by: &str| format!("must be given with {by}");
+        if !self.listen.is_empty() && self.cert_file.is_none() {
+            return Err(("tls.cert_file", needed("tls.listen")));
+        }
+        if !self.listen.is_empty() && self.key_file.is_none() {
+            return Err(("tls.key_file", needed("tls.listen")));
+        }
+        if self.verify_peer && self.ca_file.is_none() {
+            return Err(("tls.ca_file", needed("tls.verify_peer")));
+        }
+        if self.fail_if_no_peer_cert && !self.verify_peer {
+            return Err((
+                "tls.fail_if_no_peer_cert",
+                "has no meaning without tls.verify_peer".into(),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -359,6 +432,18 @@ impl Config {
             );
             return Err((key, reason));
         }
+        let of_tls = [
+            ("cluster.tls_cert_file", &self.cluster.tls_cert_file),
+            ("cluster.tls_key_file", &self.cluster.tls_key_file),
+            ("cluster.tls_ca_file", &self.cluster.tls_ca_file),
+        ];
+        if of_tls.iter().any(|(_, file)| file.is_some())
+            && let Some((missing, _)) = of_tls.iter().find(|(_, file)| file.is_none())
+        {
+            let reason = "cluster.tls_cert_file, tls_key_file and tls_ca_file go together";
+            return Err((missing, reason.into()));
+        }
+        self.tls.check()?;
         if u64::from(self.amqp.frame_max) > self.limits.unapplied_bytes_max {
             return Err((
                 "limits.unapplied_bytes_max",

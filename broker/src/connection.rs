@@ -29,14 +29,17 @@ use crate::name::{UserName, VhostName};
 use crate::queue::client::{ChannelId, Notice};
 
 use self::census::Census;
+pub use self::certificate::Certificate;
 pub use self::describe::{ChannelInfo, ConnectionInfo, Description};
 pub use self::limits::Limits;
 pub use self::queues::Carrier;
 pub(crate) use self::queues::Queues;
 pub use self::session::{Effect, Session};
+pub use self::tls::Agreed;
 
 pub mod actor;
 pub mod census;
+mod certificate;
 mod control;
 mod describe;
 mod ending;
@@ -50,6 +53,7 @@ mod routes;
 pub(crate) mod session;
 mod shortage;
 mod socket;
+mod tls;
 pub mod way;
 
 /// A refused login or an unreadable stream is kept waiting this long, so that guessing is slow.
@@ -140,6 +144,8 @@ pub struct Connection {
     heartbeat_ms: u64,
     channel_max: u16,
     mechanism: &'static str,
+    /// `None` without TLS, and before its handshake is over.
+    tls: Option<Agreed>,
     client_properties: Table,
     reading: bool,
     /// When `reading` was last changed.
@@ -186,6 +192,7 @@ impl Connection {
             written_ms: now_ms,
             heartbeat_ms: 0,
             mechanism: "",
+            tls: None,
             client_properties: Table::new(),
             reading: true,
             gated_ms: now_ms,
@@ -201,6 +208,11 @@ impl Connection {
     /// Answers connection.open with this fault.
     pub fn refuse_open(&mut self, fault: Fault) {
         self.refusal = Some(fault);
+    }
+
+    /// The TLS handshake is over; what the client says follows.
+    pub fn on_agreed(&mut self, agreed: Agreed) {
+        self.tls = Some(agreed);
     }
 
     /// The connection counts in this census.
@@ -574,6 +586,7 @@ impl Connection {
                 channels: self.channels.len() as u32,
                 protocol: "AMQP 0-9-1",
                 auth_mechanism: self.mechanism,
+                tls: self.tls.clone(),
                 timeout_s: (self.heartbeat_ms / 1_000) as u16,
                 frame_max: self.session.frame_max,
                 channel_max: self.channel_max,

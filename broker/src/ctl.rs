@@ -8,9 +8,10 @@ use std::{ffi::OsString, io, path::Path, time::Duration};
 
 use clap::{Parser, error::ErrorKind};
 use serde_json::Value;
+use warren_cluster::tls::Files;
 
 use crate::{
-    admin::protocol::{ClusterStatusRow, Request, status},
+    admin::protocol::{CertificateRow, ClusterStatusRow, Request, status},
     auth::{Algorithm, PasswordHash},
     config::{self, Address, Config, Secret},
 };
@@ -32,6 +33,8 @@ pub struct Invocation {
     pub node: String,
     pub cluster: String,
     pub secret: Secret,
+    /// What to show the node, and to verify it by; `None`: it speaks without TLS.
+    pub tls: Option<Files>,
     /// How long to wait for the answer; of one that waits for a state, how long to try.
     pub timeout: Duration,
     style: Style,
@@ -106,6 +109,7 @@ impl Invocation {
         Ok(Self {
             node,
             secret: Secret::new(config.cluster.link_secret()),
+            tls: config.cluster.tls_files(),
             cluster: config.cluster.name,
             timeout,
             style,
@@ -233,6 +237,24 @@ impl Invocation {
                     });
                 }
                 self.style.done(&self.node, "")
+            }
+            Show::Certificates(within) => {
+                let rows = rows.iter().cloned();
+                let rows = rows.filter_map(|row| serde_json::from_value::<CertificateRow>(row).ok());
+                let late: Vec<String> = rows
+                    .filter(|row| row.expires_in <= *within)
+                    .map(|row| format!("{} ({}): {}\n", row.file, row.subject, row.validity))
+                    .collect();
+                if !late.is_empty() {
+                    return Next::Exit(Exit {
+                        status: status::UNAVAILABLE,
+                        text: format!(
+                            "Error:\nCertificates that are expired or expire soon:\n{}",
+                            late.concat()
+                        ),
+                    });
+                }
+                self.style.done(&self.node, "No certificate expires soon")
             }
             Show::Document { .. } => rows.iter().filter_map(Value::as_str).collect::<String>() + "\n",
             Show::Imported => {

@@ -24,3 +24,4 @@ pub mod name;
 pub mod node;
 pub mod perf;
 pub mod queue;
+pub mod renewal;

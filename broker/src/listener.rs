@@ -19,6 +19,7 @@ use crate::connection::census::Census;
 use crate::connection::registry::Registry;
 use crate::directory::Directory;
 use crate::metadata::client::MetadataClient;
+use warren_cluster::tls::Credentials;
 
 /// Connections beyond the limit that are told so; any more are dropped unheard.
 const REFUSED_MAX: usize = 64;
@@ -27,6 +28,20 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// How often a stopping listener looks whether the last connection has gone.
 const STOP_POLL: Duration = Duration::from_millis(20);
+
+/// What all listeners of a node share.
+#[derive(Clone)]
+pub struct Service {
+    /// At most so many connections of one listener at a time.
+    pub connections_max: usize,
+    pub limits: Limits,
+    /// Connections run on these, in turn; there is one or more.
+    pub arbiters: Vec<ArbiterHandle>,
+    pub directory: Arc<Directory>,
+    pub metadata: MetadataClient,
+    pub alarms: Arc<Alarms>,
+    pub census: Arc<Census>,
+}
 
 /// One open port of this node's AMQP service.
 pub struct Listener {
@@ -37,19 +52,18 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the address and starts accepting. Connections run on `arbiters`, in turn; at most `connections_max` of
-    /// them at a time. Must be called in a tokio runtime, which does the accepting.
-    #[expect(clippy::too_many_arguments, reason = "what all connections share, once")]
-    pub fn start(
-        address: SocketAddr,
-        connections_max: usize,
-        limits: Limits,
-        arbiters: Vec<ArbiterHandle>,
-        directory: Arc<Directory>,
-        metadata: MetadataClient,
-        alarms: Arc<Alarms>,
-        census: Arc<Census>,
-    ) -> io::Result<Self> {
+    /// Binds the address and starts accepting; with credentials, what comes in must speak TLS. Must be called in a
+    /// tokio runtime, which does the accepting.
+    pub fn start(address: SocketAddr, tls: Option<Credentials>, service: Service) -> io::Result<Self> {
+        let Service {
+            connections_max,
+            limits,
+            arbiters,
+            directory,
+            metadata,
+            alarms,
+            census,
+        } = service;
         if arbiters.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -66,6 +80,7 @@ impl Listener {
             limits: Arc::new(limits),
             alarms,
             registry: Registry::new(),
+            tls,
             census,
         };
         let (stop, stopped) = watch::channel(false);
@@ -76,7 +91,7 @@ impl Listener {
             next: 0,
         };
         let task = tokio::spawn(accepting.run(socket, stopped));
-        tracing::info!(%address, "listening for AMQP clients");
+        tracing::info!(%address, tls = shared.tls.is_some(), "listening for AMQP clients");
         Ok(Self {
             shared,
             address,
@@ -88,6 +103,11 @@ impl Listener {
     /// Where it listens; a port that was asked for as 0 is the real one.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether what comes in must speak TLS.
+    pub fn is_tls(&self) -> bool {
+        self.shared.tls.is_some()
     }
 
     /// The connections that came by this listener.

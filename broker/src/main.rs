@@ -46,7 +46,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(reason = format!("{error:#}"), "the node cannot go on");
-            ExitCode::from(if error.is::<warren_broker::config::Error>() {
+            let of_config = error.is::<warren_broker::config::Error>() || error.is::<warren_cluster::tls::Error>();
+            ExitCode::from(if of_config {
                 EXIT_CONFIG
             } else if error.is::<warren_cluster::log::Error>() {
                 EXIT_STORE

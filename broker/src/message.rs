@@ -1,6 +1,7 @@
 //! What the broker itself reads from and writes into a message's properties.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use sha2::{Digest as _, Sha256};
 use warren_proto::record::put_short_string;
 
 use crate::amqp::content::with_headers;
@@ -83,6 +84,42 @@ pub(crate) fn copies(properties: &Bytes, headers: &Bytes) -> Result<Option<Copie
         bcc,
         properties,
     }))
+}
+
+/// The header by which a queue that wants no duplicates knows a message.
+const DEDUPLICATION: &str = "x-deduplication-header";
+
+/// Whether properties may hold that header. Cheap, and true for some that do not.
+pub(crate) fn may_have_deduplication_key(properties: &[u8]) -> bool {
+    properties
+        .windows(DEDUPLICATION.len())
+        .any(|window| window == DEDUPLICATION.as_bytes())
+}
+
+/// A digest of that header's value, the same in every build; 0 for a message without it. Numbers of any width are the
+/// same as long as their values are.
+pub(crate) fn deduplication_key(properties: &[u8]) -> u128 {
+    if !may_have_deduplication_key(properties) {
+        return 0;
+    }
+    // What cannot be read, which no publisher can have stored, has no headers.
+    let properties = Properties::decode(&Bytes::copy_from_slice(properties)).unwrap_or_default();
+    let headers = properties.headers.unwrap_or_default();
+    let Some(value) = headers.get(DEDUPLICATION) else {
+        return 0;
+    };
+    let digest = match (value.as_i64(), value.as_str()) {
+        (Some(number), _) => Sha256::new_with_prefix("number").chain_update(number.to_le_bytes()),
+        (None, Some(text)) => Sha256::new_with_prefix("text").chain_update(text),
+        (None, None) => {
+            let mut encoded = BytesMut::new();
+            value.encode(&mut encoded);
+            Sha256::new_with_prefix("other").chain_update(encoded)
+        }
+    };
+    let digest: [u8; 32] = digest.finalize().into();
+    let (half, _) = digest.split_at(16);
+    u128::from_le_bytes(half.try_into().expect("sixteen bytes")).max(1)
 }
 
 /// The properties of a message that was handed out before, as consumers of a quorum queue get them.

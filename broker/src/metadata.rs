@@ -35,7 +35,7 @@ pub use self::edit::predeclared;
 pub use self::facts::{Binding, Destination, Exchange, Node, Placement, Queue, Resource, Run, User, Vhost};
 pub use self::limits::{Limits, USER_LIMITS, VHOST_LIMITS};
 pub use self::permission::{Access, Permission, TopicPermission, TopicPermissions};
-pub use self::placement::{place, place_replicas};
+pub use self::placement::{place, place_delays, place_replicas};
 pub use self::policy::{Applied, ApplyTo, Definition, Policy, SetPolicy};
 pub use self::refusal::Refusal;
 pub use self::view::{Load, NoExchange, Picture, View};

@@ -26,6 +26,10 @@ pub mod transient;
 /// What the machine must know of its queue from the first entry on: what it was declared with, which is the same
 /// whenever and wherever a replica begins.
 pub(crate) fn declared(queue: &Queue) -> machine::Config {
+    // What holds the messages of a delayed exchange has no arguments, and no policy.
+    if queue.is_delay {
+        return config(queue);
+    }
     config_of(queue, &Arguments::read(queue.kind, &queue.arguments))
 }
 
@@ -54,6 +58,13 @@ fn config_of(queue: &Queue, settings: &Arguments) -> machine::Config {
         single_active_consumer: settings.single_active_consumer,
         priority_max: settings.priority_max,
         auto_delete: queue.auto_delete,
+        deduplicates: queue.settings.deduplicates,
+        retry: queue.settings.delayed_retry.map(|retry| machine::Retry {
+            failed: retry.failed,
+            returned: retry.returned,
+            min_ms: retry.min_ms,
+            max_ms: retry.max_ms,
+        }),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod group;
 pub mod liveness;
 pub mod log;
 pub mod machine;
+pub mod tls;
 pub mod transport;
 
 /// A node of the cluster. Never 0.

@@ -15,6 +15,7 @@ mod handshake;
 mod link;
 mod listener;
 mod queue;
+mod secure;
 mod snapshot;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use bytes::Bytes;
 pub use self::admin::{AdminAnswer, AdminError, AdminGone, AdminHandler, AdminRows, admin_call};
 pub use self::grpc::{GrpcTransport, Handle};
 pub use crate::liveness::PeerState;
+use crate::tls::Credentials;
 use crate::{GroupId, NodeId};
 pub use warren_proto::transport::{LogEntry, SnapshotEnd};
 
@@ -275,6 +277,8 @@ pub struct Options {
     pub snapshot_stall_ms: u64,
     /// Operator's calls under way at once.
     pub admin_calls_max: usize,
+    /// What this node shows its peers and verifies them by; `None`: no TLS.
+    pub tls: Option<Credentials>,
 }
 
 impl Default for Options {
@@ -291,6 +295,7 @@ impl Default for Options {
             snapshots_waiting_max: 256,
             snapshot_stall_ms: 60_000,
             admin_calls_max: 16,
+            tls: None,
         }
     }
 }

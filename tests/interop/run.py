@@ -185,6 +185,14 @@ def cases(ctl):
             raise CannotBuild("needs --ctl, the operator's command line")
         return {"CTL": ctl}
 
+    def certificates():
+        if not os.environ.get("WARREN_TEST_AMQPS"):
+            raise CannotBuild("needs WARREN_TEST_AMQPS and WARREN_TEST_CERTIFICATES, the brokers' TLS ports and files")
+        return {}
+
+    yield Case("pika tls", script("python/pika_tls_client.py"), environment=certificates)
+    yield Case("amqplib tls", lambda: ["node", node() / "client.js", "tls"], environment=certificates)
+    yield Case("java tls", lambda: java_command("tls"), environment=certificates)
     yield Case("scenario forgotten_ack", script("scenarios/forgotten_ack.py"), environment=with_ctl)
 
 

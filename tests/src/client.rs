@@ -198,12 +198,24 @@ impl Session {
 
     /// Publishes a persistent message to a queue; answers the publish's number on this channel, from 1.
     pub fn publish(&mut self, queue: &str, body: &[u8]) -> Result<u64, End> {
+        self.publish_to("", queue, &Properties::persistent(), body)
+    }
+
+    /// The same to any exchange and with any properties.
+    pub fn publish_to(
+        &mut self,
+        exchange: &str,
+        routing_key: &str,
+        properties: &Properties,
+        body: &[u8],
+    ) -> Result<u64, End> {
         let method = BasicPublish {
-            routing_key: queue.into(),
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
             ..Default::default()
         };
         let mut bytes = Frame::method(CHANNEL, &method).bytes();
-        bytes.extend(Frame::header(CHANNEL, 60, body.len() as u64, &Properties::persistent().bytes()).bytes());
+        bytes.extend(Frame::header(CHANNEL, 60, body.len() as u64, &properties.bytes()).bytes());
         for part in body.chunks(self.frame_max - 8) {
             bytes.extend(Frame::new(BODY, CHANNEL, part).bytes());
         }

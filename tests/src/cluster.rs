@@ -108,6 +108,22 @@ impl Cluster {
         )
     }
 
+    /// Adds keys to a section of a node's configuration file; the section is there, or comes last.
+    pub fn configure(&self, node: usize, section: &str, keys: &str) {
+        let text = fs::read_to_string(self.file(node)).expect("the file was written");
+        let header = format!("[{section}]\n");
+        let text = match text.split_once(&header) {
+            Some((before, after)) => format!("{before}{header}{keys}\n{after}"),
+            None => format!("{text}{header}{keys}\n"),
+        };
+        fs::write(self.file(node), text).expect("the directory can be written");
+    }
+
+    /// Where clients connect with TLS, if the node is told so.
+    pub fn tls_address(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", usize::from(self.ports) + 2 * NODES + node)
+    }
+
     /// Where clients connect.
     pub fn address(&self, node: usize) -> String {
         format!("127.0.0.1:{}", usize::from(self.ports) + node)
@@ -282,8 +298,9 @@ impl Cluster {
         self.signal(node, "CONT");
     }
 
+    /// Sends a signal to a node that runs.
     #[track_caller]
-    fn signal(&mut self, node: usize, signal: &str) {
+    pub fn signal(&mut self, node: usize, signal: &str) {
         assert!(
             self.runs(node),
             "{} does not run; its log:\n{}",
@@ -548,7 +565,7 @@ fn binaries() -> PathBuf {
 fn free_ports() -> u16 {
     for _ in 0..200 {
         let first = NEXT_PORTS.fetch_add(PORTS_EACH, Ordering::Relaxed);
-        let needed = u16::try_from(2 * NODES).unwrap_or(PORTS_EACH);
+        let needed = u16::try_from(3 * NODES).unwrap_or(PORTS_EACH);
         if (first..first + needed).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return first;
         }

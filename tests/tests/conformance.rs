@@ -3,7 +3,7 @@
 //! `WARREN_TEST_AMQP` names the brokers (`host:port,host:port,host:port`); cases use the first one and, where it matters,
 //! publish through one node and consume through another.
 //! `WARREN_TEST_CTL` is the operator's command line (`warrenctl --node ...`), needed by the cases that make users,
-//! policies and limits.
+//! policies and limits, or look at what only listings show.
 //! With `WARREN_TEST_PEER=rabbitmq` the same cases run against a real RabbitMQ 4.3; where we differ on purpose the case
 //! carries both answers. That RabbitMQ must permit `transient_nonexcl_queues` and `global_qos`.
 
@@ -23,14 +23,20 @@ mod content;
 mod dead_letters;
 #[path = "conformance/definitions.rs"]
 mod definitions;
+#[path = "conformance/delays.rs"]
+mod delays;
 #[path = "conformance/direct_reply.rs"]
 mod direct_reply;
+#[path = "conformance/duplicates.rs"]
+mod duplicates;
 #[path = "conformance/exchanges.rs"]
 mod exchanges;
 #[path = "conformance/expiry.rs"]
 mod expiry;
 #[path = "conformance/framing.rs"]
 mod framing;
+#[path = "conformance/hashing.rs"]
+mod hashing;
 #[path = "conformance/limits.rs"]
 mod limits;
 #[path = "conformance/negotiation.rs"]
@@ -45,6 +51,8 @@ mod priorities;
 mod queues;
 #[path = "conformance/quotas.rs"]
 mod quotas;
+#[path = "conformance/retries.rs"]
+mod retries;
 #[path = "conformance/rights.rs"]
 mod rights;
 #[path = "conformance/routing.rs"]

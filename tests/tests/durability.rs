@@ -14,6 +14,8 @@ mod consumers;
 mod damage;
 #[path = "durability/dead_letters.rs"]
 mod dead_letters;
+#[path = "durability/delays.rs"]
+mod delays;
 #[path = "durability/history.rs"]
 mod history;
 #[path = "durability/kills.rs"]
@@ -28,5 +30,7 @@ mod policies;
 mod refusals;
 #[path = "durability/starts.rs"]
 mod starts;
+#[path = "durability/tls.rs"]
+mod tls;
 #[path = "durability/transactions.rs"]
 mod transactions;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::local::Question;
 use super::protocol::status;
-use super::{Failure, Inner, Rows};
+use super::{Failure, Inner, Open, Rows};
 use crate::amqp::ReplyCode;
 
 /// Which connections are meant. What is not named does not matter.
@@ -40,7 +40,7 @@ impl Inner {
     /// Closes those of this node; a row for each.
     pub(super) async fn close_here(&self, meant: &Meant, reason: &str) -> Vec<String> {
         let mut closed = Vec::new();
-        for (_, registry) in self.listeners.get().into_iter().flatten() {
+        for Open { registry, .. } in self.listeners.get().into_iter().flatten() {
             for description in registry.describe().await {
                 let connection = &description.connection;
                 let pid = self.pid(connection.session);

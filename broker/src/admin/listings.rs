@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use super::local::{Question, Replica, session_pid};
 use super::protocol::{
-    Arguments, BindingRow, ClusterStatusRow, ConsumerRow, ExchangeRow, PermissionRow, QueueRow, ReplicaRow, StatusRow,
-    Totals, UserRow, Version, VhostRow, status,
+    Arguments, BindingRow, CertificateRow, ClusterStatusRow, ConsumerRow, ExchangeRow, PermissionRow, QueueRow,
+    ReplicaRow, StatusRow, Totals, UserRow, Version, VhostRow, status,
 };
 use super::{Failure, Inner, Rows, json};
 use crate::alarms::resident_bytes;
 use crate::amqp::Table;
+use crate::connection::Certificate;
 use crate::metadata::{Access, Policy, Queue};
 
 /// The name of the program, for rows that say so.
@@ -97,8 +99,9 @@ impl Inner {
                 .unwrap_or_default(),
             messages_ready: leader.map_or(0, |leader| leader.ready),
             messages_unacknowledged: leader.map_or(0, |leader| leader.unacked),
+            messages_delayed: leader.map_or(0, |leader| leader.resting),
             messages_dlx: leader.map_or(0, |leader| leader.dead),
-            messages: leader.map_or(0, |leader| leader.ready + leader.unacked + leader.dead),
+            messages: leader.map_or(0, |leader| leader.ready + leader.unacked + leader.resting + leader.dead),
             message_bytes: leader.map_or(0, |leader| leader.bytes),
             consumers: leader.map_or(0, |leader| leader.consumer_count),
             state: state.to_owned(),
@@ -172,8 +175,24 @@ impl Inner {
         Ok(rows)
     }
 
-    pub(super) fn list_exchanges(&self, vhost: &str) -> Vec<String> {
+    pub(super) async fn list_exchanges(&self, vhost: &str, columns: &[String]) -> Vec<String> {
         let picture = self.view.picture();
+        let delayed: Vec<u64> = picture
+            .exchanges(vhost)
+            .filter_map(|exchange| exchange.delay_group())
+            .collect();
+        let replicas = if delayed.is_empty() || !columns.iter().any(|column| column == "messages_delayed") {
+            BTreeMap::new()
+        } else {
+            self.replicas_of(delayed).await
+        };
+        let held = |group| {
+            let found = replicas.get(&group).into_iter().flatten();
+            let leader = found
+                .filter(|replica| replica.role == "leader")
+                .max_by_key(|replica| replica.term);
+            leader.map_or(0, |leader| leader.ready + leader.dead)
+        };
         let rows = picture.exchanges(vhost).map(|exchange| ExchangeRow {
             name: exchange.name.to_string(),
             r#type: exchange.kind.name().to_owned(),
@@ -182,6 +201,7 @@ impl Inner {
             internal: exchange.internal,
             arguments: Arguments::from(&exchange.arguments),
             policy: name_of(&exchange.policies.user),
+            messages_delayed: exchange.delay_group().map(held),
         });
         rows.map(|row| json(&row)).collect()
     }
@@ -204,6 +224,21 @@ impl Inner {
             arguments: Arguments::from(&binding.arguments),
         });
         implied.chain(declared).map(|row| json(&row)).collect()
+    }
+
+    pub(super) fn list_certificates(&self) -> Vec<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let rows = self.certificates.iter().filter_map(|credentials| {
+            let read = Certificate::parse(&credentials.certificate())?;
+            let until = i64::try_from(read.valid_until).unwrap_or(i64::MAX);
+            Some(CertificateRow {
+                file: credentials.files().cert.display().to_string(),
+                subject: read.subject,
+                validity: read.validity,
+                expires_in: until.saturating_sub(i64::try_from(now.as_secs()).unwrap_or(i64::MAX)),
+            })
+        });
+        rows.map(|row| json(&row)).collect()
     }
 
     pub(super) fn list_users(&self) -> Vec<String> {
@@ -281,9 +316,9 @@ impl Inner {
                     .get()
                     .into_iter()
                     .flatten()
-                    .map(|(_, registry)| registry.len() as u64)
+                    .map(|open| open.registry.len() as u64)
                     .sum(),
-                queue_count: picture.all_queues().count() as u64,
+                queue_count: picture.all_queues().filter(|queue| !queue.is_delay).count() as u64,
                 virtual_host_count: picture.vhosts().count() as u64,
             },
         })])

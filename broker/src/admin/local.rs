@@ -7,7 +7,7 @@ use warren_proto::record::SessionId;
 use super::closing::Meant;
 use super::protocol::{Arguments, ChannelRow, ConnectionRow};
 use super::{Inner, NODES_TIMEOUT, json};
-use crate::connection::Description as Connection;
+use crate::connection::{Agreed, Certificate, Description as Connection};
 use crate::directory::{Description, Inbound};
 use crate::mailbox::Post;
 use crate::metadata::actor::GROUP;
@@ -42,6 +42,7 @@ pub(super) struct Replica {
     pub(super) snapshot_index: Option<u64>,
     pub(super) ready: u64,
     pub(super) unacked: u64,
+    pub(super) resting: u64,
     pub(super) dead: u64,
     pub(super) bytes: u64,
     pub(super) consumer_count: u64,
@@ -94,6 +95,7 @@ impl From<Description> for Replica {
             snapshot_index: raft.map(|raft| raft.snapshot_index),
             ready: stats.ready,
             unacked: stats.unacked,
+            resting: stats.resting,
             dead: stats.dead,
             bytes: stats.ready_bytes + stats.unacked_bytes,
             consumer_count: stats.consumers,
@@ -159,8 +161,8 @@ impl Inner {
 
     async fn connections(&self) -> Vec<Connection> {
         let mut described = Vec::new();
-        for (_, registry) in self.listeners.get().into_iter().flatten() {
-            described.extend(registry.describe().await);
+        for open in self.listeners.get().into_iter().flatten() {
+            described.extend(open.registry.describe().await);
         }
         described
     }
@@ -171,6 +173,12 @@ impl Inner {
 
     fn connection_row(&self, description: &Connection) -> ConnectionRow {
         let connection = &description.connection;
+        let (tls, peer) = match &connection.tls {
+            Some(tls) => (Some(tls), tls.peer.as_ref()),
+            None => (None, None),
+        };
+        let of_tls = |read: fn(&Agreed) -> &'static str| tls.map(read).unwrap_or_default().to_owned();
+        let of_peer = |read: fn(&Certificate) -> &String| peer.map(read).cloned().unwrap_or_default();
         ConnectionRow {
             pid: self.pid(connection.session),
             name: connection.name.clone(),
@@ -189,7 +197,15 @@ impl Inner {
             channels: u64::from(connection.channels),
             protocol: "{0,9,1}".to_owned(),
             auth_mechanism: connection.auth_mechanism.to_owned(),
-            ssl: false,
+            ssl: tls.is_some(),
+            ssl_protocol: of_tls(|tls| tls.protocol),
+            ssl_key_exchange: of_tls(|tls| tls.key_exchange),
+            ssl_cipher: of_tls(|tls| tls.cipher),
+            // Every cipher suite that there is authenticates what it encrypts.
+            ssl_hash: of_tls(|_| "aead"),
+            peer_cert_subject: of_peer(|peer| &peer.subject),
+            peer_cert_issuer: of_peer(|peer| &peer.issuer),
+            peer_cert_validity: of_peer(|peer| &peer.validity),
             timeout: u64::from(connection.timeout_s),
             frame_max: u64::from(connection.frame_max),
             channel_max: u64::from(connection.channel_max),

@@ -13,6 +13,7 @@
 //! | `status` | one [`StatusRow`] |
 //! | `await_startup` | no rows once the node serves clients; before that the error [`status::TEMPORARY`] |
 //! | `cluster_status` | one [`ClusterStatusRow`] |
+//! | `list_certificates` | a [`CertificateRow`] per certificate that the node shows clients or other nodes |
 //! | `quorum_status` | a [`ReplicaRow`] per replica of the queue; [`status::DATA`] if there is no such queue |
 //! | `list_queues` ... `list_permissions` | one row of the type below per thing, ordered by name; an unknown vhost has none |
 //! | `add_user` | [`status::SOFTWARE`] if the user is there already |
@@ -72,6 +73,7 @@ pub enum Request {
     Status,
     AwaitStartup,
     ClusterStatus,
+    ListCertificates,
     QuorumStatus {
         vhost: String,
         queue: String,
@@ -84,6 +86,9 @@ pub enum Request {
     },
     ListExchanges {
         vhost: String,
+        /// As of queues: only `messages_delayed` costs a question.
+        #[serde(default)]
+        columns: Vec<String>,
     },
     ListBindings {
         vhost: String,
@@ -305,7 +310,7 @@ rows!(
     ParameterRow,
     ImportedRow
 );
-rows!(ReplicaRow, StatusRow, ClusterStatusRow, DeletedRow);
+rows!(ReplicaRow, StatusRow, ClusterStatusRow, DeletedRow, CertificateRow);
 
 /// Text that has no value here (no policy, no owner) is empty.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -327,9 +332,11 @@ pub struct QueueRow {
     pub owner_pid: String,
     pub messages_ready: u64,
     pub messages_unacknowledged: u64,
+    /// What came back and rests before it is ready again.
+    pub messages_delayed: u64,
     /// Dead letters on their way to their exchange.
     pub messages_dlx: u64,
-    /// The sum of the three.
+    /// The sum of the four.
     pub messages: u64,
     pub message_bytes: u64,
     pub consumers: u64,
@@ -345,9 +352,10 @@ pub struct QueueRow {
 
 impl QueueRow {
     /// The columns that only the queue's leader knows.
-    pub const ASKED_OF_LEADER: [&str; 7] = [
+    pub const ASKED_OF_LEADER: [&str; 8] = [
         "messages_ready",
         "messages_unacknowledged",
+        "messages_delayed",
         "messages_dlx",
         "messages",
         "message_bytes",
@@ -374,6 +382,8 @@ pub struct ExchangeRow {
     pub internal: bool,
     pub arguments: Arguments,
     pub policy: String,
+    /// What an `x-delayed-message` exchange holds back; others have none.
+    pub messages_delayed: Option<u64>,
 }
 
 /// The bindings of the default exchange are rows too.
@@ -425,7 +435,20 @@ pub struct ConnectionRow {
     /// `{0,9,1}`.
     pub protocol: String,
     pub auth_mechanism: String,
+    /// Whether it came by TLS; the next four say how, and are empty without.
     pub ssl: bool,
+    /// `tlsv1.2` or `tlsv1.3`.
+    pub ssl_protocol: String,
+    /// `ecdhe_rsa`, `ecdhe_ecdsa`, or `any` where the cipher suite does not say.
+    pub ssl_key_exchange: String,
+    /// As `aes_256_gcm`.
+    pub ssl_cipher: String,
+    pub ssl_hash: String,
+    /// Of the client's certificate, if it showed one: its name as RFC 4514 writes it.
+    pub peer_cert_subject: String,
+    pub peer_cert_issuer: String,
+    /// `2026-01-01T00:00:00Z - 2027-01-01T00:00:00Z`.
+    pub peer_cert_validity: String,
     /// Of heartbeats, in seconds.
     pub timeout: u64,
     pub frame_max: u64,
@@ -555,7 +578,7 @@ pub struct Totals {
 #[serde(default)]
 pub struct Listener {
     pub node: String,
-    /// `amqp` or `clustering`.
+    /// `amqp`, `amqp/ssl` or `clustering`.
     pub protocol: String,
     pub interface: String,
     pub port: u16,
@@ -604,6 +627,18 @@ pub struct FeatureFlag {
 pub struct DeletedRow {
     /// Ready messages that went with the queue.
     pub messages: u64,
+}
+
+/// A certificate in use.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CertificateRow {
+    pub file: String,
+    pub subject: String,
+    /// `2026-01-01T00:00:00Z - 2027-01-01T00:00:00Z`.
+    pub validity: String,
+    /// Seconds until it is no longer valid; negative afterwards.
+    pub expires_in: i64,
 }
 
 /// A field table: `[["x-max-length","long",5],...]`, as rabbitmqctl writes one in JSON.

@@ -13,6 +13,7 @@ use warren_broker::{
     config::process_env,
     ctl::{Exit, Failure, Invocation, Next},
 };
+use warren_cluster::tls::{Callers, Credentials};
 use warren_cluster::transport::{AdminError, Secret, admin_call};
 
 /// Between two calls of a command that waits for something.
@@ -105,7 +106,16 @@ async fn call(invocation: &Invocation) -> Result<Vec<serde_json::Value>, Failure
     };
     let request = serde_json::to_string(invocation.request()).map_err(failed)?;
     let secret = Secret::new(invocation.secret.reveal().to_owned());
-    let rows = admin_call(&invocation.node, &invocation.cluster, secret, request)
+    let tls = match &invocation.tls {
+        None => None,
+        Some(files) => Some(
+            Credentials::read(files.clone(), Callers::Verified).map_err(|error| Failure::Refused {
+                status: status::CONFIG,
+                text: error.to_string(),
+            })?,
+        ),
+    };
+    let rows = admin_call(&invocation.node, &invocation.cluster, secret, tls, request)
         .await
         .map_err(|error| {
             if error.status == u32::from(status::UNAVAILABLE) {

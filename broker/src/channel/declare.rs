@@ -14,9 +14,11 @@ use super::{Channel, direct_reply};
 use crate::amqp::{Fault, Method, ShortStr, Table, Value};
 use crate::connection::session::{Session, refused};
 use crate::direct_reply::is_reply_name;
+use crate::exchange::Kind;
 use crate::metadata::{
     Access, Bind, Change, DeclareExchange, DeclareQueue, DeleteExchange, Destination, Picture, Placement, Queue,
-    Refusal, Run, check_exchange_name, check_new_queue, check_queue_name, check_server_named, place_replicas,
+    Refusal, Run, check_exchange_name, check_new_queue, check_queue_name, check_server_named, place_delays,
+    place_replicas,
 };
 use crate::name::{ExchangeName, QueueName, RoutingKey};
 use crate::queue::client::Asked;
@@ -65,6 +67,7 @@ impl Channel {
                     auto_delete,
                     internal,
                     arguments: arguments.detach(),
+                    delays: None,
                 };
                 self.declare_exchange(session, declare, passive, no_wait)
             }
@@ -158,7 +161,7 @@ impl Channel {
     fn declare_exchange(
         &mut self,
         session: &mut Session,
-        declare: DeclareExchange,
+        mut declare: DeclareExchange,
         passive: bool,
         no_wait: bool,
     ) -> Result<(), Fault> {
@@ -175,6 +178,10 @@ impl Channel {
                 if let Some(Value::LongStr(alternate)) = declare.arguments.get("alternate-exchange") {
                     session.allow(Access::Read, "exchange", &declare.name)?;
                     session.allow(Access::Write, "exchange", &String::from_utf8_lossy(alternate))?;
+                }
+                if declare.kind.parse() == Ok(Kind::Delayed) {
+                    let (local, limits) = (session.id.node, &session.limits);
+                    declare.delays = Some(place_delays(&picture, local, &limits.members, limits.group_size));
                 }
                 self.submit(session, Change::DeclareExchange(declare), Waiting::Change { reply });
                 return Ok(());

@@ -7,9 +7,10 @@ use warren_proto::record::Publish;
 
 use super::{Channel, Message, direct_reply};
 use crate::amqp::{Fault, ReplyCode, ShortStr, Table, glance, output};
-use crate::connection::fanout::{Fanout, Owned};
+use crate::connection::fanout::{Delay, Fanout, Owned};
 use crate::connection::session::{Session, refused};
 use crate::direct_reply::{QUEUE, Token};
+use crate::exchange::Arrival;
 use crate::message::{self, Copies};
 use crate::metadata::{Access, NoExchange, Refusal, Resource};
 
@@ -19,6 +20,8 @@ const PERSISTENT: u8 = 2;
 #[derive(Debug)]
 pub(super) struct Routed {
     pub(super) groups: Arc<[u64]>,
+    /// Those of the groups that only hold it until its time.
+    pub(super) delay: Option<Delay>,
     pub(super) copies: Option<Copies>,
     /// Of a direct reply.
     pub(super) requesters: Vec<Token>,
@@ -52,18 +55,19 @@ impl Channel {
         for key in copies.iter().flat_map(|copies| &copies.routing_keys) {
             session.allow_topic(Access::Write, &address.exchange, key)?;
         }
-        let groups = match &copies {
-            None if direct_reply::is_reply(address) => Arc::default(),
+        let Way { groups, delay } = match &copies {
+            None if direct_reply::is_reply(address) => Way::default(),
             None => route(session, message, glance.headers.as_ref())?,
             Some(copies) => {
                 let mut keys: Vec<&str> = vec![&address.routing_key];
                 keys.extend(copies.routing_keys.iter().map(String::as_str));
-                route_by(session, &address.exchange, &keys, glance.headers.as_ref())?
+                route_by(session, message, &keys, glance.headers.as_ref())?
             }
         };
         let requesters = direct_reply::requesters(address, copies.as_ref());
         let routed = Routed {
             groups,
+            delay,
             copies,
             requesters,
             persistent: glance.delivery_mode == Some(PERSISTENT),
@@ -94,7 +98,7 @@ impl Channel {
         }
         let confirm = number.map(|number| (self.id, number));
         let copies = routed.copies.as_ref();
-        let publish = Publish {
+        let mut publish = Publish {
             persistent: routed.persistent,
             priority: routed.priority,
             ttl_ms: routed.ttl_ms,
@@ -114,6 +118,7 @@ impl Channel {
                 confirm: confirm.map(|(_, tag)| tag),
                 groups: Arc::clone(groups),
                 done: 0,
+                delay: routed.delay.clone(),
                 message: Owned {
                     persistent: publish.persistent,
                     priority: publish.priority,
@@ -130,6 +135,7 @@ impl Channel {
         }
         let now_ms = session.now_ms;
         for group in groups.iter() {
+            publish.ttl_ms = Delay::ttl_ms(routed.delay.as_ref(), *group, routed.ttl_ms);
             session.queues.client(*group).publish(&publish, confirm, now_ms);
         }
     }
@@ -177,33 +183,41 @@ fn check_user_id(session: &mut Session, user_id: &str) -> Result<(), Fault> {
     Err(Fault::new(ReplyCode::PreconditionFailed, text))
 }
 
-/// The groups that a message without CC and BCC goes to.
-fn route(session: &mut Session, message: &Message, headers: Option<&Bytes>) -> Result<Arc<[u64]>, Fault> {
+/// Where a message goes.
+#[derive(Debug, Default)]
+struct Way {
+    groups: Arc<[u64]>,
+    delay: Option<Delay>,
+}
+
+/// The way of a message without CC and BCC.
+fn route(session: &mut Session, message: &Message, headers: Option<&Bytes>) -> Result<Way, Fault> {
     let address = &message.address;
     if let Some(groups) = session.routes.get(&address.exchange, &address.routing_key) {
-        return Ok(groups);
+        return Ok(Way { groups, delay: None });
     }
     let picture = session.picture();
-    let reads_headers = session
+    let is_kept = !session
         .routes
-        .reads_headers(&picture, &session.vhost, &address.exchange);
-    let headers = if reads_headers { headers } else { None };
-    let groups = route_by(session, &address.exchange, &[&address.routing_key], headers)?;
-    if !reads_headers {
+        .looks_beyond_the_key(&picture, &session.vhost, &address.exchange);
+    let headers = if is_kept { None } else { headers };
+    let way = route_by(session, message, &[&address.routing_key], headers)?;
+    if is_kept {
         session
             .routes
-            .insert(&address.exchange, &address.routing_key, Arc::clone(&groups));
+            .insert(&address.exchange, &address.routing_key, Arc::clone(&way.groups));
     }
-    Ok(groups)
+    Ok(way)
 }
 
 fn route_by(
     session: &mut Session,
-    exchange: &str,
+    message: &Message,
     routing_keys: &[&str],
     headers: Option<&Bytes>,
-) -> Result<Arc<[u64]>, Fault> {
+) -> Result<Way, Fault> {
     let picture = session.picture();
+    let exchange = &*message.address.exchange;
     if picture
         .exchange(&session.vhost, exchange)
         .is_some_and(|exchange| exchange.internal)
@@ -213,8 +227,22 @@ fn route_by(
         return Err(Fault::new(ReplyCode::AccessRefused, text));
     }
     let headers = headers.map(Table::decode).transpose()?;
-    match picture.route(&session.vhost, exchange, routing_keys, headers.as_ref()) {
-        Ok(queues) => Ok(queues.iter().map(|queue| queue.group).collect()),
+    let arrival = Arrival {
+        routing_keys,
+        headers: headers.as_ref(),
+        properties: &message.properties,
+        draw: session.draw(),
+    };
+    match picture.route(&session.vhost, exchange, &arrival) {
+        Ok(queues) => {
+            let delays = queues.iter().filter(|queue| queue.is_delay);
+            let delays: Arc<[u64]> = delays.map(|queue| queue.group).collect();
+            let delay = arrival.delay_ms().filter(|_| !delays.is_empty());
+            Ok(Way {
+                groups: queues.iter().map(|queue| queue.group).collect(),
+                delay: delay.map(|ms| Delay { groups: delays, ms }),
+            })
+        }
         Err(NoExchange) => Err(refused(&Refusal::NoExchange(Resource::exchange(
             &session.vhost,
             exchange,

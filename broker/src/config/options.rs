@@ -117,12 +117,24 @@ pub(super) static OPTIONS: &[Opt] = &[
         "secret_file",
         "FILE",
         "The file that holds the secret",
-        |c, v| {
-            put(
-                &mut c.cluster.secret_file,
-                v.text().map(|path| (!path.is_empty()).then(|| PathBuf::from(path))),
-            )
-        },
+        |c, v| put(&mut c.cluster.secret_file, path(v)),
+    ),
+    option(
+        "cluster",
+        "tls_cert_file",
+        "FILE",
+        "The certificate that nodes and warrenctl show each other",
+        |c, v| put(&mut c.cluster.tls_cert_file, path(v)),
+    ),
+    option("cluster", "tls_key_file", "FILE", "Its private key", |c, v| {
+        put(&mut c.cluster.tls_key_file, path(v))
+    }),
+    option(
+        "cluster",
+        "tls_ca_file",
+        "FILE",
+        "The authorities that nodes and warrenctl believe",
+        |c, v| put(&mut c.cluster.tls_ca_file, path(v)),
     ),
     option(
         "cluster",
@@ -192,6 +204,57 @@ pub(super) static OPTIONS: &[Opt] = &[
         "MS",
         "A publish that cannot be committed for this long is nacked",
         |c, v| put(&mut c.amqp.publish_timeout_ms, number(v, 1_000..=3_600_000)),
+    ),
+    option(
+        "tls",
+        "listen",
+        "HOST:PORT,...",
+        "Where clients connect with TLS; none: nowhere",
+        |c, v| {
+            put(
+                &mut c.tls.listen,
+                v.list()
+                    .and_then(|items| items.iter().map(|item| item.parse()).collect()),
+            )
+        },
+    ),
+    option(
+        "tls",
+        "cert_file",
+        "FILE",
+        "The certificate that clients see",
+        |c, v| put(&mut c.tls.cert_file, path(v)),
+    ),
+    option("tls", "key_file", "FILE", "Its private key", |c, v| {
+        put(&mut c.tls.key_file, path(v))
+    }),
+    option(
+        "tls",
+        "ca_file",
+        "FILE",
+        "The authorities whose clients' certificates are believed",
+        |c, v| put(&mut c.tls.ca_file, path(v)),
+    ),
+    option(
+        "tls",
+        "verify_peer",
+        "true|false",
+        "Whether clients are asked for a certificate, which must be of such an authority",
+        |c, v| put(&mut c.tls.verify_peer, v.boolean()),
+    ),
+    option(
+        "tls",
+        "fail_if_no_peer_cert",
+        "true|false",
+        "Whether clients without a certificate are refused",
+        |c, v| put(&mut c.tls.fail_if_no_peer_cert, v.boolean()),
+    ),
+    option(
+        "tls",
+        "cert_login_from",
+        "distinguished_name|common_name",
+        "What of a client's certificate is the user's name for EXTERNAL",
+        |c, v| put(&mut c.tls.cert_login_from, v.text().and_then(str::parse)),
     ),
     option(
         "users",
@@ -322,6 +385,12 @@ fn filled(value: &Value) -> Result<String, String> {
         "" => Err("must not be empty".into()),
         text => Ok(text.to_owned()),
     }
+}
+
+/// Empty: none.
+fn path(value: &Value) -> Result<Option<PathBuf>, String> {
+    let text = value.text()?;
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
 }
 
 fn name(value: &Value) -> Result<String, String> {

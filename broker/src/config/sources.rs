@@ -22,7 +22,12 @@ const BORROWED: [(&str, &str, &str); 4] = [
 ];
 
 /// Read by our scripts, and inherited by what they start.
-const OF_SCRIPTS: [&str; 3] = ["WARREN_CLUSTER_DIR", "WARREN_CLUSTER_BASE", "WARREN_AMQP_BASE"];
+const OF_SCRIPTS: [&str; 4] = [
+    "WARREN_CLUSTER_DIR",
+    "WARREN_CLUSTER_BASE",
+    "WARREN_AMQP_BASE",
+    "WARREN_TLS_BASE",
+];
 
 pub(super) struct Setting {
     pub(super) option: &'static Opt,
@@ -37,6 +42,7 @@ pub(super) enum Value {
     /// As it was written.
     Fraction(String),
     Text(String),
+    Boolean(bool),
     List(Vec<String>),
     /// From a variable or a flag: text that may stand for any kind, a list's items apart by commas.
     Loose(String),
@@ -49,17 +55,28 @@ impl Value {
         match self {
             Self::Integer(number) => Ok(*number),
             Self::Loose(text) => text.parse().map_err(|_| "must be a whole number".into()),
-            Self::Fraction(_) | Self::Text(_) | Self::List(_) | Self::Other(_) => Err("must be a whole number".into()),
+            Self::Fraction(_) | Self::Text(_) | Self::Boolean(_) | Self::List(_) | Self::Other(_) => {
+                Err("must be a whole number".into())
+            }
         }
     }
 
     pub(super) fn text(&self) -> Result<&str, String> {
         match self {
             Self::Text(text) | Self::Loose(text) => Ok(text),
-            Self::Integer(_) | Self::Fraction(_) | Self::List(_) | Self::Other(_) => {
+            Self::Integer(_) | Self::Fraction(_) | Self::Boolean(_) | Self::List(_) | Self::Other(_) => {
                 Err("must be text in quotes".into())
             }
         }
+    }
+
+    pub(super) fn boolean(&self) -> Result<bool, String> {
+        let text = match self {
+            Self::Boolean(value) => return Ok(*value),
+            Self::Loose(text) => text.as_str(),
+            Self::Integer(_) | Self::Fraction(_) | Self::Text(_) | Self::List(_) | Self::Other(_) => "",
+        };
+        text.parse().map_err(|_| "must be true or false".into())
     }
 
     /// A number or text, as text.
@@ -67,7 +84,7 @@ impl Value {
         match self {
             Self::Integer(number) => Ok(number.to_string()),
             Self::Fraction(text) | Self::Text(text) | Self::Loose(text) => Ok(text.clone()),
-            Self::List(_) | Self::Other(_) => Err("must be a number or text in quotes".into()),
+            Self::Boolean(_) | Self::List(_) | Self::Other(_) => Err("must be a number or text in quotes".into()),
         }
     }
 
@@ -80,7 +97,7 @@ impl Value {
                 .filter(|item| !item.is_empty())
                 .map(str::to_owned)
                 .collect()),
-            Self::Integer(_) | Self::Fraction(_) | Self::Text(_) | Self::Other(_) => {
+            Self::Integer(_) | Self::Fraction(_) | Self::Text(_) | Self::Boolean(_) | Self::Other(_) => {
                 Err("must be a list of texts: [\"..\", \"..\"]".into())
             }
         }
@@ -92,6 +109,7 @@ impl fmt::Display for Value {
         match self {
             Self::Integer(number) => write!(f, "{number}"),
             Self::Text(text) => write!(f, "{text:?}"),
+            Self::Boolean(value) => write!(f, "{value}"),
             Self::List(items) => write!(f, "{items:?}"),
             Self::Fraction(text) | Self::Loose(text) => f.write_str(text),
             Self::Other(kind) => write!(f, "({kind})"),
@@ -179,7 +197,7 @@ fn value(given: &DeValue<'_>) -> Value {
             texts.map_or(Value::Other("a list not of texts"), Value::List)
         }
         DeValue::Float(number) => Value::Fraction(number.as_str().to_owned()),
-        DeValue::Boolean(_) => Value::Other("true or false"),
+        DeValue::Boolean(value) => Value::Boolean(*value),
         DeValue::Datetime(_) => Value::Other("a date"),
         DeValue::Table(_) => Value::Other("a table"),
     }

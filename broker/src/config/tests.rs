@@ -61,7 +61,7 @@ fn the_example_file_documents_every_option_at_its_default() {
 }
 
 /// One legal value per option that is not its default, as a variable or a flag gives it.
-const OTHERS: [(&str, &str); 30] = [
+const OTHERS: [(&str, &str); 40] = [
     ("node.name", "rabbit@a.b"),
     ("node.data_dir", "d"),
     ("cluster.name", "other"),
@@ -69,6 +69,9 @@ const OTHERS: [(&str, &str); 30] = [
     ("cluster.seeds", "rabbit@a.b=[::1]:2, c=host-3.example:65535"),
     ("cluster.secret", LONG),
     ("cluster.secret_file", "secret"),
+    ("cluster.tls_cert_file", "node.pem"),
+    ("cluster.tls_key_file", "node.key"),
+    ("cluster.tls_ca_file", "ca.pem"),
     ("cluster.silence_ms", "200"),
     ("cluster.group_size", "5"),
     ("amqp.listen", "[::]:5671,localhost:5673"),
@@ -80,6 +83,13 @@ const OTHERS: [(&str, &str); 30] = [
     ("amqp.handshake_timeout_ms", "100"),
     ("amqp.consumer_timeout_ms", "0"),
     ("amqp.publish_timeout_ms", "1000"),
+    ("tls.listen", "[::]:5671"),
+    ("tls.cert_file", "server.pem"),
+    ("tls.key_file", "server.key"),
+    ("tls.ca_file", "clients.pem"),
+    ("tls.verify_peer", "true"),
+    ("tls.fail_if_no_peer_cert", "true"),
+    ("tls.cert_login_from", "common_name"),
     ("users.default_user", "ä b"),
     ("users.default_pass", "p"),
     ("users.default_vhost", "v"),
@@ -256,6 +266,34 @@ fn faults_name_the_place_the_key_and_the_value() {
         (
             "[limits]\nunapplied_bytes_max = \"64KiB\"",
             "file.toml:2: limits.unapplied_bytes_max = \"64KiB\": must not be",
+        ),
+        (
+            "[tls]\nverify_peer = \"true\"",
+            "file.toml:2: tls.verify_peer = \"true\": must be true or false",
+        ),
+        (
+            "[tls]\ncert_login_from = \"uid\"",
+            "file.toml:2: tls.cert_login_from = \"uid\": must be distinguished_name or common_name",
+        ),
+        (
+            "[tls]\nlisten = [\"h:5671\"]\nkey_file = \"k\"",
+            "default: tls.cert_file: must be given with tls.listen",
+        ),
+        (
+            "[tls]\nlisten = [\"h:5671\"]\ncert_file = \"c\"",
+            "default: tls.key_file: must be given with tls.listen",
+        ),
+        (
+            "[tls]\nverify_peer = true",
+            "default: tls.ca_file: must be given with tls.verify_peer",
+        ),
+        (
+            "[tls]\nfail_if_no_peer_cert = true",
+            "file.toml:2: tls.fail_if_no_peer_cert = true: has no meaning without tls.verify_peer",
+        ),
+        (
+            "[cluster]\ntls_cert_file = \"c\"\ntls_ca_file = \"ca\"",
+            "default: cluster.tls_key_file: cluster.tls_cert_file, tls_key_file and tls_ca_file go together",
         ),
         ("[node]\nname = \"a\"\nname = \"b\"", "file.toml:3: "),
         ("[node\n", "file.toml:1: "),

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use super::census::{Census, Count};
 use super::registry::Registry;
 use super::socket::{Gate, Readiness};
+use super::tls::Tls;
 use super::way::Way;
 use super::{Connection, Description, Effect, Ends, Limits};
 use crate::alarms::{Alarms, Shortage};
@@ -29,6 +30,7 @@ use crate::directory::{Directory, SessionEvent};
 use crate::metadata::Change;
 use crate::metadata::client::MetadataClient;
 use crate::queue::client::ChannelId;
+use warren_cluster::tls::Credentials;
 
 /// Slices of one vectored write.
 const SLICES: usize = 64;
@@ -53,6 +55,8 @@ pub struct Shared {
     pub alarms: Arc<Alarms>,
     /// Every connection that there is.
     pub registry: Registry,
+    /// What clients are shown; `None`: they speak without TLS.
+    pub tls: Option<Credentials>,
     /// How many there are, of whom and where.
     pub census: Arc<Census>,
 }
@@ -77,6 +81,8 @@ pub struct ConnectionActor {
     core: Connection,
     shared: Shared,
     socket: Option<Rc<TcpStream>>,
+    /// Around the socket.
+    tls: Option<Box<Tls>>,
     gate: Rc<Gate>,
     input: BytesMut,
     read_len: usize,
@@ -100,17 +106,29 @@ impl ConnectionActor {
     ) -> bool {
         arbiter.spawn_fn(move || {
             let local = stream.local_addr();
-            let socket = local.and_then(|local| TcpStream::from_std(stream).map(|socket| (local, socket)));
+            let socket = local.and_then(|local| {
+                let socket = TcpStream::from_std(stream)?;
+                let tls = shared.tls.as_ref().map(|tls| Tls::new(tls.server()));
+                Ok((local, socket, tls.transpose().map_err(io::Error::other)?))
+            });
             match socket {
-                Ok((local, socket)) => {
-                    Self::create(|context| Self::new(shared, socket, Ends { peer, local }, refusal, context));
+                Ok((local, socket, tls)) => {
+                    let ends = Ends { peer, local };
+                    Self::create(|context| Self::new(shared, socket, tls, ends, refusal, context));
                 }
                 Err(error) => tracing::warn!(%peer, %error, "an accepted connection was lost"),
             }
         })
     }
 
-    fn new(shared: Shared, socket: TcpStream, ends: Ends, refusal: Option<Fault>, context: &mut Context<Self>) -> Self {
+    fn new(
+        shared: Shared,
+        socket: TcpStream,
+        tls: Option<Tls>,
+        ends: Ends,
+        refusal: Option<Fault>,
+        context: &mut Context<Self>,
+    ) -> Self {
         let id = shared.directory.open_session(context.address().recipient());
         shared.registry.insert(id, context.address());
         if let Err(error) = socket.set_nodelay(true) {
@@ -137,6 +155,7 @@ impl ConnectionActor {
             core,
             shared,
             socket: Some(socket),
+            tls: tls.map(Box::new),
             gate,
             input: BytesMut::new(),
             read_len: READ_MIN,
@@ -255,12 +274,23 @@ impl ConnectionActor {
         }
         let Some(socket) = &self.socket else { return };
         loop {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = self.core.output().chunks(&mut slices);
-            if count == 0 {
-                return;
-            }
-            match socket.try_write_vectored(&slices[..count]) {
+            let written = match &mut self.tls {
+                None => {
+                    let mut slices = [IoSlice::new(&[]); SLICES];
+                    let count = self.core.output().chunks(&mut slices);
+                    if count == 0 {
+                        return;
+                    }
+                    socket.try_write_vectored(&slices[..count])
+                }
+                // What a lost connection had to say is forgotten, and part of it may be encrypted already.
+                Some(_) if self.core.has_hung_up() => return,
+                Some(tls) => match tls.write(socket, self.core.output()) {
+                    Ok(0) => return,
+                    written => written,
+                },
+            };
+            match written {
                 Ok(0) => return self.core.on_lost(),
                 Ok(written) => self.core.on_written(written),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -288,8 +318,14 @@ impl ConnectionActor {
         let mut total = 0;
         let mut is_lost = false;
         while total < READ_MAX {
-            self.input.reserve(self.read_len);
-            match socket.try_read_buf(&mut self.input) {
+            let read = match &mut self.tls {
+                None => {
+                    self.input.reserve(self.read_len);
+                    socket.try_read_buf(&mut self.input)
+                }
+                Some(tls) => tls.read(socket, &mut self.input),
+            };
+            match read {
                 Ok(0) => {
                     is_lost = true;
                     break;
@@ -304,12 +340,25 @@ impl ConnectionActor {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    let peer = socket
+                        .peer_addr()
+                        .map_or_else(|_| String::new(), |peer| peer.to_string());
+                    tracing::warn!(%peer, %error, "a client's TLS failed");
+                    is_lost = true;
+                    break;
+                }
                 Err(error) => {
                     tracing::debug!(%error, "a client's socket cannot be read");
                     is_lost = true;
                     break;
                 }
             }
+        }
+        if let Some(tls) = &mut self.tls
+            && let Some(agreed) = tls.agreed()
+        {
+            self.core.on_agreed(agreed);
         }
         if total > 0 {
             self.core.on_input(&mut self.input, total);
@@ -321,6 +370,9 @@ impl ConnectionActor {
 
     fn hang_up(&mut self) {
         self.gate.end();
+        if let (Some(mut tls), Some(socket)) = (self.tls.take(), &self.socket) {
+            tls.close(socket);
+        }
         self.socket = None;
         self.input = BytesMut::new();
     }

@@ -3,7 +3,7 @@
 use bytes::{Buf as _, BytesMut};
 
 use super::census::Count;
-use super::{CLOSE_OK_MS, Connection, Effect, FRAME_MAX_UNTUNED, Phase, REFUSED_MS, handshake, session};
+use super::{CLOSE_OK_MS, Certificate, Connection, Effect, FRAME_MAX_UNTUNED, Phase, REFUSED_MS, handshake, session};
 use crate::amqp::frame::{self, Frame, Kind};
 use crate::amqp::method::peek_id;
 use crate::amqp::{Fault, Method, ReplyCode, Table};
@@ -20,7 +20,8 @@ impl Connection {
         if current || legacy {
             self.phase = Phase::Start;
             self.session.frame_max = FRAME_MAX_UNTUNED.min(self.session.limits.frame_max);
-            let start = handshake::start(&self.session.limits.cluster_name);
+            let is_certified = self.certificate().is_some();
+            let start = handshake::start(&self.session.limits.cluster_name, is_certified);
             self.session.reply(0, &start);
         } else {
             self.session.output.put_slice(&frame::PROTOCOL_HEADER);
@@ -95,6 +96,11 @@ impl Connection {
         }
     }
 
+    /// The client's, which was verified.
+    fn certificate(&self) -> Option<&Certificate> {
+        self.tls.as_ref().and_then(|agreed| agreed.peer.as_ref())
+    }
+
     pub(super) fn start_ok(&mut self, properties: &Table, mechanism: &str, response: &bytes::Bytes) {
         self.session.client = session::Capabilities::of(properties);
         self.client_properties = properties.detach();
@@ -103,8 +109,9 @@ impl Connection {
             mechanism,
             response,
             peer: self.ends.peer.ip(),
+            certificate: self.certificate(),
         };
-        match handshake::login(&login, &picture, &self.session.limits.loopback_users) {
+        match handshake::login(&login, &picture, &self.session.limits) {
             Ok((user, mechanism)) => {
                 self.mechanism = mechanism;
                 self.session.user = user;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use warren_proto::record::SessionId;
 
+use super::tls::Agreed;
 use crate::amqp::Table;
 use crate::name::{UserName, VhostName};
 
@@ -41,6 +42,8 @@ pub struct ConnectionInfo {
     pub protocol: &'static str,
     /// The SASL mechanism that was used.
     pub auth_mechanism: &'static str,
+    /// `None`: a connection without TLS.
+    pub tls: Option<Agreed>,
     /// Heartbeat interval; 0: none.
     pub timeout_s: u16,
     /// As negotiated.

@@ -13,6 +13,24 @@ use super::Connection;
 use super::queues::Carrier;
 use crate::queue::client::ChannelId;
 
+/// Groups that hold a message until its time, among those that it goes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Delay {
+    pub(crate) groups: Arc<[u64]>,
+    /// How long.
+    pub(crate) ms: u64,
+}
+
+impl Delay {
+    /// How long the message lives in that group: till it is due, where it is only held; else as long as it says itself.
+    pub(crate) fn ttl_ms(delay: Option<&Self>, group: u64, own_ms: Option<u64>) -> Option<u64> {
+        match delay {
+            Some(delay) if delay.groups.contains(&group) => Some(delay.ms),
+            _ => own_ms,
+        }
+    }
+}
+
 /// A message and the queues that are still to get it.
 #[derive(Debug)]
 pub(crate) struct Fanout {
@@ -20,6 +38,7 @@ pub(crate) struct Fanout {
     /// Its number for confirms.
     pub(crate) confirm: Option<u64>,
     pub(crate) groups: Arc<[u64]>,
+    pub(crate) delay: Option<Delay>,
     /// How many have it.
     pub(crate) done: usize,
     pub(crate) message: Owned,
@@ -65,13 +84,14 @@ impl Connection {
         while let Some(fanout) = self.session.fanouts.front_mut()
             && self.session.queues.unapplied_bytes() < max
         {
-            let publish = fanout.message.as_publish();
+            let mut publish = fanout.message.as_publish();
             // At least one, however large it is.
             let room = max - self.session.queues.unapplied_bytes();
             let few = (room / publish.payload_len()).max(1);
             let end = fanout.groups.len().min(fanout.done + few);
             let confirm = fanout.confirm.map(|tag| (fanout.channel, tag));
             for group in &fanout.groups[fanout.done..end] {
+                publish.ttl_ms = Delay::ttl_ms(fanout.delay.as_ref(), *group, fanout.message.ttl_ms);
                 self.session.queues.client(*group).publish(&publish, confirm, now_ms);
             }
             fanout.done = end;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 
-use super::Limits;
 use super::census::Count;
+use super::{Certificate, Limits};
 use crate::amqp::frame::FRAME_MIN_SIZE;
 use crate::amqp::{Fault, Method, ReplyCode, Table, Value};
 use crate::auth::{Credentials, Mechanism, may_connect_from};
@@ -18,8 +18,13 @@ const COMPATIBLE_VERSION: &str = "4.3.0";
 /// Characters of a user name that did not log in, in the log: no real one is longer.
 const SHOWN_MAX: usize = 255;
 
-/// connection.start.
-pub(super) fn start(cluster_name: &str) -> Method {
+/// connection.start. A client that showed a certificate may log in by it.
+pub(super) fn start(cluster_name: &str, is_certified: bool) -> Method {
+    let mechanisms = if is_certified {
+        Mechanism::OFFER_TO_CERTIFIED
+    } else {
+        Mechanism::OFFER
+    };
     let text = |text: &str| Value::LongStr(Bytes::copy_from_slice(text.as_bytes()));
     let mut capabilities = Table::new();
     for name in [
@@ -52,7 +57,7 @@ pub(super) fn start(cluster_name: &str) -> Method {
         version_major: 0,
         version_minor: 9,
         server_properties,
-        mechanisms: Bytes::from_static(Mechanism::OFFER.as_bytes()),
+        mechanisms: Bytes::from_static(mechanisms.as_bytes()),
         locales: Bytes::from_static(b"en_US"),
     }
 }
@@ -62,6 +67,8 @@ pub(super) struct Login<'a> {
     pub(super) mechanism: &'a str,
     pub(super) response: &'a Bytes,
     pub(super) peer: IpAddr,
+    /// The client's, which was verified.
+    pub(super) certificate: Option<&'a Certificate>,
 }
 
 /// Why nobody is logged in. The reasons are for the log, not for the client.
@@ -75,30 +82,45 @@ pub(super) enum Refused {
 pub(super) fn login(
     login: &Login<'_>,
     picture: &Picture,
-    loopback_users: &[String],
+    limits: &Limits,
 ) -> Result<(UserName, &'static str), Refused> {
-    let Some(mechanism) = Mechanism::from_name(login.mechanism) else {
+    let offered = |mechanism: &Mechanism| *mechanism != Mechanism::External || login.certificate.is_some();
+    let Some(mechanism) = Mechanism::from_name(login.mechanism).filter(offered) else {
         return Err(Refused::Malformed(format!(
             "unsupported authentication mechanism '{}'",
             login.mechanism
         )));
     };
-    let credentials =
-        Credentials::parse(mechanism, login.response).map_err(|error| Refused::Malformed(error.to_string()))?;
     let refused = |reason: String| Refused::Login {
         reason,
         mechanism: mechanism.name(),
     };
-    let name = &credentials.user;
-    let shown: String = name.chars().take(SHOWN_MAX).collect();
-    let user = picture
-        .user(name)
-        .filter(|user| user.verify_password(&credentials.password));
-    let Some(user) = user else {
-        return Err(refused(format!("user '{shown}' - invalid credentials")));
+    let shown = |name: &str| -> String { name.chars().take(SHOWN_MAX).collect() };
+    let user = match login.certificate.filter(|_| mechanism == Mechanism::External) {
+        Some(certificate) => {
+            let Some(name) = certificate.login(limits.cert_login_from) else {
+                return Err(refused("the client's certificate names nobody".to_owned()));
+            };
+            let Some(user) = picture.user(name) else {
+                return Err(refused(format!("user '{}' - not found", shown(name))));
+            };
+            user
+        }
+        None => {
+            let credentials =
+                Credentials::parse(mechanism, login.response).map_err(|error| Refused::Malformed(error.to_string()))?;
+            let name = &credentials.user;
+            let user = picture
+                .user(name)
+                .filter(|user| user.verify_password(&credentials.password));
+            let Some(user) = user else {
+                return Err(refused(format!("user '{}' - invalid credentials", shown(name))));
+            };
+            user
+        }
     };
-    if !may_connect_from(name, login.peer, loopback_users) {
-        return Err(refused(format!("user '{shown}' can only connect via localhost")));
+    if !may_connect_from(&user.name, login.peer, &limits.loopback_users) {
+        return Err(refused(format!("user '{}' can only connect via localhost", user.name)));
     }
     Ok((user.name.clone(), mechanism.name()))
 }

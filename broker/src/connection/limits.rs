@@ -2,6 +2,8 @@
 
 use warren_cluster::NodeId;
 
+use crate::auth::CertLogin;
+
 /// What connections may do and are offered.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -38,6 +40,8 @@ pub struct Limits {
     pub members: Vec<NodeId>,
     /// Users who may only connect from this machine.
     pub loopback_users: Vec<String>,
+    /// Whom a client's certificate names.
+    pub cert_login_from: CertLogin,
     /// For server-properties.
     pub cluster_name: String,
     /// For listings.
@@ -63,6 +67,7 @@ impl Default for Limits {
             group_size: 3,
             members: Vec::new(),
             loopback_users: vec!["guest".to_owned()],
+            cert_login_from: CertLogin::default(),
             cluster_name: "warren".to_owned(),
             node_name: "warren".to_owned(),
         }

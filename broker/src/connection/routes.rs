@@ -1,12 +1,12 @@
 //! Where this connection's recent publishes went: exchange and routing key to queues.
 //!
-//! An entry holds as long as the metadata's routing version does. Messages routed by their headers are not kept.
+//! An entry holds as long as the metadata's routing version does. Messages that are not routed by their key alone are
+//! not kept.
 
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::exchange::Kind;
 use crate::metadata::{Destination, Picture};
 use crate::name::ExchangeName;
 
@@ -19,8 +19,8 @@ pub(crate) struct Routes {
     version: u64,
     entries: FxHashMap<Box<[u8]>, Arc<[u64]>>,
     key: Vec<u8>,
-    /// Exchanges whose routes depend on headers; computed when first asked for.
-    header_readers: Option<FxHashSet<ExchangeName>>,
+    /// Exchanges whose routes depend on more than the key; computed when first asked for.
+    unkept: Option<FxHashSet<ExchangeName>>,
 }
 
 impl Routes {
@@ -29,7 +29,7 @@ impl Routes {
         if self.version != version {
             self.version = version;
             self.entries.clear();
-            self.header_readers = None;
+            self.unkept = None;
         }
     }
 
@@ -48,13 +48,13 @@ impl Routes {
         self.entries.insert(self.key.clone().into_boxed_slice(), groups);
     }
 
-    /// Whether a message published to `exchange` may come by an exchange that looks at headers.
-    pub(crate) fn reads_headers(&mut self, picture: &Picture, vhost: &str, exchange: &str) -> bool {
+    /// Whether a message published to `exchange` may come by an exchange that looks at more than its key.
+    pub(crate) fn looks_beyond_the_key(&mut self, picture: &Picture, vhost: &str, exchange: &str) -> bool {
         if exchange.is_empty() {
             return false;
         }
-        self.header_readers
-            .get_or_insert_with(|| header_readers(picture, vhost))
+        self.unkept
+            .get_or_insert_with(|| beyond_the_key(picture, vhost))
             .contains(exchange)
     }
 
@@ -67,28 +67,28 @@ impl Routes {
     }
 }
 
-/// Every exchange that looks at headers, and every exchange that leads to one.
-fn header_readers(picture: &Picture, vhost: &str) -> FxHashSet<ExchangeName> {
-    let mut readers = FxHashSet::default();
+/// Every exchange that looks at more than the key, and every exchange that leads to one.
+fn beyond_the_key(picture: &Picture, vhost: &str) -> FxHashSet<ExchangeName> {
+    let mut beyond = FxHashSet::default();
     let mut found: Vec<ExchangeName> = picture
         .exchanges(vhost)
-        .filter(|exchange| exchange.kind == Kind::Headers)
+        .filter(|exchange| exchange.looks_beyond_the_key())
         .map(|exchange| exchange.name.clone())
         .collect();
     while let Some(name) = found.pop() {
         let destination = Destination::Exchange(name.clone());
         let sources = picture.bindings_to(vhost, &destination).map(|binding| &binding.source);
-        found.extend(sources.filter(|source| !readers.contains(*source)).cloned());
+        found.extend(sources.filter(|source| !beyond.contains(*source)).cloned());
         let diverting = picture
             .exchanges(vhost)
             .filter(|exchange| exchange.alternate.as_ref() == Some(&name));
         found.extend(
             diverting
                 .map(|exchange| &exchange.name)
-                .filter(|source| !readers.contains(*source))
+                .filter(|source| !beyond.contains(*source))
                 .cloned(),
         );
-        readers.insert(name);
+        beyond.insert(name);
     }
-    readers
+    beyond
 }

@@ -243,6 +243,11 @@ impl Session {
         format!("{prefix}{}", URL_SAFE_NO_PAD.encode(self.random_bytes()))
     }
 
+    /// A number for whatever is decided by chance about one message.
+    pub(crate) fn draw(&mut self) -> u64 {
+        self.rng.next_u64()
+    }
+
     pub(crate) fn random_bytes(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];
         self.rng.fill_bytes(&mut bytes);

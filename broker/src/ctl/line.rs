@@ -63,6 +63,27 @@ pub(super) enum Formatter {
     Csv,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Unit {
+    Days,
+    Weeks,
+    Months,
+    Years,
+}
+
+impl Unit {
+    /// In seconds; a month has 30 days, a year 365.
+    pub(super) fn seconds(self) -> i64 {
+        let days = match self {
+            Self::Days => 1,
+            Self::Weeks => 7,
+            Self::Months => 30,
+            Self::Years => 365,
+        };
+        days * 86_400
+    }
+}
+
 #[derive(Debug, Subcommand)]
 #[command(rename_all = "snake_case")]
 pub(super) enum Command {
@@ -78,6 +99,14 @@ pub(super) enum Command {
     AwaitOnlineNodes { count: usize },
     /// The cluster's nodes, and which run
     ClusterStatus,
+    /// Whether a certificate of the node expires soon: exit status 69 if so
+    CheckCertificateExpiration {
+        /// How soon
+        #[arg(long, value_name = "N")]
+        within: u32,
+        #[arg(long, default_value = "days")]
+        unit: Unit,
+    },
     /// A durable queue's replicas
     QuorumStatus { queue: String },
     /// Queues [default columns: name messages]

@@ -43,6 +43,8 @@ pub(super) enum Show {
     Imported,
     /// Done once so many nodes run.
     Online(usize),
+    /// Done unless a certificate expires within so many seconds.
+    Certificates(i64),
     /// Known without a call.
     Text(String),
     /// The hash of a password, which is read from standard input if it is none.
@@ -100,6 +102,10 @@ pub(super) fn plan(command: Command, named: Option<String>) -> Result<Plan, Exit
             show: Show::ClusterStatus,
             ..Plan::done(Request::ClusterStatus, "")
         },
+        Command::CheckCertificateExpiration { within, unit } => Plan {
+            show: Show::Certificates(i64::from(within) * unit.seconds()),
+            ..Plan::done(Request::ListCertificates, "")
+        },
         Command::QuorumStatus { queue } => {
             let banner = format!("Status of queue {queue} ...");
             let plan = Plan::rows::<ReplicaRow>(Request::QuorumStatus { vhost, queue }, Vec::new(), &[])?;
@@ -126,7 +132,17 @@ pub(super) fn plan(command: Command, named: Option<String>) -> Result<Plan, Exit
         }
         Command::ListExchanges { columns } => {
             let banner = format!("Listing exchanges for vhost {vhost} ...");
-            Plan::rows::<ExchangeRow>(Request::ListExchanges { vhost }, columns, &["name", "type"])?.with_banner(banner)
+            let request = Request::ListExchanges {
+                vhost,
+                columns: Vec::new(),
+            };
+            let mut plan = Plan::rows::<ExchangeRow>(request, columns, &["name", "type"])?.with_banner(banner);
+            if let (Show::Rows { columns: shown }, Request::ListExchanges { columns: asked, .. }) =
+                (&plan.show, &mut plan.request)
+            {
+                asked.clone_from(&shown.names);
+            }
+            plan
         }
         Command::ListBindings { columns } => {
             // Without a space, as rabbitmqctl has it.
@@ -379,6 +395,7 @@ fn takes_vhost(command: &Command) -> bool {
         | Command::AwaitStartup
         | Command::AwaitOnlineNodes { .. }
         | Command::ClusterStatus
+        | Command::CheckCertificateExpiration { .. }
         | Command::ListConnections { .. }
         | Command::ListChannels { .. }
         | Command::ListUsers

@@ -209,7 +209,7 @@ fn lines_become_requests() {
         ),
         (
             &["-p", "v", "list_exchanges"],
-            json!({"verb": "list_exchanges", "vhost": "v"}),
+            json!({"verb": "list_exchanges", "vhost": "v", "columns": ["name", "type"]}),
         ),
         (
             &["add_user", "u", "p"],
@@ -431,4 +431,28 @@ fn failed_calls() {
         Next::Again(Exit { status: 75, .. })
     ));
     assert_eq!(online.judge(rows(json!(["a", "b"]))), Next::Exit(exit(0, "")));
+}
+
+#[test]
+fn a_certificate_that_expires_soon_is_an_error() {
+    let rows = json!([{"file": "/c.pem", "subject": "CN=a", "validity": "then - now", "expires_in": 3 * 86_400}]);
+    let outcome = |line: &[&str]| {
+        let invocation = parse(line, &[]).expect("the line means something");
+        match invocation.judge(Ok(rows.as_array().cloned().unwrap_or_default())) {
+            Next::Exit(exit) => exit,
+            other @ Next::Again(_) => panic!("{other:?}"),
+        }
+    };
+    let check = "check_certificate_expiration";
+    assert_eq!(outcome(&[check, "--within", "2"]).status, 0);
+    for line in [
+        &[check, "--within", "3"][..],
+        &[check, "--within", "1", "--unit", "weeks"],
+        &[check, "--within", "1", "--unit", "years"],
+    ] {
+        let exit = outcome(line);
+        assert_eq!(exit.status, 69, "{line:?}");
+        assert!(exit.text.contains("/c.pem (CN=a): then - now"), "{}", exit.text);
+    }
+    assert_eq!(parse(&[check], &[]).expect_err("within what?").status, 64);
 }

@@ -33,7 +33,7 @@ impl ExchangeActor {
     }
 
     fn new(exchange: Arc<Exchange>) -> Self {
-        let matcher = Matcher::new(exchange.kind);
+        let matcher = Matcher::new(exchange.kind, &exchange.arguments);
         Self {
             exchange,
             matcher,

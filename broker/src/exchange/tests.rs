@@ -27,18 +27,23 @@ pub(crate) fn table<'a>(fields: impl IntoIterator<Item = &'a str>) -> Table {
     Table(fields.into_iter().map(field).collect())
 }
 
-/// `new KIND`, `bind QUEUE KEY [fields]`, `unbind ...`, `route KEY [fields]`; `-` is the empty key.
+/// `new KIND [fields]`, `bind QUEUE KEY [fields]`, `unbind ...`, `route KEY [fields]`; `-` is the empty key.
 #[test]
 fn matchers() {
     let mut kind = Kind::Direct;
-    let mut matcher = Matcher::new(kind);
+    let mut matcher = Matcher::new(kind, &Table::new());
     cases::check("exchange/tests/matchers.txt", |command| {
         let words: Vec<&str> = command.split_whitespace().collect();
         let key = |word: &str| if word == "-" { String::new() } else { word.to_owned() };
         match *words.as_slice() {
-            ["new", name] => {
-                kind = name.parse().expect("a kind of exchange");
-                matcher = Matcher::new(kind);
+            ["new", name, ref fields @ ..] => {
+                let arguments = table(fields.iter().copied());
+                let named: Kind = name.parse().expect("a kind of exchange");
+                if let Err(error) = validate_arguments(named, &arguments) {
+                    return error.0;
+                }
+                kind = named.matching(&arguments);
+                matcher = Matcher::new(named, &arguments);
                 String::new()
             }
             ["bind", target, word, ref fields @ ..] => {
@@ -71,7 +76,12 @@ fn matchers() {
 
 fn routed(matcher: &Matcher, key: &str, headers: Option<&Table>) -> BTreeSet<Target> {
     let mut out = Vec::new();
-    matcher.matches(key, headers, &mut out);
+    let keys = [key];
+    let arrival = Arrival {
+        headers,
+        ..Arrival::by_key(&keys)
+    };
+    matcher.matches(&arrival, &mut out);
     out.into_iter().collect()
 }
 
@@ -80,7 +90,7 @@ fn headers_compare_by_value() {
     let text = |text: &'static str| Value::LongStr(text.into());
     let nested = |value| Value::Table(Table(vec![("b".into(), value)]));
     let check = |wanted: Value, value: Value, agrees: bool| {
-        let mut matcher = Matcher::new(Kind::Headers);
+        let mut matcher = Matcher::new(Kind::Headers, &Table::new());
         matcher.bind("", &Table(vec![("a".into(), wanted.clone())]), &queue(1));
         let headers = Table(vec![("a".into(), value.clone())]);
         assert_eq!(
@@ -113,7 +123,7 @@ fn headers_compare_by_value() {
 
 #[test]
 fn no_headers_are_empty_headers() {
-    let mut matcher = Matcher::new(Kind::Headers);
+    let mut matcher = Matcher::new(Kind::Headers, &Table::new());
     matcher.bind("", &Table::new(), &queue(1));
     matcher.bind("", &table(["x-match=any", "a=1"]), &queue(2));
     assert_eq!(routed(&matcher, "", None), BTreeSet::from([queue(1)]));
@@ -122,7 +132,7 @@ fn no_headers_are_empty_headers() {
 /// Keys that make a naive matcher try every way to split a key between two `#`.
 #[test]
 fn long_keys_are_matched_in_reasonable_time() {
-    let mut matcher = Matcher::new(Kind::Topic);
+    let mut matcher = Matcher::new(Kind::Topic, &Table::new());
     for n in 0..200 {
         matcher.bind(&format!("#.a.#.b{n}"), &Table::new(), &queue(n));
         matcher.bind(&format!("*.#.a.#.b{n}"), &Table::new(), &queue(n));
@@ -233,6 +243,7 @@ fn expected(kind: Kind, rules: &[Rule], key: &str, headers: &Table) -> BTreeSet<
         Kind::Fanout => true,
         Kind::Topic => topic_matches(&split(&rule.key), &split(key)),
         Kind::Headers => headers_match(&rule.arguments, headers),
+        Kind::ConsistentHash | Kind::ModulusHash | Kind::Random | Kind::Delayed => unreachable!("one of several"),
     };
     rules.iter().filter(matches).map(|rule| rule.target.clone()).collect()
 }
@@ -244,12 +255,12 @@ proptest! {
     /// state does not change.
     #[test]
     fn matchers_follow_their_definition(
-        kind in prop::sample::select(Kind::ALL.to_vec()),
+        kind in prop::sample::select(vec![Kind::Direct, Kind::Fanout, Kind::Topic, Kind::Headers]),
         rules in prop::collection::vec(rule(), 1..40),
         removed in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
         keys in prop::collection::vec((words(&["a", "b", "", "c"]), fields(&["a", "b", "x-c", "d"])), 1..10),
     ) {
-        let mut matcher = Matcher::new(kind);
+        let mut matcher = Matcher::new(kind, &Table::new());
         for rule in &rules {
             matcher.bind(&rule.key, &rule.arguments, &rule.target);
         }
@@ -271,6 +282,90 @@ proptest! {
             matcher.unbind(&rule.key, &rule.arguments, &rule.target);
         }
         // Nothing stays behind: an emptied matcher is as small as a new one.
-        prop_assert_eq!(format!("{matcher:?}"), format!("{:?}", Matcher::new(kind)));
+        prop_assert_eq!(format!("{matcher:?}"), format!("{:?}", Matcher::new(kind, &Table::new())));
+    }
+
+    /// What chooses one target of several finds one that is bound, whatever came and went, and the same one as any
+    /// other node that has the same bindings, in whatever order they came to it.
+    #[test]
+    fn one_of_several_is_chosen_alike_everywhere(
+        kind in prop::sample::select(vec![Kind::ConsistentHash, Kind::ModulusHash, Kind::Random]),
+        bound in prop::collection::btree_set((0..8_u64, 1..4_u32), 1..12),
+        gone in prop::collection::btree_set((0..8_u64, 1..4_u32), 0..12),
+        keys in prop::collection::vec(".{0,4}", 1..10),
+        draw in any::<u64>(),
+    ) {
+        let nothing = Table::new();
+        let mut matcher = Matcher::new(kind, &nothing);
+        let mut straight = Matcher::new(kind, &nothing);
+        for (number, weight) in bound.union(&gone) {
+            matcher.bind(&weight.to_string(), &nothing, &queue(*number));
+        }
+        for (number, weight) in gone.difference(&bound) {
+            matcher.unbind(&weight.to_string(), &nothing, &queue(*number));
+        }
+        for (number, weight) in bound.iter().rev() {
+            straight.bind(&weight.to_string(), &nothing, &queue(*number));
+        }
+        for key in &keys {
+            let found = |matcher: &Matcher| {
+                let mut out = Vec::new();
+                matcher.matches(&Arrival { draw, ..Arrival::by_key(&[key, "further"]) }, &mut out);
+                out
+            };
+            let out = found(&matcher);
+            prop_assert_eq!(out.len(), 1);
+            let is_bound = |target: &Target| bound.iter().any(|(number, _)| queue(*number) == *target);
+            prop_assert!(is_bound(&out[0]));
+            prop_assert_eq!(found(&straight), out);
+        }
+        for (number, weight) in &bound {
+            matcher.unbind(&weight.to_string(), &nothing, &queue(*number));
+        }
+        prop_assert_eq!(format!("{matcher:?}"), format!("{:?}", Matcher::new(kind, &nothing)));
+    }
+}
+
+#[test]
+fn hashes_are_of_what_the_exchange_was_declared_with() {
+    let found = |arguments: &Table, properties: &crate::amqp::Properties| {
+        let mut matcher = Matcher::new(Kind::ConsistentHash, arguments);
+        (0..64).for_each(|number| matcher.bind("1", &Table::new(), &queue(number)));
+        let mut encoded = bytes::BytesMut::new();
+        properties.encode(&mut encoded);
+        let arrival = Arrival {
+            headers: properties.headers.as_ref(),
+            properties: &encoded.freeze(),
+            ..Arrival::by_key(&["a key"])
+        };
+        let mut out = Vec::new();
+        matcher.matches(&arrival, &mut out);
+        out.remove(0)
+    };
+    let with = |name: &'static str, value: Value| crate::amqp::Properties {
+        headers: Some(Table(vec![(name.into(), value)])),
+        ..Default::default()
+    };
+    let by_header = table(["hash-header=h"]);
+    let text = found(&by_header, &with("h", Value::LongStr("7".into())));
+    assert_eq!(found(&by_header, &with("h", Value::I8(7))), text);
+    assert_eq!(found(&by_header, &with("h", Value::I64(7))), text);
+    assert_ne!(found(&by_header, &with("h", Value::I64(8))), text);
+    // Without the header all go the same way.
+    assert_eq!(
+        found(&by_header, &with("x", Value::I8(7))),
+        found(&by_header, &with("x", Value::I8(8)))
+    );
+
+    let of = |id: &str, seconds| crate::amqp::Properties {
+        message_id: ShortStr::new(id).ok(),
+        correlation_id: ShortStr::new(id).ok(),
+        timestamp: Some(seconds),
+        ..Default::default()
+    };
+    for name in ["message_id", "correlation_id", "timestamp"] {
+        let arguments = table([format!("hash-property={name}").as_str()]);
+        assert_eq!(found(&arguments, &of("one", 1)), found(&arguments, &of("one", 1)));
+        assert_ne!(found(&arguments, &of("one", 1)), found(&arguments, &of("another", 22)));
     }
 }

@@ -1,4 +1,37 @@
 use super::*;
+
+#[test]
+fn messages_are_told_apart_by_their_deduplication_header() {
+    let key = |value: Option<Value>| {
+        let headers = value.map(|value| Table(vec![("x-deduplication-header".into(), value)]));
+        let properties = Properties {
+            headers,
+            ..Properties::default()
+        };
+        deduplication_key(&properties.to_bytes())
+    };
+    let text = |text: &'static str| Some(Value::LongStr(text.into()));
+    assert_eq!(key(None), 0);
+    assert_eq!(key(text("a")), key(text("a")));
+    assert_eq!(key(Some(Value::I8(7))), key(Some(Value::I64(7))));
+    let array = || Some(Value::Array(vec![Value::Bool(true)]));
+    assert_eq!(key(array()), key(array()));
+    let different = [
+        key(text("a")),
+        key(text("b")),
+        key(text("7")),
+        key(Some(Value::I32(7))),
+        key(array()),
+    ];
+    let distinct: std::collections::BTreeSet<u128> = different.into_iter().collect();
+    assert_eq!(distinct.len(), different.len());
+    assert!(!distinct.contains(&0));
+    assert_eq!(
+        deduplication_key(b"x-deduplication-header"),
+        0,
+        "what only looks like one"
+    );
+}
 use crate::amqp::ShortStr;
 
 #[test]

@@ -132,9 +132,17 @@ fn perform(mut edit: Edit<'_>, change: Change) -> Result<Outcome, Refusal> {
         }
         Change::DeclareExchange(declare) => {
             if edit.picture.check_exchange_declare(&declare)?.is_none() {
-                match declare.kind.parse::<exchange::Kind>() {
-                    Ok(kind) => edit.add_exchange(kind, declare),
-                    Err(_) => return Err(Refusal::UnknownExchangeType(declare.kind)),
+                match (declare.kind.parse::<exchange::Kind>(), &declare.delays) {
+                    (Err(_), _) => return Err(Refusal::UnknownExchangeType(declare.kind)),
+                    (Ok(exchange::Kind::Delayed), Some(Placement::Replicated { replicas, .. }))
+                        if !replicas.is_empty() =>
+                    {
+                        edit.add_exchange(exchange::Kind::Delayed, declare);
+                    }
+                    (Ok(exchange::Kind::Delayed), _) => {
+                        return Err(Refusal::Malformed("a delayed exchange without replicas"));
+                    }
+                    (Ok(kind), _) => edit.add_exchange(kind, declare),
                 }
             }
         }

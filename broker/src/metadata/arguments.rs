@@ -69,6 +69,38 @@ pub enum DeadLetterStrategy {
     AtLeastOnce,
 }
 
+/// How long messages of a quorum queue rest that come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DelayedRetry {
+    /// Those whose delivery failed do.
+    pub failed: bool,
+    /// Those that were given back do.
+    pub returned: bool,
+    /// For each failed delivery so far, but at least once.
+    pub min_ms: u64,
+    pub max_ms: u64,
+}
+
+impl DelayedRetry {
+    /// Without a type and a time nothing rests; without a longest time it is always the shortest.
+    fn read(table: &Table) -> Option<Self> {
+        let (failed, returned) = match text(table, "x-delayed-retry-type")? {
+            "all" => (true, true),
+            "failed" => (true, false),
+            "returned" => (false, true),
+            _ => return None,
+        };
+        let time = |name| u64::try_from(integer(table.get(name)?)?).ok();
+        let min_ms = time("x-delayed-retry-min").filter(|min_ms| *min_ms > 0)?;
+        Some(Self {
+            failed,
+            returned,
+            min_ms,
+            max_ms: time("x-delayed-retry-max").unwrap_or(min_ms),
+        })
+    }
+}
+
 /// Which node a new queue's leader should be on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LeaderLocator {
@@ -132,6 +164,9 @@ pub struct Arguments {
     pub group_size: Option<u32>,
     pub leader_locator: LeaderLocator,
     pub consumer_timeout_ms: Option<u64>,
+    pub delayed_retry: Option<DelayedRetry>,
+    /// A message whose header `x-deduplication-header` is that of one in the queue is dropped.
+    pub deduplicates: bool,
 }
 
 /// What a quorum queue has that does not say.
@@ -167,6 +202,8 @@ impl Arguments {
             group_size: natural("x-quorum-initial-group-size").and_then(|size| u32::try_from(size).ok()),
             leader_locator: LeaderLocator::from_name(text(table, "x-queue-leader-locator")),
             consumer_timeout_ms: natural("x-consumer-timeout"),
+            deduplicates: matches!(table.get("x-message-deduplication"), Some(Value::Bool(true))),
+            delayed_retry: (kind == Kind::Quorum).then(|| DelayedRetry::read(table)).flatten(),
         }
     }
 }
@@ -257,6 +294,7 @@ const RULES: &[Rule] = &[
     rule("x-stream-max-segment-size-bytes", anything, false, false),
     rule("x-stream-filter-size-bytes", anything, false, false),
     rule("x-initial-cluster-size", positive, false, false),
+    rule("x-message-deduplication", boolean, true, true),
     rule("x-queue-leader-locator", leader_locator, true, true),
     rule("x-queue-master-locator", anything, true, false),
 ];

@@ -165,12 +165,14 @@ pub struct Parameter {
 pub struct DeclareExchange {
     pub vhost: VhostName,
     pub name: ExchangeName,
-    /// `direct`, `fanout`, `topic`, `headers`; unknown ones are refused.
+    /// `direct`, `fanout`, `topic`, `headers`, ...; unknown ones are refused.
     pub kind: String,
     pub durable: bool,
     pub auto_delete: bool,
     pub internal: bool,
     pub arguments: Table,
+    /// Where a delayed exchange keeps what is not due; others have none. Only looked at if the exchange is new.
+    pub delays: Option<Placement>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -117,9 +117,9 @@ impl Picture {
 
     /// The exchange if it is there and as described; `None` if it would be new and may be created like this.
     pub fn check_exchange_declare(&self, declare: &DeclareExchange) -> Result<Option<Arc<Exchange>>, Refusal> {
-        if declare.kind.parse::<exchange::Kind>().is_err() {
+        let Ok(kind) = declare.kind.parse::<exchange::Kind>() else {
             return Err(Refusal::UnknownExchangeType(declare.kind.clone()));
-        }
+        };
         let space = self.space(&declare.vhost)?;
         check_exchange_name(&declare.name)?;
         if let Some(existing) = space.exchanges.get(&*declare.name) {
@@ -130,6 +130,7 @@ impl Picture {
             return Err(Refusal::ReservedExchangeName(declare.name.clone()));
         }
         arguments::validate_exchange(&declare.name, &declare.vhost, &declare.arguments)?;
+        exchange::validate_arguments(kind, &declare.arguments).map_err(|error| Refusal::InvalidExchange(error.0))?;
         Ok(None)
     }
 
@@ -164,7 +165,8 @@ impl Picture {
         let Some(queue) = queue else {
             return Err(Refusal::no_destination(&bind.vhost, &bind.destination));
         };
-        exchange::validate_binding(source.kind, &bind.routing_key, &bind.arguments)
+        let matching = source.kind.matching(&source.arguments);
+        exchange::validate_binding(matching, &bind.routing_key, &bind.arguments)
             .map_err(|error| Refusal::InvalidBinding(error.0))?;
         if let Some(queue) = queue {
             queue.check_access(bind.session)?;

@@ -82,6 +82,7 @@ impl Edit<'_> {
                 .transient_exchanges
                 .remove(&(name.clone(), exchange.name.clone()));
             self.out.push(Effect::ExchangeDeleted(exchange.clone()));
+            self.forget_delays(exchange);
         }
         remove_where(&mut self.picture.permissions, |(_, vhost)| vhost == name);
         remove_where(&mut self.picture.topics, |(_, vhost)| vhost == name);
@@ -182,6 +183,7 @@ impl Edit<'_> {
         self.picture.permissions.insert((user, vhost), Arc::new(permission));
     }
 
+    /// A delayed exchange needs a placement: the checks have seen to it.
     pub(super) fn add_exchange(&mut self, kind: exchange::Kind, declare: DeclareExchange) {
         let DeclareExchange {
             vhost,
@@ -191,6 +193,7 @@ impl Edit<'_> {
             auto_delete,
             internal,
             arguments,
+            delays,
         } = declare;
         let Some(space) = self.picture.vhosts.get_mut(&*vhost) else {
             return;
@@ -215,7 +218,13 @@ impl Edit<'_> {
         if !durable {
             self.picture.transient_exchanges.insert((vhost, name));
         }
-        self.out.push(Effect::ExchangeDeclared(exchange));
+        self.out.push(Effect::ExchangeDeclared(exchange.clone()));
+        if let (Some(group), Some(placement)) = (exchange.delay_group(), delays) {
+            let queue = Arc::new(Queue::delay(&exchange, placement));
+            self.picture.groups.insert(group, queue.clone());
+            self.picture.count_in(&queue);
+            self.out.push(Effect::QueueDeclared(queue));
+        }
         self.routes_changed();
     }
 
@@ -248,6 +257,7 @@ impl Edit<'_> {
             settings,
             configured,
             placement,
+            is_delay: false,
         });
         let space = self.picture.vhosts.get_mut(&*queue.vhost)?;
         space.queues.insert(queue.name.clone(), queue.clone());
@@ -275,7 +285,9 @@ impl Edit<'_> {
         let Some(space) = self.picture.vhosts.get_mut(&*queue.vhost) else {
             return;
         };
-        space.queues.insert(queue.name.clone(), queue.clone());
+        if !queue.is_delay {
+            space.queues.insert(queue.name.clone(), queue.clone());
+        }
         self.picture.groups.insert(group, queue.clone());
         self.picture.count_out(&known);
         self.picture.count_in(&queue);
@@ -288,6 +300,10 @@ impl Edit<'_> {
         let Some(queue) = self.picture.groups.get(&group).cloned() else {
             return;
         };
+        // What a delayed exchange holds ends with the exchange only.
+        if queue.is_delay {
+            return;
+        }
         let Some(space) = self.picture.vhosts.get_mut(&*queue.vhost) else {
             return;
         };
@@ -310,6 +326,14 @@ impl Edit<'_> {
             self.picture.transient.remove(&(home, queue.group));
         }
         self.out.push(Effect::QueueDeleted(queue.clone()));
+    }
+
+    /// What an exchange that is deleted still holds goes with it.
+    fn forget_delays(&mut self, exchange: &Exchange) {
+        let group = exchange.delay_group();
+        if let Some(queue) = group.and_then(|group| self.picture.groups.get(&group).cloned()) {
+            self.forget_queue(&queue);
+        }
     }
 
     pub(super) fn remove_exchange(&mut self, exchange: &Arc<Exchange>) {
@@ -409,6 +433,7 @@ impl Edit<'_> {
             .transient_exchanges
             .remove(&(exchange.vhost.clone(), exchange.name.clone()));
         self.out.push(Effect::ExchangeDeleted(exchange.clone()));
+        self.forget_delays(exchange);
         self.routes_changed();
         self.remove_incoming(&exchange.vhost, &Destination::Exchange(exchange.name.clone()), unused);
     }

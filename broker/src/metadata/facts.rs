@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::record::SessionId;
 
-use super::arguments::{Arguments, Kind};
+use super::arguments::{Arguments, DeadLetterStrategy, Kind, Overflow};
 use super::limits::Limits;
 use super::policy::Applied;
 use super::refusal::Refusal;
@@ -52,9 +52,37 @@ pub struct Queue {
     /// The id of the command that changed `settings` last; 0: they are what `arguments` alone mean.
     pub configured: u64,
     pub placement: Placement,
+    /// Whether it holds what the delayed exchange of its name has taken and not routed yet. Then no name leads to it,
+    /// and no client can use it.
+    pub is_delay: bool,
 }
 
 impl Queue {
+    /// What holds the messages of a delayed exchange: a queue from which they go to the exchange's own routes when
+    /// their time is over, each until all its targets have it.
+    pub(super) fn delay(exchange: &Exchange, placement: Placement) -> Self {
+        Self {
+            group: exchange.id,
+            vhost: exchange.vhost.clone(),
+            name: QueueName::from(&*exchange.name),
+            kind: Kind::Quorum,
+            durable: true,
+            auto_delete: false,
+            exclusive_owner: None,
+            arguments: Table::new(),
+            policies: Applied::default(),
+            configured: 0,
+            settings: Arguments {
+                dead_letter_exchange: Some(exchange.name.clone()),
+                dead_letter_strategy: DeadLetterStrategy::AtLeastOnce,
+                overflow: Overflow::RejectPublish,
+                ..Arguments::default()
+            },
+            placement,
+            is_delay: true,
+        }
+    }
+
     /// The nodes that hold a replica; empty for a transient queue.
     pub fn replicas(&self) -> &[NodeId] {
         match &self.placement {
@@ -120,7 +148,7 @@ impl Exchange {
         arguments: Table,
     ) -> Self {
         let alternate = super::arguments::alternate_exchange(&arguments);
-        let routes = Arc::new(ArcSwap::from_pointee(Matcher::new(kind)));
+        let routes = Arc::new(ArcSwap::from_pointee(Matcher::new(kind, &arguments)));
         Self {
             id,
             vhost,
@@ -166,6 +194,16 @@ impl Exchange {
     /// Replaces the routes. For the one owner of this exchange's bindings on this node.
     pub(crate) fn publish_routes(&self, matcher: Arc<Matcher>) {
         self.routes.store(matcher);
+    }
+
+    /// The group that holds what a delayed exchange delays.
+    pub fn delay_group(&self) -> Option<GroupId> {
+        (self.kind == exchange::Kind::Delayed).then_some(self.id)
+    }
+
+    /// Whether messages with the same routing key may go to different targets.
+    pub fn looks_beyond_the_key(&self) -> bool {
+        self.kind == exchange::Kind::Delayed || self.with_routes(Matcher::looks_beyond_the_key)
     }
 
     pub fn resource(&self) -> Resource {

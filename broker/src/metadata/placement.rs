@@ -48,12 +48,27 @@ pub fn place_replicas(
         leader_locator,
         ..
     } = policies.settings(kind, &declare.arguments);
+    let group_size = wanted.map_or(group_size, |size| size as usize);
+    placed(picture, local, members, group_size, leader_locator)
+}
+
+/// Where goes what an exchange delays that `local`'s client declares. The local node leads.
+pub fn place_delays(picture: &Picture, local: NodeId, members: &[NodeId], group_size: usize) -> Placement {
+    placed(picture, local, members, group_size, LeaderLocator::ClientLocal)
+}
+
+fn placed(
+    picture: &Picture,
+    local: NodeId,
+    members: &[NodeId],
+    group_size: usize,
+    leader_locator: LeaderLocator,
+) -> Placement {
     let live: Vec<_> = picture
         .nodes()
         .filter(|(_, node)| node.live)
         .map(|(id, _)| id)
         .collect();
-    let group_size = wanted.map_or(group_size, |size| size as usize);
     let replicas = place(picture, local, &live, members, group_size);
     let leader = match leader_locator {
         LeaderLocator::ClientLocal => replicas.first().copied(),

@@ -70,6 +70,9 @@ pub enum Refusal {
     InvalidProperty { property: &'static str, resource: Resource },
     #[error("Cannot declare a server-named queue for type {}", .0.module())]
     ServerNamed(Kind),
+    /// The exchange's type does not take such arguments.
+    #[error("{0}")]
+    InvalidExchange(String),
     /// The exchange's type does not take such a routing key or such arguments.
     #[error("{0}")]
     InvalidBinding(String),
@@ -120,6 +123,7 @@ impl Refusal {
             | Self::InvalidArgumentType { .. }
             | Self::InvalidProperty { .. }
             | Self::ServerNamed(_)
+            | Self::InvalidExchange(_)
             | Self::InvalidBinding(_)
             | Self::InvalidPattern(_)
             | Self::InvalidPolicy(_)

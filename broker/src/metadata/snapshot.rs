@@ -128,14 +128,14 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
     write_settings(picture, &mut out);
     for space in picture.vhosts.values() {
         for exchange in space.exchanges.values() {
-            let declared = Some((&declared_exchange(exchange)).into());
+            let declared = Some((&declared_exchange(picture, exchange)).into());
             out.push(row::Row::Exchange(proto::Exchange {
                 id: exchange.id,
                 declared,
             }));
         }
     }
-    for queue in picture.groups.values() {
+    for queue in picture.groups.values().filter(|queue| !queue.is_delay) {
         let declared = Some((&declared_queue(queue)).into());
         out.push(row::Row::Queue(proto::Queue {
             group: queue.group,
@@ -196,7 +196,8 @@ fn describe(vhost: &Vhost) -> DescribeVhost {
     }
 }
 
-fn declared_exchange(exchange: &Exchange) -> DeclareExchange {
+fn declared_exchange(picture: &Picture, exchange: &Exchange) -> DeclareExchange {
+    let delays = exchange.delay_group().and_then(|group| picture.groups.get(&group));
     DeclareExchange {
         vhost: exchange.vhost.clone(),
         name: exchange.name.clone(),
@@ -205,6 +206,7 @@ fn declared_exchange(exchange: &Exchange) -> DeclareExchange {
         auto_delete: exchange.auto_delete,
         internal: exchange.internal,
         arguments: exchange.arguments.clone(),
+        delays: delays.map(|queue| queue.placement.clone()),
     }
 }
 

@@ -20,7 +20,7 @@ use super::policy::{Applied, Policy};
 use super::refusal::Refusal;
 use super::requests::Requests;
 use crate::amqp::{Table, Value};
-use crate::exchange::Target;
+use crate::exchange::{Arrival, Target};
 use crate::name::{ExchangeName, QueueName, RoutingKey, UserName, VhostName};
 
 /// There is no exchange of that name.
@@ -77,17 +77,6 @@ impl View {
 
     pub fn queue_by_group(&self, group: GroupId) -> Option<Arc<Queue>> {
         self.picture.load().queue_by_group(group).cloned()
-    }
-
-    /// See [`Picture::route`].
-    pub fn route(
-        &self,
-        vhost: &str,
-        exchange: &str,
-        routing_key: &str,
-        headers: Option<&Table>,
-    ) -> Result<Vec<Arc<Queue>>, NoExchange> {
-        self.picture.load().route(vhost, exchange, &[routing_key], headers)
     }
 
     /// Grows whenever any route may have changed: a route found under one version holds while that version does.
@@ -316,18 +305,16 @@ impl Picture {
 
     /// The distinct queues that a message gets to, by all its routing keys (the publish's own, CC and BCC).
     ///
+    /// Where a delayed exchange is to hold it back, what holds it ([`Queue::is_delay`]) stands for all that the
+    /// exchange leads to.
+    ///
     /// Bindings to exchanges are followed, each exchange once. Where an exchange has nothing for the message, its
     /// alternate exchange is followed instead; one that is missing takes nothing. Queues come by ascending group.
-    pub fn route(
-        &self,
-        vhost: &str,
-        exchange: &str,
-        routing_keys: &[&str],
-        headers: Option<&Table>,
-    ) -> Result<Vec<Arc<Queue>>, NoExchange> {
+    pub fn route(&self, vhost: &str, exchange: &str, arrival: &Arrival<'_>) -> Result<Vec<Arc<Queue>>, NoExchange> {
         let space = self.vhosts.get(vhost).ok_or(NoExchange)?;
         if exchange.is_empty() {
-            let mut queues: Vec<_> = routing_keys
+            let mut queues: Vec<_> = arrival
+                .routing_keys
                 .iter()
                 .filter_map(|key| space.queues.get(*key).cloned())
                 .collect();
@@ -352,11 +339,10 @@ impl Picture {
         while let Some(exchange) = visited.get(next).copied() {
             next += 1;
             found.clear();
-            exchange.with_routes(|matcher| {
-                for key in routing_keys {
-                    matcher.matches(key, headers, &mut found);
-                }
-            });
+            match exchange.delay_group() {
+                Some(group) if arrival.delay_ms().is_some() => found.push(Target::Queue(group)),
+                _ => exchange.with_routes(|matcher| matcher.matches(arrival, &mut found)),
+            }
             if found.is_empty()
                 && let Some(alternate) = &exchange.alternate
             {

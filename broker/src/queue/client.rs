@@ -19,6 +19,7 @@ use warren_proto::queue::{self, reply::Kind as Reply};
 use warren_proto::record::{BatchWriter, Command, Delivery, Events, Outcome, Publish, Run, SessionId};
 
 use super::machine::REFUSED_WINDOW;
+use crate::message::may_have_deduplication_key;
 
 /// Batches that may be on their way before an answer comes.
 const SENT_BATCHES_MAX: usize = 128;
@@ -217,6 +218,10 @@ impl QueueClient {
 
     /// Adds a message; `confirm` names the channel and the confirm number that wait for it.
     pub fn publish(&mut self, message: &Publish<'_>, confirm: Option<(ChannelId, u64)>, now_ms: u64) {
+        // One that settled a message may publish the next with the same key: the queue sees it in that order.
+        if self.settling.is_some() && may_have_deduplication_key(message.properties) {
+            self.write_settlements(now_ms);
+        }
         let seq = self.open(now_ms, message.payload_len(), |batch| batch.publish(message));
         let Some((channel, tag)) = confirm else { return };
         if let Some(run) = self.unconfirmed.back_mut()

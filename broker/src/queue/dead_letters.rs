@@ -6,6 +6,9 @@
 //!              └───────── Buried in the log ◀──────┘  once handed over, or once all targets have it
 //! ```
 //!
+//! What a delayed exchange has held back goes the same way when it is due: it is a dead letter of the queue that held it,
+//! without a history, and always travels at least once.
+//!
 //! Targets see an ordinary session. It ends with the leadership; the next leader sends everything again that is not
 //! buried, and targets know a letter by its [`Origin`].
 
@@ -22,6 +25,7 @@ use super::machine::{Dead, Place, QueueMachine};
 use crate::connection::Queues;
 use crate::connection::way::Way;
 use crate::directory::{Directory, SessionEvent};
+use crate::exchange::Arrival;
 use crate::mailbox::Post;
 use crate::metadata::arguments::{DeadLetterStrategy, Overflow};
 use crate::metadata::{Queue, View};
@@ -196,21 +200,29 @@ impl DeadLetters {
             return sending.done.push(id);
         };
         let payload = source.read(dead.at);
-        let letter = payload.as_ref().and_then(|payload| Letter::of(&queue, dead, payload));
+        let letter = payload.as_ref().and_then(|payload| match queue.is_delay {
+            true => Letter::of_due(payload),
+            false => Letter::of(&queue, dead, payload),
+        });
         let (Some(payload), Some(letter)) = (&payload, letter) else {
             tracing::error!(queue = %queue.name, id, "a dead letter cannot be read");
             return sending.done.push(id);
         };
         let keys: Vec<&str> = letter.routing_keys.iter().map(String::as_str).collect();
         let picture = self.view.picture();
-        let mut targets = picture
-            .route(&queue.vhost, exchange, &keys, Some(&letter.headers))
-            .unwrap_or_default();
+        let arrival = Arrival {
+            routing_keys: &keys,
+            headers: Some(&letter.headers),
+            properties: &letter.properties,
+            draw: chance(queue.group, id),
+        };
+        let mut targets = picture.route(&queue.vhost, exchange, &arrival).unwrap_or_default();
         let routed = targets.len();
-        targets.retain(|target| !letter.turns_in_circles(&target.name, dead.reason));
+        let turns = |target: &Queue| !queue.is_delay && letter.turns_in_circles(&target.name, dead.reason);
+        targets.retain(|target| !turns(target));
         if targets.len() < routed {
             tracing::warn!(queue = %queue.name, "a dead letter that would turn in circles was dropped");
-        } else if targets.is_empty() && at_least_once {
+        } else if targets.is_empty() && at_least_once && !queue.is_delay {
             sending.again.insert(id);
             sending.again_ms = now_ms + AGAIN_MS;
             return;
@@ -220,23 +232,29 @@ impl DeadLetters {
             put_short_string(&mut further, key.as_bytes());
         }
         let body = payload.slice_ref(letter.stored.body);
-        let publish = Publish {
+        let mut publish = Publish {
             persistent: letter.stored.persistent,
             priority: letter.stored.priority,
-            ttl_ms: None,
+            ttl_ms: letter.ttl_ms,
             origin: Some(Origin {
                 group: queue.group,
                 id,
                 floor,
             }),
             bcc: &further,
-            exchange: exchange.as_bytes(),
+            // What was only held back comes from where it was published to.
+            exchange: if queue.is_delay {
+                letter.stored.exchange
+            } else {
+                exchange.as_bytes()
+            },
             routing_key: keys[0].as_bytes(),
             properties: &letter.properties,
             body: &[body],
         };
         for target in &targets {
             let confirm = at_least_once.then_some((CHANNEL, id));
+            publish.ttl_ms = arrival.delay_ms().filter(|_| target.is_delay).or(letter.ttl_ms);
             sending.targets.insert(target.group);
             sending.clients.client(target.group).publish(&publish, confirm, now_ms);
         }
@@ -326,6 +344,13 @@ impl DeadLetters {
             self.directory.end_session_in(group, sending.session);
         }
     }
+}
+
+/// As good as drawn, and the same whenever and wherever the letter is sent again: it goes to the same target then,
+/// which takes it once.
+fn chance(group: GroupId, id: u64) -> u64 {
+    let mixed = (id ^ group.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 16
 }
 
 impl Sending {

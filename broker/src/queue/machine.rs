@@ -29,6 +29,7 @@ mod facts;
 mod flow;
 mod origins;
 mod ready;
+mod resting;
 mod slab;
 mod snapshot;
 mod stats;
@@ -49,6 +50,8 @@ use self::entries::Entries;
 use self::facts::Facts;
 use self::origins::Origins;
 use self::ready::Ready;
+use self::resting::Resting;
+pub use self::resting::Retry;
 use self::slab::Slab;
 pub use self::snapshot::Error as RestoreError;
 pub use self::stats::{ConsumerRow, Stats, Totals};
@@ -112,6 +115,10 @@ pub struct Config {
     pub single_active_consumer: bool,
     /// The highest priority of a classic queue; `None`: it has no priorities.
     pub priority_max: Option<u8>,
+    /// How long messages rest that come back; `None`: they do not.
+    pub retry: Option<Retry>,
+    /// A message is dropped, as if it had been taken, while one with the same key is in the queue.
+    pub deduplicates: bool,
 }
 
 impl Config {
@@ -275,6 +282,7 @@ pub struct QueueMachine {
     ready: Ready,
     held: Window<Held>,
     held_bytes: u64,
+    resting: Resting,
     sessions: Slab<Session>,
     slots: BTreeMap<SessionId, u32>,
     consumers: Consumers,
@@ -305,6 +313,7 @@ impl QueueMachine {
             ended: false,
             held: Window::new(),
             held_bytes: 0,
+            resting: Resting::new(),
             sessions: Slab::new(),
             slots: BTreeMap::new(),
             entries: Entries::new(),

@@ -17,6 +17,8 @@ use super::greeting::{self, Unopened};
 use super::grpc::{Failure, MESSAGE_LEN_MAX, Shared, client, endpoint};
 use super::handshake::{Caller, Purpose};
 use super::listener::Meter;
+use super::secure::Connector;
+use crate::tls::Credentials;
 
 /// Bytes of one row or call at most.
 const DOCUMENT_LEN_MAX: usize = MESSAGE_LEN_MAX - 1_024;
@@ -215,14 +217,25 @@ impl AdminRows {
     }
 }
 
-/// Calls a node as an operator's tool. `address` is the `host:port` that the node's peers connect to.
-pub async fn admin_call(address: &str, cluster: &str, secret: Secret, call: String) -> Result<AdminRows, AdminError> {
+/// Calls a node as an operator's tool. `address` is the `host:port` that the node's peers connect to; `tls` is needed
+/// where they need it.
+pub async fn admin_call(
+    address: &str,
+    cluster: &str,
+    secret: Secret,
+    tls: Option<Credentials>,
+    call: String,
+) -> Result<AdminRows, AdminError> {
     if call.len() > DOCUMENT_LEN_MAX {
         return Err(AdminError::new(EX_SOFTWARE, "the call is too long"));
     }
     let opening = async {
         let endpoint = endpoint(address).map_err(Failure::from)?;
-        let mut client = client(endpoint.connect().await.map_err(Failure::from)?);
+        let channel = match tls {
+            None => endpoint.connect().await,
+            Some(tls) => endpoint.connect_with_connector(Connector(tls)).await,
+        };
+        let mut client = client(channel.map_err(Failure::from)?);
         let caller = Caller::tool(cluster, secret);
         let (requests_tx, requests_rx) = mpsc::channel(2);
         let _room = requests_tx.send(greeting::hello::<wire::AdminRequest>(&caller)).await;

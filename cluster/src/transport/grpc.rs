@@ -23,6 +23,7 @@ use wire::transport_server::{Transport as Service, TransportServer};
 use super::handshake::Book;
 use super::listener::{Clock, Meter, accept};
 use super::queue::{BATCH_LEN, Queue};
+use super::secure::Connector;
 use super::{
     AdminHandler, Envelope, Error, Identity, Inbox, LinkStats, Options, OutgoingSnapshot, Peer, PeerState, SendError,
     Transport, link, snapshot,
@@ -364,7 +365,11 @@ impl Shared {
             .keep_alive_timeout(2 * silence)
             .keep_alive_while_idle(true)
             .connect_timeout(silence);
-        Ok(client(endpoint.connect().await?))
+        let channel = match &self.options.tls {
+            None => endpoint.connect().await?,
+            Some(tls) => endpoint.connect_with_connector(Connector(tls.clone())).await?,
+        };
+        Ok(client(channel))
     }
 }
 
@@ -390,6 +395,11 @@ impl Failure {
     /// The other end refused, and said so.
     pub(super) fn is_refusal(&self) -> bool {
         self.code == Some(tonic::Code::PermissionDenied)
+    }
+
+    /// The two ends do not come to speak TLS with each other: a certificate is not believed, or one end has none.
+    pub(super) fn is_insecure(&self) -> bool {
+        self.io == Some(std::io::ErrorKind::InvalidData)
     }
 
     /// The other end's host closed the connection. A broken pipe is no proof of that: it is also what a stream
@@ -489,7 +499,12 @@ async fn run(shared: Arc<Shared>, listener: TcpListener, stop_rx: oneshot::Recei
         tokio::spawn(link::keep(Arc::clone(&shared), node));
     }
     tokio::spawn(watch(Arc::clone(&shared)));
-    let incoming = accept(listener, shared.clock, shared.options.handshake_ms);
+    let incoming = accept(
+        listener,
+        shared.clock,
+        shared.options.handshake_ms,
+        shared.options.tls.clone(),
+    );
     let service = TransportServer::new(Door {
         shared: Arc::clone(&shared),
     })

@@ -45,6 +45,13 @@ pub(super) async fn keep(shared: Arc<Shared>, node: NodeId) {
                     shared.identity.name
                 ));
             }
+            Err(Unopened::Failed(failure)) if failure.is_insecure() => {
+                let (name, text) = (&link.peer.name, failure.text);
+                shared.complain(format!(
+                    "node {:?} has no TLS connection to {name:?}: {text}",
+                    shared.identity.name
+                ));
+            }
             Err(Unopened::Failed(failure)) => {
                 tracing::debug!(peer = %link.peer.name, reason = %failure.text, "no link");
                 if failure.io == Some(std::io::ErrorKind::ConnectionRefused) {

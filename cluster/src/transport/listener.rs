@@ -17,6 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
+use super::secure::Secured;
+use crate::tls::Credentials;
+
 /// Bytes that a connection may send before it proved itself: a handshake is about 1 KiB.
 const UNPROVEN_LEN_MAX: u64 = 64 << 10;
 /// Connections that may be open and unproven; more are closed at once.
@@ -64,8 +67,14 @@ impl Meter {
     }
 }
 
-/// An accepted connection.
+/// An accepted connection, as the streams on it know it.
 pub(super) struct Accepted {
+    stream: Secured<Metered>,
+    meter: Arc<Meter>,
+}
+
+/// The socket of an accepted connection.
+struct Metered {
     stream: TcpStream,
     meter: Arc<Meter>,
     unproven: Option<Unproven>,
@@ -90,9 +99,10 @@ pub(super) fn accept(
     listener: TcpListener,
     clock: Clock,
     handshake_ms: u64,
+    tls: Option<Credentials>,
 ) -> impl Stream<Item = io::Result<Accepted>> {
     let unproven = Arc::new(Semaphore::new(UNPROVEN_MAX));
-    futures_util::stream::unfold((listener, unproven), move |(listener, unproven)| async move {
+    futures_util::stream::unfold((listener, unproven, tls), move |(listener, unproven, tls)| async move {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -121,19 +131,18 @@ pub(super) fn accept(
                 read: 0,
                 _permit: permit,
             });
-            return Some((
-                Ok(Accepted {
-                    stream,
-                    meter,
-                    unproven: unproven_yet,
-                }),
-                (listener, unproven),
-            ));
+            let metered = Metered {
+                stream,
+                meter: Arc::clone(&meter),
+                unproven: unproven_yet,
+            };
+            let stream = Secured::new(metered, tls.as_ref());
+            return Some((Ok(Accepted { stream, meter }), (listener, unproven, tls)));
         }
     })
 }
 
-impl Accepted {
+impl Metered {
     fn check_unproven(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let Some(unproven) = &mut self.unproven else {
             return Ok(());
@@ -152,7 +161,7 @@ impl Accepted {
     }
 }
 
-impl AsyncRead for Accepted {
+impl AsyncRead for Metered {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -184,6 +193,42 @@ impl AsyncRead for Accepted {
             }
         }
         polled
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 

@@ -11,6 +11,7 @@ use super::*;
 mod breaks;
 mod edges;
 mod snapshots;
+mod tls;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 /// So long that no test sees it pass.

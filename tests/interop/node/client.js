@@ -3,6 +3,7 @@
 
 const assert = require('node:assert/strict');
 const { randomUUID } = require('node:crypto');
+const { readFileSync } = require('node:fs');
 const amqp = require('amqplib');
 
 const urls = process.env.AMQP_URLS.split(',');
@@ -131,7 +132,26 @@ async function errors(publisher) {
   await assert.rejects(amqp.connect(url(0).replace(/:[^:@/]*@/, ':wrong@')), /ACCESS_REFUSED/);
 }
 
+// TLS with a password, then with a certificate alone.
+async function tls() {
+  const directory = process.env.WARREN_TEST_CERTIFICATES;
+  const [ca, cert, key] = ['ca.pem', 'client.pem', 'client.key'].map((file) => readFileSync(`${directory}/${file}`));
+  const endpoints = process.env.WARREN_TEST_AMQPS.split(',');
+  const open = (node, login, options) => amqp.connect(`amqps://${login}${endpoints[node % endpoints.length]}`, { ca: [ca], ...options });
+  const external = { cert, key, credentials: amqp.credentials.external() };
+  for (const [login, options] of [['guest:guest@', {}], ['', external]]) {
+    const publisher = await open(0, login, options);
+    const receiver = await open(1, login, options);
+    await work(publisher, receiver);
+    await publisher.close();
+    await receiver.close();
+  }
+  await assert.rejects(open(0, 'guest:wrong@', {}), /ACCESS_REFUSED/);
+  await assert.rejects(amqp.connect(`amqps://guest:guest@${endpoints[0]}`), /certificate/);
+}
+
 async function main() {
+  if (process.argv[2] === 'tls') return tls();
   const publisher = await amqp.connect(url(0));
   const receiver = await amqp.connect(url(1), { clientProperties: { connection_name: 'interop' } });
   if (process.argv[2] === 'direct-reply-to') {

@@ -12,7 +12,7 @@ use crate::exchange;
 use crate::metadata::{
     AddUser, ApplyTo, Bind, Change, DeclareExchange, DeclareQueue, DescribeVhost, Destination, Kind, Parameter,
     Permission, Picture, Placement, Run, SetPermissions, SetPolicy, SetTopicPermission, TopicPermission, USER_LIMITS,
-    VHOST_LIMITS, check_new_queue, place_replicas, predeclared, validate_exchange,
+    VHOST_LIMITS, check_new_queue, place_delays, place_replicas, predeclared, validate_exchange,
 };
 
 /// Where the document goes.
@@ -349,7 +349,17 @@ impl<'a> Importer<'a> {
         };
         let arguments = entry.table()?;
         validate_exchange(name, &vhost, &arguments).or_else(|refusal| entry.fault(refusal))?;
+        exchange::validate_arguments(parsed, &arguments).or_else(|error| entry.fault(error))?;
+        let matching = parsed.matching(&arguments);
+        let Target {
+            home,
+            members,
+            group_size,
+            ..
+        } = *self.target;
         let declare = DeclareExchange {
+            delays: (parsed == exchange::Kind::Delayed)
+                .then(|| place_delays(self.picture, home.node, members, group_size)),
             vhost: vhost.as_str().into(),
             name: name.into(),
             kind: kind.to_owned(),
@@ -358,7 +368,7 @@ impl<'a> Importer<'a> {
             internal: entry.flag("internal", false)?,
             arguments,
         };
-        self.exchanges.insert((vhost, name.to_owned()), parsed);
+        self.exchanges.insert((vhost, name.to_owned()), matching);
         self.stage(entry, Change::DeclareExchange(declare), true);
         Ok(())
     }
@@ -413,7 +423,10 @@ impl<'a> Importer<'a> {
             return entry.fault(format_args!("routing_key is longer than {NAME_LEN_MAX} bytes"));
         }
         let exchange = |name: &str| {
-            let known = self.picture.exchange(&vhost, name).map(|exchange| exchange.kind);
+            let known = self
+                .picture
+                .exchange(&vhost, name)
+                .map(|exchange| exchange.kind.matching(&exchange.arguments));
             known
                 .or_else(|| self.exchanges.get(&(vhost.clone(), name.to_owned())).copied())
                 .or_else(|| predeclared(name))

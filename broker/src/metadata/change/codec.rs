@@ -443,6 +443,7 @@ impl TryFrom<proto::DeclareExchange> for DeclareExchange {
             auto_delete: wire.auto_delete,
             internal: wire.internal,
             arguments: table(&wire.arguments)?,
+            delays: wire.delays.map(placement).transpose()?,
         })
     }
 }
@@ -457,6 +458,7 @@ impl From<&DeclareExchange> for proto::DeclareExchange {
             auto_delete: declare.auto_delete,
             internal: declare.internal,
             arguments: table_to_proto(&declare.arguments),
+            delays: declare.delays.as_ref().map(Into::into),
         }
     }
 }
@@ -465,7 +467,7 @@ impl TryFrom<proto::DeclareQueue> for DeclareQueue {
     type Error = Refusal;
 
     fn try_from(wire: proto::DeclareQueue) -> Result<Self, Refusal> {
-        let placement = wire.placement.ok_or(Refusal::Malformed("queue without placement"))?;
+        let wire_placement = wire.placement.ok_or(Refusal::Malformed("queue without placement"))?;
         Ok(Self {
             vhost: wire.vhost.into(),
             name: wire.name.into(),
@@ -473,15 +475,19 @@ impl TryFrom<proto::DeclareQueue> for DeclareQueue {
             auto_delete: wire.auto_delete,
             exclusive_owner: wire.exclusive_owner.map(IntoId::into_id),
             arguments: table(&wire.arguments)?,
-            placement: match placement.home {
-                Some(home) => Placement::Transient { home: run(Some(home))? },
-                None => Placement::Replicated {
-                    replicas: placement.replicas,
-                    leader: placement.leader,
-                },
-            },
+            placement: placement(wire_placement)?,
         })
     }
+}
+
+fn placement(wire: proto::Placement) -> Result<Placement, Refusal> {
+    Ok(match wire.home {
+        Some(home) => Placement::Transient { home: run(Some(home))? },
+        None => Placement::Replicated {
+            replicas: wire.replicas,
+            leader: wire.leader,
+        },
+    })
 }
 
 impl From<&DeclareQueue> for proto::DeclareQueue {

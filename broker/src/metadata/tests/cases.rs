@@ -26,7 +26,9 @@ fn run_command(node: &mut Node, command: &str) -> String {
         }
         ["state"] => return state(node.picture()),
         ["route", exchange, word] => {
-            let queues = node.picture().route("/", &key(exchange), &[&key(word)], None);
+            let queues = node
+                .picture()
+                .route("/", &key(exchange), &Arrival::by_key(&[&key(word)]));
             let names: Vec<_> = match &queues {
                 Ok(queues) => queues.iter().map(|queue| &*queue.name).collect(),
                 Err(NoExchange) => return "no exchange".to_owned(),

@@ -68,7 +68,17 @@ fn any_queue() -> impl Strategy<Value = Change> {
 }
 
 fn any_exchange() -> impl Strategy<Value = Change> {
-    let kind = name(&["direct", "fanout", "topic", "headers", "unknown"]);
+    let kind = name(&[
+        "direct",
+        "fanout",
+        "topic",
+        "headers",
+        "unknown",
+        "x-consistent-hash",
+        "x-modulus-hash",
+        "x-random",
+        "x-delayed-message",
+    ]);
     (
         name(VHOSTS),
         name(EXCHANGES),
@@ -77,8 +87,11 @@ fn any_exchange() -> impl Strategy<Value = Change> {
         any::<bool>(),
         any_arguments(),
     )
-        .prop_map(|(vhost, name, kind, durable, auto_delete, arguments)| {
+        .prop_map(|(vhost, name, kind, durable, auto_delete, mut arguments)| {
             let declare = exchange(name, kind);
+            if declare.delays.is_some() {
+                arguments.insert("x-delayed-type", Value::LongStr("fanout".into()));
+            }
             Change::DeclareExchange(DeclareExchange {
                 vhost: vhost.into(),
                 durable,
@@ -228,7 +241,7 @@ fn check_invariants(node: &Node) {
                 Some(queue.group)
             );
             let routed = picture
-                .route(vhost, "", &[name], None)
+                .route(vhost, "", &Arrival::by_key(&[name]))
                 .expect("the default exchange is always there");
             assert!(matches!(routed.as_slice(), [own] if own.group == queue.group));
             assert_eq!(queue.is_transient(), !queue.durable);
@@ -278,7 +291,11 @@ fn check_invariants(node: &Node) {
             .collect();
         assert_eq!(all.len(), space.bindings.len());
     }
-    assert_eq!(picture.groups.len(), queues);
+    let delayed = picture.vhosts.values().flat_map(|space| space.exchanges.values());
+    let delayed: BTreeSet<_> = delayed.filter_map(|exchange| exchange.delay_group()).collect();
+    let hidden = picture.all_queues().filter(|queue| queue.is_delay);
+    assert_eq!(delayed, hidden.map(|queue| queue.group).collect());
+    assert_eq!(picture.groups.len(), queues + delayed.len());
     let mut load = BTreeMap::<u64, view::Load>::new();
     for queue in picture.all_queues() {
         if let Placement::Replicated { replicas, leader } = &queue.placement {
@@ -347,21 +364,26 @@ fn check_policies(picture: &Picture, queue: &Queue) {
 
 /// The routes that were told of one by one are those of the bindings that there are.
 fn check_routes(picture: &Picture, space: &view::Space, exchange: &Exchange) {
-    let mut matcher = Matcher::new(exchange.kind);
+    let mut matcher = Matcher::new(exchange.kind, &exchange.arguments);
     for binding in space.outgoing(&exchange.name) {
         matcher.bind(&binding.routing_key, &binding.arguments, &binding.target);
     }
     let headers = table(["a=1"]);
     for key in ["", "a", "a.b", "a.b.c"] {
+        let keys = [key];
+        let arrival = Arrival {
+            headers: Some(&headers),
+            ..Arrival::by_key(&keys)
+        };
         let targets = |matcher: &Matcher| {
             let mut out = Vec::new();
-            matcher.matches(key, Some(&headers), &mut out);
+            matcher.matches(&arrival, &mut out);
             out.into_iter().collect::<BTreeSet<_>>()
         };
         let found = targets(&exchange.routes());
         assert_eq!(found, targets(&matcher), "{exchange:?} {key}");
         let queues = picture
-            .route(&exchange.vhost, &exchange.name, &[key], Some(&headers))
+            .route(&exchange.vhost, &exchange.name, &arrival)
             .expect("it is there");
         let groups: BTreeSet<_> = queues.iter().map(|queue| queue.group).collect();
         assert_eq!(groups.len(), queues.len(), "a queue is named once");

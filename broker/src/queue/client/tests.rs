@@ -371,6 +371,27 @@ fn settlements_become_one_command_in_runs() {
 }
 
 #[test]
+fn a_message_with_a_key_comes_after_what_was_settled_before() {
+    for (properties, publishes_first) in [(&b"\0\0"[..], true), (b"\0\0 x-deduplication-header", false)] {
+        let mut client = client();
+        client.settle(Outcome::Ack, 3, 1);
+        let message = Publish {
+            exchange: b"",
+            routing_key: b"q",
+            properties,
+            ..Publish::default()
+        };
+        client.publish(&message, None, 1);
+        client.seal(1);
+        let bytes = client.next_send().expect("a batch");
+        let batch = batches(&bytes).next().expect("one").expect("well formed");
+        let first = batch.commands().next();
+        let is_publish = matches!(first, Some(Ok(Command::Publish { .. })));
+        assert_eq!(is_publish, publishes_first);
+    }
+}
+
+#[test]
 fn giving_up_is_said_once() {
     let mut client = client();
     publish(&mut client, 1, b"", 0);

@@ -8,6 +8,8 @@ use warren_proto::record::{Stored, short_strings};
 
 use crate::amqp::content::{Properties, with_headers};
 use crate::amqp::{ShortStr, Table, Value};
+use crate::exchange::DELAY;
+use crate::message::expiration_ms;
 use crate::metadata::Queue;
 use crate::queue::machine::{Dead, Reason};
 
@@ -21,6 +23,8 @@ pub(super) struct Letter<'a> {
     pub(super) routing_keys: Vec<String>,
     pub(super) headers: Table,
     pub(super) properties: Bytes,
+    /// How long it lives where it arrives.
+    pub(super) ttl_ms: Option<u64>,
 }
 
 impl<'a> Letter<'a> {
@@ -53,6 +57,28 @@ impl<'a> Letter<'a> {
             routing_keys,
             headers,
             properties: new,
+            ttl_ms: None,
+        })
+    }
+
+    /// A message that was held back and is due: as it was published, but that the sign of its delay says so.
+    /// `None` for bytes that are no message.
+    pub(super) fn of_due(payload: &'a Bytes) -> Option<Self> {
+        let stored = Stored::decode(payload).ok()?;
+        let old = payload.slice_ref(stored.properties);
+        let properties = Properties::decode(&old).ok()?;
+        let mut headers = properties.headers.unwrap_or_default();
+        let routing_keys = Keys::of(&stored, &headers).all;
+        let delay = headers.get(DELAY).and_then(Value::as_i64).unwrap_or_default();
+        headers.insert(DELAY, Value::I64(delay.checked_neg().unwrap_or_default().min(0)));
+        let new = with_headers(&old, Some(&headers), true).ok()?;
+        let ttl_ms = properties.expiration.and_then(|text| expiration_ms(&text).ok());
+        Some(Self {
+            stored,
+            routing_keys,
+            headers,
+            properties: new,
+            ttl_ms,
         })
     }
 

@@ -113,15 +113,25 @@ impl QueueMachine {
     }
 
     pub(super) fn purge(&mut self) -> u64 {
-        let count = self.ready.len() as u64;
+        let count = self.waiting();
         for (seq, place) in self.ready.messages() {
             self.facts.leaves(seq);
             self.facts.forget(seq);
             self.entries.remove(place.index);
         }
         self.ready.clear();
+        for (seq, rest) in self.resting.iter() {
+            self.facts.forget(seq);
+            self.entries.remove(rest.message.place.index);
+        }
+        self.resting.clear();
         self.totals.purged += count;
         count
+    }
+
+    /// Messages that are ready, or will be by themselves.
+    fn waiting(&self) -> u64 {
+        (self.ready.len() + self.resting.len()) as u64
     }
 
     pub(super) fn stat(&self, slot: u32, seq: u64, out: &mut Vec<Effect>) {
@@ -131,7 +141,7 @@ impl QueueMachine {
 
     pub(super) fn delete(&mut self, slot: u32, seq: u64, delete: &queue::Delete, out: &mut Vec<Effect>) {
         let in_use = delete.if_unused && self.consumers.len() > 0;
-        let not_empty = delete.if_empty && !self.ready.is_empty();
+        let not_empty = delete.if_empty && self.waiting() > 0;
         if in_use || not_empty {
             return self.reply(
                 slot,
@@ -140,7 +150,7 @@ impl QueueMachine {
                 out,
             );
         }
-        let count = self.ready.len() as u64;
+        let count = self.waiting();
         self.reply(slot, seq, ReplyKind::Deleted(queue::Deleted { count }), out);
         if !self.ended {
             self.end(out);
@@ -164,6 +174,10 @@ impl QueueMachine {
         for (_, held) in self.held.iter() {
             self.entries.remove(held.place.index);
         }
+        for (_, rest) in self.resting.iter() {
+            self.entries.remove(rest.message.place.index);
+        }
+        self.resting.clear();
         for (_, dead) in self.dead.from(0) {
             self.entries.remove(dead.at.index);
         }
@@ -220,7 +234,7 @@ impl QueueMachine {
                     ReplyKind::Deleted(queue::Deleted { count: 0 })
                 } else {
                     // It was refused then; the reason may be gone, the refusal stands.
-                    let not_empty = delete.if_empty && (!self.ready.is_empty() || !delete.if_unused);
+                    let not_empty = delete.if_empty && (self.waiting() > 0 || !delete.if_unused);
                     let in_use = delete.if_unused && (self.consumers.len() > 0 || !not_empty);
                     ReplyKind::DeleteRefused(queue::DeleteRefused { in_use, not_empty })
                 };

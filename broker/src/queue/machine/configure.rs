@@ -65,6 +65,8 @@ impl Config {
             auto_delete: self.auto_delete,
             single_active_consumer: self.single_active_consumer,
             priority_max: self.priority_max,
+            retry: self.retry,
+            deduplicates: self.deduplicates,
             ..Self::default()
         }
     }
@@ -101,7 +103,9 @@ impl QueueMachine {
         let messages: Vec<(u64, u32)> = {
             let ready = self.ready.messages().map(|(seq, place)| (seq, place.len));
             let held = self.held.iter().map(|(seq, held)| (seq, held.place.len));
-            ready.chain(held).collect()
+            let resting = self.resting.iter();
+            let resting = resting.map(|(seq, rest)| (seq, rest.message.place.len));
+            ready.chain(held).chain(resting).collect()
         };
         for (seq, len) in messages {
             let is_ready = self.ready.contains(seq);

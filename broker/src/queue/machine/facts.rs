@@ -1,5 +1,5 @@
-//! What only some messages have: a time at which they expire, a size that counts against the queue's limit.
-//! A queue whose messages have neither pays for neither.
+//! What only some messages have: a time at which they expire, a size that counts against the queue's limit, a key that no
+//! other may have. A queue whose messages have none of these pays for none.
 
 use std::collections::BTreeSet;
 
@@ -12,16 +12,20 @@ pub(super) struct Fact {
     pub(super) expires_ms: u64,
     /// What it counts against `x-max-length-bytes`; 0 where there is no such limit.
     pub(super) size: u32,
+    /// What no other message of the queue may have; 0 where there is no such rule, or the message has none.
+    pub(super) key: u128,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
-    /// By number, of messages that are ready or held.
+    /// By number, of messages that are ready or held, or rest.
     all: Window<Fact>,
     /// When which ready message expires.
     due: BTreeSet<(u64, u64)>,
     /// Sizes of the ready messages.
     ready_size: u64,
+    /// All but 0.
+    keys: BTreeSet<u128>,
 }
 
 impl Facts {
@@ -30,17 +34,17 @@ impl Facts {
             all: Window::new(),
             due: BTreeSet::new(),
             ready_size: 0,
+            keys: BTreeSet::new(),
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    /// Notes what is so of a message that is neither ready nor held yet.
+    /// Notes what is so of a message that is not ready yet.
     pub(super) fn add(&mut self, seq: u64, fact: Fact) {
         if fact != Fact::default() {
             self.all.insert(seq, fact);
+            if fact.key > 0 {
+                self.keys.insert(fact.key);
+            }
         }
     }
 
@@ -70,8 +74,11 @@ impl Facts {
     /// The message, which is not ready, is gone.
     #[inline]
     pub(super) fn forget(&mut self, seq: u64) {
-        if !self.all.is_empty() {
-            self.all.remove(seq);
+        if !self.all.is_empty()
+            && let Some(fact) = self.all.remove(seq)
+            && fact.key > 0
+        {
+            self.keys.remove(&fact.key);
         }
     }
 
@@ -90,6 +97,11 @@ impl Facts {
         !self.all.is_empty() && self.all.get(seq).is_some_and(expires)
     }
 
+    /// When the message expires, in milliseconds since 1970; never is the end of time.
+    pub(super) fn expires_ms(&self, seq: u64) -> u64 {
+        Some(self.get(seq).expires_ms).filter(|at| *at > 0).unwrap_or(u64::MAX)
+    }
+
     /// When the next ready message expires, and which it is.
     #[inline]
     pub(super) fn first_due(&self) -> Option<(u64, u64)> {
@@ -105,7 +117,26 @@ impl Facts {
         self.all.iter()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.all.len()
+    /// Whether a message of the queue has that key.
+    pub(super) fn has_key(&self, key: u128) -> bool {
+        self.keys.contains(&key)
+    }
+
+    /// How many have one.
+    pub(super) fn keys_len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Notes a message's key. False if it is none, or that of another message.
+    pub(super) fn restore_key(&mut self, seq: u64, key: u128) -> bool {
+        let fact = Fact { key, ..self.get(seq) };
+        self.all.insert(seq, fact);
+        key > 0 && self.keys.insert(key)
+    }
+
+    /// What is so of a message; nothing if nothing was noted.
+    pub(super) fn get(&self, seq: u64) -> Fact {
+        let fact = if self.all.is_empty() { None } else { self.all.get(seq) };
+        fact.copied().unwrap_or_default()
     }
 }

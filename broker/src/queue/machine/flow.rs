@@ -6,7 +6,9 @@ use super::dead::Graveyard;
 use super::entries::Entries;
 use super::facts::{Fact, Facts};
 use super::ready::Returned;
+use super::resting::Rest;
 use super::{Config, Dead, Effect, Held, Kind, Overflow, Place, QueueMachine, Reason, Totals};
+use crate::message::deduplication_key;
 
 /// Messages that died of a queue's limits and wait for their burial; more are dropped, or the limit would be none.
 const OVERFLOWED_MAX: usize = 16_384;
@@ -36,12 +38,23 @@ impl Undertaker<'_> {
 }
 
 impl QueueMachine {
-    /// Takes a message in. False if the queue refuses it.
+    /// Takes a message in, unless it has come before. False if the queue refuses it.
     #[inline]
     pub(super) fn publish(&mut self, place: Place, message: &Stored<'_>) -> bool {
         if let Some(origin) = &message.origin
             && self.origins.has_come(origin)
         {
+            return true;
+        }
+        let key = if self.config.deduplicates {
+            deduplication_key(message.properties)
+        } else {
+            0
+        };
+        if key > 0 && self.facts.has_key(key) {
+            if let Some(origin) = &message.origin {
+                self.origins.came(origin, place.index);
+            }
             return true;
         }
         let size = self.size(message);
@@ -63,9 +76,9 @@ impl QueueMachine {
             (Some(own), Some(queue)) => Some(own.min(queue)),
             (own, queue) => own.or(queue),
         };
-        if size > 0 || ttl_ms.is_some() {
+        if size > 0 || ttl_ms.is_some() || key > 0 {
             let expires_ms = ttl_ms.map_or(0, |ttl_ms| self.now_ms.saturating_add(ttl_ms).max(1));
-            self.facts.add(seq, Fact { expires_ms, size });
+            self.facts.add(seq, Fact { expires_ms, size, key });
             self.facts.joins(seq);
         }
         true
@@ -95,7 +108,7 @@ impl QueueMachine {
             return false;
         }
         let dead = if is_dead_letter { 0 } else { self.dead.len() };
-        let len = (self.ready.len() + dead) as u64;
+        let len = (self.ready.len() + self.resting.len() + dead) as u64;
         len_max.is_some_and(|max| len >= max)
             || bytes_max.is_some_and(|max| self.facts.ready_size() + u64::from(size) > max)
     }
@@ -184,12 +197,28 @@ impl QueueMachine {
         }
     }
 
+    /// Messages that have rested are ready again, where they were. Says whether there were any.
+    #[inline]
+    fn wake(&mut self) -> bool {
+        let mut woke = false;
+        while let Some((seq, message)) = self.resting.pop_due(self.now_ms) {
+            self.ready.put_back(seq, message);
+            self.facts.joins(seq);
+            woke = true;
+        }
+        woke
+    }
+
     /// What is due by the time of an entry happens before the entry.
     #[inline]
     pub(super) fn pass_time(&mut self, out: &mut Vec<Effect>) {
+        let woke = self.wake();
         self.expire();
         if self.late_ms > 0 && self.late_ms <= self.now_ms {
             self.find_late(out);
+        }
+        if woke {
+            self.settle_down(out);
         }
         let Some(expires_ms) = self.config.expires_ms else {
             return;
@@ -215,7 +244,8 @@ impl QueueMachine {
             Some(expires_ms) if self.consumers.len() == 0 => Some(self.used_ms.saturating_add(expires_ms)),
             Some(_) | None => None,
         };
-        [message, late, unused].into_iter().flatten().min()
+        let rested = self.resting.first_due();
+        [message, late, unused, rested].into_iter().flatten().min()
     }
 
     /// Takes messages back that were held for too long, and ends the consumers that held them.
@@ -273,6 +303,7 @@ impl QueueMachine {
             held: window,
             held_bytes,
             ready,
+            resting,
             sessions,
             consumers,
             entries,
@@ -329,14 +360,22 @@ impl QueueMachine {
                 return dies(facts, totals, Reason::Expired);
             }
             totals.requeued += 1;
-            ready.put_back(
-                seq,
-                Returned {
-                    place: held.place,
-                    acquired: held.acquired.saturating_add(1),
-                    failed,
-                },
-            );
+            let message = Returned {
+                place: held.place,
+                acquired: held.acquired.saturating_add(1),
+                failed,
+            };
+            let rest_ms = config
+                .retry
+                .map_or(0, |retry| retry.rest_ms(outcome == Outcome::Reject, failed));
+            if rest_ms > 0 {
+                // No longer than it lives: it dies as a ready message.
+                let until_ms = now_ms.saturating_add(rest_ms).min(facts.expires_ms(seq));
+                let fresh = resting.insert(seq, Rest { until_ms, message });
+                assert!(fresh, "message {seq} was held and rested");
+                return;
+            }
+            ready.put_back(seq, message);
             facts.joins(seq);
         });
     }

@@ -551,7 +551,7 @@ impl QueueMachine {
         if self.consumers.any_credit() && !self.ready.is_empty() {
             return Err(Error::Invalid("waiting messages"));
         }
-        let is_empty = self.held.is_empty() && self.ready.is_empty() && self.dead.len() == 0;
+        let is_empty = self.held.is_empty() && self.ready.is_empty() && self.resting.is_empty() && self.dead.len() == 0;
         if self.ended && (self.consumers.len() > 0 || !is_empty) {
             return Err(Error::Invalid("end of the queue"));
         }

@@ -12,6 +12,8 @@ pub struct Stats {
     pub ready: u64,
     /// Messages held by sessions.
     pub unacked: u64,
+    /// Messages that came back and rest before they wait again.
+    pub resting: u64,
     /// Messages that died and wait to be taken to the dead-letter exchange.
     pub dead: u64,
     /// Publish payload bytes of the messages that wait.
@@ -129,6 +131,7 @@ impl QueueMachine {
         Stats {
             ready: self.ready.len() as u64,
             unacked: self.held.len() as u64,
+            resting: self.resting.len() as u64,
             dead: self.dead.len() as u64,
             ready_bytes: self.ready.bytes(),
             unacked_bytes: self.held_bytes,

@@ -25,7 +25,8 @@ fn check(machine: &QueueMachine) {
     let held = machine.held.iter().map(|(seq, held)| (seq, &held.place));
     let mut seqs = BTreeSet::new();
     let mut entries: BTreeMap<u64, u32> = BTreeMap::new();
-    for (seq, place) in machine.ready.messages().chain(held) {
+    let resting = machine.resting.iter().map(|(seq, rest)| (seq, &rest.message.place));
+    for (seq, place) in machine.ready.messages().chain(held).chain(resting) {
         assert!(seqs.insert(seq), "message {seq} is in two places");
         *entries.entry(place.index).or_default() += 1;
     }
@@ -36,6 +37,10 @@ fn check(machine: &QueueMachine) {
         machine.held.iter().all(|(seq, _)| machine.ready.was_taken(seq)),
         "a message that was handed out is among the fresh ones"
     );
+    assert!(machine.resting.iter().all(|(seq, _)| machine.ready.was_taken(seq)));
+    let first_due = machine.resting.iter().map(|(_, rest)| rest.until_ms).min();
+    assert_eq!(machine.resting.first_due(), first_due);
+    assert!(first_due.is_none_or(|due_ms| due_ms > machine.now_ms), "it has rested");
     assert_eq!(
         machine.entries.counts().collect::<BTreeMap<_, _>>(),
         entries,
@@ -80,6 +85,9 @@ fn check_limits(machine: &QueueMachine, seqs: &BTreeSet<u64>) {
         facts.ready_size(),
         ready().map(|(_, fact)| u64::from(fact.size)).sum::<u64>()
     );
+    let keys: Vec<u128> = facts.iter().map(|(_, fact)| fact.key).filter(|key| *key > 0).collect();
+    assert_eq!(keys.len(), facts.keys_len(), "one key, one message");
+    assert!(keys.iter().all(|key| facts.has_key(*key)));
     let due = ready().filter(|(_, fact)| fact.expires_ms > 0);
     let first_due = due.map(|(seq, fact)| (fact.expires_ms, seq)).min();
     assert_eq!(facts.first_due(), first_due);

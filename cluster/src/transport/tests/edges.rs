@@ -227,7 +227,7 @@ fn an_operators_call_is_answered() {
     let call = |secret: &'static str, call: &str| {
         let call = call.to_owned();
         runtime().block_on(async {
-            let rows = admin_call(&address, "burrow", Secret::new(secret.as_bytes()), call).await?;
+            let rows = admin_call(&address, "burrow", Secret::new(secret.as_bytes()), None, call).await?;
             rows.collect().await
         })
     };

@@ -56,6 +56,7 @@ fn queue(name: &str, key: Option<&str>) -> Queue {
                 incarnation: 1,
             },
         },
+        is_delay: false,
     }
 }
 
@@ -191,4 +192,35 @@ fn a_history_grows_and_tells_circles() {
 fn bytes_that_are_no_message_are_no_letter() {
     let bytes = Bytes::from_static(&[0, 0, 200]);
     assert!(Letter::of(&queue("q", None), &dead(Reason::Expired, 0), &bytes).is_none());
+}
+
+#[test]
+fn what_was_held_back_goes_on_as_it_was_published() {
+    let headers = table(vec![
+        ("x-delay", Value::U32(5_000)),
+        ("CC", keys(&["c"])),
+        ("own", Value::I32(1)),
+    ]);
+    let payload = payload(Some(headers), Some("500"), &["b"], false);
+    let letter = Letter::of_due(&payload).expect("a message");
+    assert_eq!(letter.routing_keys, ["k", "c", "b"]);
+    assert_eq!(letter.ttl_ms, Some(500), "its own time begins where it arrives");
+    assert_eq!(letter.headers.get("x-delay"), Some(&Value::I64(-5_000)));
+    assert_eq!(letter.headers.get("own"), Some(&Value::I32(1)));
+    assert!(letter.headers.get("x-death").is_none());
+    let properties = Properties::decode(&letter.properties).expect("well formed");
+    assert_eq!(properties.headers.as_ref(), Some(&letter.headers));
+    assert_eq!(properties.expiration.as_deref(), Some("500"));
+    assert_eq!(properties.message_id.as_deref(), Some("id"));
+}
+
+#[test]
+fn the_time_of_what_was_held_back_never_counts_again() {
+    for delay in [Value::I64(i64::MIN), Value::I64(-1), Value::LongStr("x".into())] {
+        let payload = payload(Some(table(vec![("x-delay", delay)])), None, &[], false);
+        let letter = Letter::of_due(&payload).expect("a message");
+        let delay = letter.headers.get("x-delay").and_then(Value::as_i64);
+        assert!(delay.is_some_and(|delay| delay <= 0), "{delay:?}");
+    }
+    assert!(Letter::of_due(&Bytes::from_static(b"no message")).is_none());
 }

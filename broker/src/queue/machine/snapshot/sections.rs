@@ -12,6 +12,9 @@
 //! late     = 8 late_ms:u64 held:u64 (seq:u64 since_ms:u64)*                        ascending
 //! active   = 9 consumer:u32
 //! config   = 10 len:u32 queue.Configure
+//! resting  = 11 messages:u64 (seq:u64 until_ms:u64 place acquired:u32 failed:u32
+//!                             expires_ms:u64 size:u32)*                            ascending
+//! keys     = 12 messages:u64 (seq:u64 key:u128)*                                   ascending
 //! ```
 
 use std::collections::BTreeMap;
@@ -24,6 +27,8 @@ use super::{Ascending, Error, NUMBER_MAX, QueueMachine, Reader, Result, Writer, 
 use crate::queue::machine::dead::Graveyard;
 use crate::queue::machine::facts::Fact;
 use crate::queue::machine::origins::{NUMBERS_MAX, QUEUES_MAX, Seen};
+use crate::queue::machine::ready::Returned;
+use crate::queue::machine::resting::Rest;
 use crate::queue::machine::{Dead, Reason, Totals};
 
 const TOTALS: u8 = 1;
@@ -36,6 +41,8 @@ const USED: u8 = 7;
 const LATE: u8 = 8;
 const ACTIVE: u8 = 9;
 const CONFIG: u8 = 10;
+const RESTING: u8 = 11;
+const KEYS: u8 = 12;
 
 impl Totals {
     fn later(&self) -> [u64; 5] {
@@ -80,10 +87,15 @@ impl QueueMachine {
                 write_level(level, out);
             }
         }
-        if !self.facts.is_empty() {
+        // Those of resting messages stand with these; keys have a section of their own.
+        let facts = || {
+            let facts = self.facts.iter().filter(|(seq, _)| !self.resting.contains(*seq));
+            facts.filter(|(_, fact)| fact.expires_ms > 0 || fact.size > 0)
+        };
+        if facts().next().is_some() {
             out.u8(FACTS);
-            out.u64(self.facts.len() as u64);
-            for (seq, fact) in self.facts.iter() {
+            out.u64(facts().count() as u64);
+            for (seq, fact) in facts() {
                 out.u64(seq);
                 out.u64(fact.expires_ms);
                 out.u32(fact.size);
@@ -153,6 +165,28 @@ impl QueueMachine {
             out.count(configure.len());
             out.bytes(&configure);
         }
+        if !self.resting.is_empty() {
+            out.u8(RESTING);
+            out.u64(self.resting.len() as u64);
+            for (seq, Rest { until_ms, message }) in self.resting.iter() {
+                out.u64(seq);
+                out.u64(*until_ms);
+                out.place(message.place);
+                out.u32(message.acquired);
+                out.u32(message.failed);
+                let fact = self.facts.get(seq);
+                out.u64(fact.expires_ms);
+                out.u32(fact.size);
+            }
+        }
+        if self.facts.keys_len() > 0 {
+            out.u8(KEYS);
+            out.u64(self.facts.keys_len() as u64);
+            for (seq, fact) in self.facts.iter().filter(|(_, fact)| fact.key > 0) {
+                out.u64(seq);
+                out.bytes(&fact.key.to_le_bytes());
+            }
+        }
     }
 
     /// The slot of the active consumer.
@@ -194,6 +228,8 @@ impl QueueMachine {
                     self.config = self.config.changed_by(&configure);
                     self.config_version = configure.version;
                 }
+                RESTING => self.read_resting(reader)?,
+                KEYS => self.read_keys(reader)?,
                 _ => return Err(Error::Invalid("section")),
             }
         }
@@ -221,6 +257,7 @@ impl QueueMachine {
             let fact = Fact {
                 expires_ms: reader.u64()?,
                 size: reader.u32()?,
+                key: 0,
             };
             seqs.check(seq, "fact")?;
             let is_ready = self.ready.contains(seq);
@@ -230,6 +267,47 @@ impl QueueMachine {
             self.facts.add(seq, fact);
             if is_ready {
                 self.facts.joins(seq);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_resting(&mut self, reader: &mut Reader<'_>) -> Result<()> {
+        const INVALID: Error = Error::Invalid("resting message");
+        let mut seqs = Ascending(Some(0));
+        for _ in 0..reader.u64()? {
+            let (seq, until_ms, place) = (reader.u64()?, reader.u64()?, reader.place()?);
+            let (acquired, failed) = (reader.u32()?, reader.u32()?);
+            let fact = Fact {
+                expires_ms: reader.u64()?,
+                size: reader.u32()?,
+                key: 0,
+            };
+            seqs.check(seq, "resting message")?;
+            let was_taken = self.ready.is_number(seq) && self.ready.was_taken(seq);
+            if !was_taken || self.ready.contains(seq) || self.held.get(seq).is_some() {
+                return Err(INVALID);
+            }
+            let message = Returned {
+                place,
+                acquired,
+                failed,
+            };
+            self.resting.insert(seq, Rest { until_ms, message });
+            self.facts.add(seq, fact);
+            self.entries.restore(place.index, 1);
+        }
+        Ok(())
+    }
+
+    fn read_keys(&mut self, reader: &mut Reader<'_>) -> Result<()> {
+        let mut seqs = Ascending(Some(0));
+        for _ in 0..reader.u64()? {
+            let (seq, key) = (reader.u64()?, u128::from_le_bytes(reader.array()?));
+            seqs.check(seq, "key")?;
+            let is_here = self.ready.contains(seq) || self.held.get(seq).is_some() || self.resting.contains(seq);
+            if !is_here || !self.facts.restore_key(seq, key) {
+                return Err(Error::Invalid("key"));
             }
         }
         Ok(())

@@ -10,9 +10,18 @@ struct Message {
     acquired: u32,
     failed: u32,
     holder: Option<Holder>,
+    rests_until_ms: Option<u64>,
+    /// Its properties, of which only the key differs.
+    key: Option<Vec<u8>>,
     priority: u8,
     expires_ms: Option<u64>,
     size: u64,
+}
+
+impl Message {
+    fn is_ready(&self) -> bool {
+        self.holder.is_none() && self.rests_until_ms.is_none()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +92,17 @@ impl Model {
             .filter(|message| message.holder.is_some())
             .count();
         let consumers = self.attached().count();
-        ((self.messages.len() - unacked) as u64, unacked as u64, consumers as u64)
+        let ready = self.messages.values().filter(|message| message.is_ready()).count();
+        (ready as u64, unacked as u64, consumers as u64)
+    }
+
+    /// Messages that came back and rest.
+    pub(super) fn resting(&self) -> u64 {
+        let resting = self
+            .messages
+            .values()
+            .filter(|message| message.rests_until_ms.is_some());
+        resting.count() as u64
     }
 
     /// What a session holds.
@@ -120,8 +139,9 @@ impl Model {
         if self.ended {
             return None;
         }
-        let ready = self.messages.values().filter(|message| message.holder.is_none());
+        let ready = self.messages.values().filter(|message| message.is_ready());
         let expires = ready.filter_map(|message| message.expires_ms);
+        let rested = self.messages.values().filter_map(|message| message.rests_until_ms);
         let late = self
             .messages
             .values()
@@ -131,7 +151,7 @@ impl Model {
             .expires_ms
             .filter(|_| self.attached().count() == 0)
             .map(|after| self.used_ms.map_or(0, |used| used + after));
-        expires.chain(late).chain(unused).min()
+        expires.chain(rested).chain(late).chain(unused).min()
     }
 
     fn consumer(&self, session: SessionId, number: u32) -> Option<&ModelConsumer> {
@@ -147,6 +167,9 @@ impl Model {
     /// An entry of that time begins.
     pub(super) fn pass_time(&mut self, time_ms: u64) {
         self.time_ms = time_ms;
+        for message in self.messages.values_mut() {
+            message.rests_until_ms = message.rests_until_ms.filter(|until_ms| *until_ms > time_ms);
+        }
         self.expire();
         let late: Vec<(SessionId, u32)> = self
             .consumers
@@ -256,7 +279,7 @@ impl Model {
     }
 
     fn next_ready(&self) -> Option<u64> {
-        let ready = self.messages.iter().filter(|(_, message)| message.holder.is_none());
+        let ready = self.messages.iter().filter(|(_, message)| message.is_ready());
         ready
             .max_by_key(|(seq, message)| (message.priority, std::cmp::Reverse(**seq)))
             .map(|(seq, _)| *seq)
@@ -266,7 +289,7 @@ impl Model {
         let due = self
             .messages
             .iter()
-            .filter(|(_, message)| message.holder.is_none())
+            .filter(|(_, message)| message.is_ready())
             .filter_map(|(seq, message)| Some((message.expires_ms?, *seq)));
         let mut due: Vec<_> = due.filter(|(expires_ms, _)| *expires_ms <= self.time_ms).collect();
         due.sort_unstable();
@@ -276,7 +299,7 @@ impl Model {
     }
 
     fn ready_size(&self) -> u64 {
-        let ready = self.messages.values().filter(|message| message.holder.is_none());
+        let ready = self.messages.values().filter(|message| message.is_ready());
         ready.map(|message| message.size).sum()
     }
 
@@ -299,6 +322,15 @@ impl Model {
         {
             return;
         }
+        let key = (self.config.deduplicates && stored.properties.len() > 2).then(|| stored.properties.to_vec());
+        if key.is_some() && self.messages.values().any(|message| message.key == key) {
+            if let Some(Origin { group, id, floor }) = stored.origin {
+                self.origins.insert((group, id));
+                let known = self.floors.entry(group).or_default();
+                *known = floor.max(*known);
+            }
+            return;
+        }
         let quorum = self.config.kind == Kind::Quorum;
         let body = stored.body.len() + if quorum { stored.properties.len() } else { 0 };
         let size = if self.config.bytes_max.is_some() {
@@ -308,7 +340,7 @@ impl Model {
         };
         let in_line = self.consumers.iter().any(|consumer| self.has_credit(consumer));
         let dead = if stored.origin.is_some() { 0 } else { self.dead.len() };
-        let len = self.ready() + dead as u64;
+        let len = self.ready() + self.resting() + dead as u64;
         let is_full = self.config.len_max.is_some_and(|max| len + 1 > max)
             || self.config.bytes_max.is_some_and(|max| self.ready_size() + size > max);
         if is_full && !in_line && self.config.overflow != Overflow::DropHead {
@@ -339,6 +371,8 @@ impl Model {
             acquired: 0,
             failed: 0,
             holder: None,
+            rests_until_ms: None,
+            key,
             priority,
             expires_ms: ttl_ms.map(|ttl_ms| self.time_ms + ttl_ms),
             size,
@@ -510,7 +544,7 @@ impl Model {
                 .filter(|consumer| consumer.in_line_since.is_some());
             let Some(next) = standing.min_by_key(turn) else { return };
             let (session, number, delivery) = (next.session, next.attach.consumer, next.last_id + 1);
-            if !self.messages.values().any(|message| message.holder.is_none()) {
+            if !self.messages.values().any(Message::is_ready) {
                 return;
             }
             let next = self
@@ -539,6 +573,15 @@ impl Model {
             self.die(seq, Reason::DeliveryLimit);
         } else if message.expires_ms.is_some_and(|expires_ms| expires_ms <= self.time_ms) {
             self.die(seq, Reason::Expired);
+        } else if let Some(retry) = self.config.retry
+            && (if failed { retry.failed } else { retry.returned })
+        {
+            let wait_ms = (retry.min_ms * u64::from(message.failed.max(1))).min(retry.max_ms);
+            let until_ms = self.time_ms + wait_ms;
+            let until_ms = message
+                .expires_ms
+                .map_or(until_ms, |expires_ms| expires_ms.min(until_ms));
+            message.rests_until_ms = Some(until_ms).filter(|until_ms| *until_ms > self.time_ms);
         }
         self.settle_consumers();
     }
@@ -658,7 +701,7 @@ impl Model {
                 None => self.reply(session, seq, ReplyKind::GetEmpty(queue::GetEmpty {})),
             },
             Command::Purge => {
-                let count = self.ready();
+                let count = self.ready() + self.resting();
                 self.messages.retain(|_, message| message.holder.is_some());
                 self.reply(session, seq, ReplyKind::Purged(queue::Purged { count }));
             }
@@ -668,6 +711,7 @@ impl Model {
             }
             Command::Delete(delete) => {
                 let (ready, _, consumers) = self.counts();
+                let ready = ready + self.resting();
                 let (in_use, not_empty) = (delete.if_unused && consumers > 0, delete.if_empty && ready > 0);
                 if in_use || not_empty {
                     self.reply(
@@ -772,6 +816,7 @@ impl Model {
             Command::Delete(_) if self.ended => ReplyKind::Deleted(queue::Deleted { count: 0 }),
             Command::Delete(delete) => {
                 let (ready, _, consumers) = self.counts();
+                let ready = ready + self.resting();
                 let (in_use, not_empty) = (delete.if_unused && consumers > 0, delete.if_empty && ready > 0);
                 // Something must be named; the first that was asked for, if nothing holds any more.
                 let neither = !in_use && !not_empty;

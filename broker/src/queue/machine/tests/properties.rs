@@ -93,6 +93,21 @@ struct Facts {
     ttl_ms: Option<u64>,
     priority: Option<u8>,
     origin: Option<Origin>,
+    key: Option<u8>,
+}
+
+/// With that key, if any.
+fn properties(key: Option<u8>) -> Bytes {
+    let headers = key.map(|key| {
+        let mut headers = crate::amqp::Table::new();
+        headers.insert("x-deduplication-header", crate::amqp::Value::U8(key));
+        headers
+    });
+    let properties = crate::amqp::Properties {
+        headers,
+        ..crate::amqp::Properties::default()
+    };
+    properties.to_bytes()
 }
 
 fn facts() -> impl Strategy<Value = Facts> {
@@ -106,11 +121,13 @@ fn facts() -> impl Strategy<Value = Facts> {
         weighted(0.25, 0..6_000u64),
         weighted(0.3, prop_oneof![0..8u8, 28..40u8]),
         weighted(0.1, origin),
+        weighted(0.3, 0..6u8),
     )
-        .prop_map(|(ttl_ms, priority, origin)| Facts {
+        .prop_map(|(ttl_ms, priority, origin, key)| Facts {
             ttl_ms,
             priority,
             origin,
+            key,
         })
 }
 
@@ -383,6 +400,8 @@ impl World {
                     auto_delete: self.config.auto_delete,
                     single_active_consumer: self.config.single_active_consumer,
                     priority_max: self.config.priority_max,
+                    retry: self.config.retry,
+                    deduplicates: self.config.deduplicates,
                     ..Config::clone(config)
                 };
                 self.start_entry();
@@ -449,7 +468,7 @@ impl World {
                         bcc: &[],
                         exchange: b"x",
                         routing_key: b"key",
-                        properties: &[0, 0],
+                        properties: &properties(facts.key),
                         body: &body,
                     });
                 }
@@ -580,10 +599,12 @@ fn config() -> impl Strategy<Value = Config> {
         any::<bool>(),
         proptest::bool::weighted(0.3),
         weighted(0.5, 0..9u8),
+        weighted(0.4, (any::<bool>(), any::<bool>(), 1..4_000u64, 1..8_000u64)),
+        any::<bool>(),
     );
     (first, second).prop_map(|(first, second)| {
         let (kind, delivery_limit, auto_delete, message_ttl_ms, expires_ms, len_max) = first;
-        let (bytes_max, overflow, dead_letters, single_active_consumer, priority_max) = second;
+        let (bytes_max, overflow, dead_letters, single_active_consumer, priority_max, retry, deduplicates) = second;
         Config {
             kind,
             delivery_limit,
@@ -596,6 +617,13 @@ fn config() -> impl Strategy<Value = Config> {
             dead_letters,
             single_active_consumer,
             priority_max,
+            deduplicates,
+            retry: retry.map(|(failed, returned, min_ms, max_ms)| Retry {
+                failed,
+                returned,
+                min_ms,
+                max_ms,
+            }),
         }
     })
 }
@@ -641,7 +669,7 @@ proptest! {
     ) {
         let mut world = machine_after(config, &steps);
         let session = world.current[0];
-        let facts = Facts { ttl_ms: Some(900), priority: Some(6), origin: None };
+        let facts = Facts { ttl_ms: Some(900), priority: Some(6), origin: None, key: Some(1) };
         world.queue(session, Sent::Publish(3, facts));
         world.queue(session, Sent::Other(Command::Settle { outcome: Outcome::Reject, runs: vec![Run { first: 1, len: 9 }] }));
         world.queue(session, Sent::Other(Command::Get(queue::Get { no_ack: false })));

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! new [limit=N] [auto-delete]        an empty queue; also quorum, ttl=MS, expires=MS, len=N, bytes=N, reject,
-//!                                      reject-dlx, dead-letters, single, max-priority=N
+//!                                      reject-dlx, dead-letters, single, max-priority=N,
+//!                                      retry=MS [retry-max=MS] [retry-failed] [retry-returned]
 //! A COMMAND[; COMMAND]...            session A sends one batch, which becomes one entry:
 //!                                      publish N [ttl=MS] [priority=N] [body=BYTES] [origin=GROUP:ID:FLOOR] · get [no-ack] · purge · stat · delete [if-unused] [if-empty]
 //!                                      attach C [prefetch=N] [priority=N] [no-ack] [exclusive] [timeout=MS]
@@ -37,6 +38,7 @@ fn cases() {
     check_file("sessions.txt", include_str!("cases/sessions.txt"));
     check_file("end.txt", include_str!("cases/end.txt"));
     check_file("limits.txt", include_str!("cases/limits.txt"));
+    check_file("retry.txt", include_str!("cases/retry.txt"));
     check_file("expiry.txt", include_str!("cases/expiry.txt"));
     check_file("dead_letters.txt", include_str!("cases/dead_letters.txt"));
     check_file("priorities.txt", include_str!("cases/priorities.txt"));
@@ -152,6 +154,13 @@ fn config(words: &[&str]) -> Config {
         dead_letters: words.contains(&"dead-letters"),
         single_active_consumer: words.contains(&"single"),
         priority_max: option(words, "max-priority"),
+        deduplicates: false,
+        retry: option(words, "retry").map(|min_ms: u64| Retry {
+            failed: !words.contains(&"retry-returned"),
+            returned: !words.contains(&"retry-failed"),
+            min_ms,
+            max_ms: option(words, "retry-max").unwrap_or(min_ms),
+        }),
     }
 }
 

@@ -4,15 +4,27 @@ import com.rabbitmq.client.BuiltinExchangeType;
 import com.rabbitmq.client.Channel;
 import com.rabbitmq.client.Connection;
 import com.rabbitmq.client.ConnectionFactory;
+import com.rabbitmq.client.DefaultSaslConfig;
 import com.rabbitmq.client.Delivery;
 import com.rabbitmq.client.Method;
 import com.rabbitmq.client.RpcClient;
 import com.rabbitmq.client.RpcClientParams;
 import com.rabbitmq.client.ShutdownSignalException;
+import java.io.ByteArrayInputStream;
 import java.io.IOException;
 import java.math.BigDecimal;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.KeyFactory;
+import java.security.KeyStore;
+import java.security.PrivateKey;
+import java.security.cert.Certificate;
+import java.security.cert.CertificateFactory;
+import java.security.cert.X509Certificate;
+import java.security.spec.PKCS8EncodedKeySpec;
 import java.util.ArrayList;
+import java.util.Base64;
 import java.util.Date;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -20,10 +32,65 @@ import java.util.Map;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
+import javax.net.ssl.KeyManagerFactory;
+import javax.net.ssl.SSLContext;
+import javax.net.ssl.TrustManagerFactory;
 
 /** The Java client: declare, publish with confirms, consume with acknowledgements, route, ask and answer, err, close. */
 public class Client {
     private static final String[] URLS = System.getenv("AMQP_URLS").split(",");
+
+    private static List<X509Certificate> certificates(Path file) throws Exception {
+        List<X509Certificate> found = new ArrayList<>();
+        for (Certificate one : CertificateFactory.getInstance("X.509").generateCertificates(new ByteArrayInputStream(Files.readAllBytes(file)))) {
+            found.add((X509Certificate) one);
+        }
+        return found;
+    }
+
+    /** Believes the brokers' authority and shows the client's certificate. */
+    private static SSLContext context() throws Exception {
+        Path directory = Path.of(System.getenv("WARREN_TEST_CERTIFICATES"));
+        KeyStore believed = KeyStore.getInstance(KeyStore.getDefaultType());
+        believed.load(null, null);
+        believed.setCertificateEntry("ca", certificates(directory.resolve("ca.pem")).get(0));
+        TrustManagerFactory trust = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+        trust.init(believed);
+        String pem = Files.readString(directory.resolve("client.key")).replaceAll("-----[A-Z ]+-----", "");
+        PrivateKey key = KeyFactory.getInstance("RSA").generatePrivate(new PKCS8EncodedKeySpec(Base64.getMimeDecoder().decode(pem)));
+        KeyStore own = KeyStore.getInstance(KeyStore.getDefaultType());
+        own.load(null, null);
+        own.setKeyEntry("client", key, new char[0], certificates(directory.resolve("client.pem")).toArray(new Certificate[0]));
+        KeyManagerFactory keys = KeyManagerFactory.getInstance(KeyManagerFactory.getDefaultAlgorithm());
+        keys.init(own, new char[0]);
+        SSLContext context = SSLContext.getInstance("TLS");
+        context.init(keys.getKeyManagers(), trust.getTrustManagers(), null);
+        return context;
+    }
+
+    /** With a password, then with the certificate alone. */
+    private static void tls() throws Exception {
+        String[] endpoints = System.getenv("WARREN_TEST_AMQPS").split(",");
+        for (boolean external : new boolean[] {false, true}) {
+            List<Connection> connections = new ArrayList<>();
+            for (int node = 0; node < 2; node += 1) {
+                String[] endpoint = endpoints[node % endpoints.length].split(":");
+                ConnectionFactory factory = new ConnectionFactory();
+                factory.setHost(endpoint[0]);
+                factory.setPort(Integer.parseInt(endpoint[1]));
+                factory.useSslProtocol(context());
+                factory.enableHostnameVerification();
+                if (external) {
+                    factory.setSaslConfig(DefaultSaslConfig.EXTERNAL);
+                }
+                connections.add(factory.newConnection("interop"));
+            }
+            work(connections.get(0), connections.get(1));
+            for (Connection connection : connections) {
+                connection.close();
+            }
+        }
+    }
 
     private static Connection connect(int node) throws Exception {
         ConnectionFactory factory = new ConnectionFactory();
@@ -203,6 +270,10 @@ public class Client {
     }
 
     public static void main(String[] arguments) throws Exception {
+        if (arguments.length == 1 && arguments[0].equals("tls")) {
+            tls();
+            return;
+        }
         try (Connection publisher = connect(0); Connection consumer = connect(1)) {
             if (arguments.length == 1 && arguments[0].equals("direct-reply-to")) {
                 rpc(publisher, consumer, true);

@@ -86,7 +86,7 @@ fn of_two_replicas_one_that_lost_its_log_is_filled_by_the_other() {
     };
     let mut world = new_group(7);
     world.replicas.remove(&3);
-    let mut open = |world: &mut World, node: NodeId, run: u64| {
+    let open = |world: &mut World, node: NodeId, run: u64| {
         let store: Arc<dyn LogStore> = world.replicas[&node].store.clone();
         let mut effects = Vec::new();
         let core = GroupCore::open(node, GROUP, &TWO, store, Tape::default(), options(run), &mut effects)

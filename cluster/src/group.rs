@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
 use crate::log::{LogStore, ReplicaState, Write};
@@ -25,10 +25,12 @@ use crate::machine::{Machine, Meta};
 use crate::{GroupId, NodeId};
 use compaction::restore;
 use storage::LogView;
+pub use members::{Course, is_legacy, retire};
 pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status};
 use wire::Place;
 
 mod compaction;
+mod members;
 pub mod shell;
 mod sound;
 mod storage;
@@ -50,7 +52,12 @@ const LINGER_TICKS: u32 = 3;
 pub struct GroupCore<M: Machine> {
     group: GroupId,
     node: NodeId,
+    /// The voters, ascending. None: nobody has told this replica yet.
     members: Vec<NodeId>,
+    /// Who is sent the log and has no vote, ascending.
+    learners: Vec<NodeId>,
+    /// The last entry that changed the members, or a later one.
+    changed_at: u64,
     options: Options,
     raw: RawNode<LogView>,
     machine: M,
@@ -87,7 +94,8 @@ pub struct GroupCore<M: Machine> {
 }
 
 impl<M: Machine> GroupCore<M> {
-    /// Opens the replica: as stored, or new with `members` as its voters.
+    /// Opens the replica: as stored, or new with `members` as its voters. A replica of a group that others have begun
+    /// opens without members: it learns them from its leader.
     ///
     /// A new replica's first state is among the first effects of [`GroupCore::poll`].
     pub fn open(
@@ -135,7 +143,7 @@ impl<M: Machine> GroupCore<M> {
         } else {
             0
         };
-        let members = state.voters.clone();
+        let (members, learners) = (state.voters.clone(), state.learners.clone());
         let config = raft::Config {
             id: node,
             election_tick: ELECTION_TICKS,
@@ -157,6 +165,8 @@ impl<M: Machine> GroupCore<M> {
             group,
             node,
             members,
+            learners,
+            changed_at: applied,
             options,
             raw,
             machine,
@@ -232,7 +242,9 @@ impl<M: Machine> GroupCore<M> {
 
     /// Whether [`Event::Tick`] is needed.
     pub fn is_active(&self) -> bool {
-        self.leader().is_none() || (self.raw.raft.state == StateRole::Leader && self.linger > 0)
+        let raft = &self.raw.raft;
+        let leads_on = self.linger > 0 || raft.lead_transferee.is_some();
+        (self.leader().is_none() && raft.promotable()) || (raft.state == StateRole::Leader && leads_on)
     }
 
     /// The payload of an entry that is live or recent.
@@ -309,7 +321,7 @@ impl<M: Machine> GroupCore<M> {
                 );
                 self.linger = LINGER_TICKS;
             }
-            Event::TransferLeader(to) => self.raw.transfer_leader(to),
+            Event::TransferLeader(to) => self.hand_over(to),
         }
     }
 
@@ -319,7 +331,8 @@ impl<M: Machine> GroupCore<M> {
             tracing::warn!(group = self.group, "a peer sent bytes that are no Raft message");
             return;
         };
-        let known = self.members.contains(&message.from) && message.to == self.node;
+        // Who leads, or stands, may have become a member with an entry that this replica lacks.
+        let known = message.from != self.node && message.to == self.node;
         let raft = &self.raw.raft;
         let true_here = sound::can_be(&message, raft.term, raft.state, &raft.raft_log);
         if !known || !true_here || (message.get_msg_type() == MessageType::MsgSnapshot) != staged {
@@ -332,6 +345,10 @@ impl<M: Machine> GroupCore<M> {
         }
         let last_index = self.raw.raft.raft_log.last_index();
         if message.get_msg_type() == MessageType::MsgHeartbeat && message.commit > last_index {
+            if message.commit <= self.raw.store().state.promised_index {
+                // It was meant for an earlier replica of this node, which was removed.
+                return;
+            }
             // A leader never names a commit index beyond what its follower had acknowledged.
             self.failed = Some(Error::Lost {
                 group: self.group,
@@ -348,6 +365,9 @@ impl<M: Machine> GroupCore<M> {
             message.get_msg_type(),
             MessageType::MsgRequestPreVote | MessageType::MsgRequestVote
         );
+        if stands && !self.may_vote_for(&message) {
+            return;
+        }
         if stands && self.leader() == Some(message.from) {
             // Whoever stands for election leads no more. Without ticks, nothing else would end its lease here.
             self.raw.raft.leader_id = raft::INVALID_ID;
@@ -379,7 +399,7 @@ impl<M: Machine> GroupCore<M> {
             } else {
                 LINGER_TICKS
             };
-        } else if self.leader().is_none() {
+        } else if self.leader().is_none() && self.raw.raft.promotable() {
             // Elections are timed here, not by raft-rs: it knows nothing of nodes and draws from a clock of its own.
             if self.campaign_in == 0 {
                 self.campaign();
@@ -421,6 +441,7 @@ impl<M: Machine> GroupCore<M> {
 
     fn campaign(&mut self) {
         if self.raw.raft.state != StateRole::Leader
+            && self.raw.raft.promotable()
             && self.may_stand()
             && let Err(error) = self.raw.campaign()
         {
@@ -429,7 +450,7 @@ impl<M: Machine> GroupCore<M> {
     }
 
     fn peer_down(&mut self, peer: NodeId) {
-        if !self.members.contains(&peer) || peer == self.node {
+        if peer == self.node {
             return;
         }
         if !self.down.contains(&peer) {
@@ -453,7 +474,7 @@ impl<M: Machine> GroupCore<M> {
 
     /// What a leader had sent to that peer may not have come: asks it where it stands.
     fn lost_sight(&mut self, peer: NodeId) {
-        let there = self.members.contains(&peer) && !self.down.contains(&peer);
+        let there = self.raw.raft.prs().get(peer).is_some() && !self.down.contains(&peer);
         if self.raw.raft.state == StateRole::Leader && there {
             self.raw.report_unreachable(peer);
             self.linger = LINGER_TICKS;
@@ -485,8 +506,13 @@ impl<M: Machine> GroupCore<M> {
     /// Whether raft-rs may be made to stand for election: it reads the entries between what it counts as applied and
     /// what is committed, and after a snapshot that is not on the disk yet it would look for them before the log's
     /// beginning.
+    ///
+    /// And what an earlier replica of this node has promised must be in its log.
     fn may_stand(&self) -> bool {
-        self.raw.raft.raft_log.applied >= self.raw.store().state.compacted_index
+        let log = &self.raw.raft.raft_log;
+        let state = &self.raw.store().state;
+        log.applied >= state.compacted_index
+            && (log.last_term(), log.last_index()) >= (state.promised_term, state.promised_index)
     }
 
     /// Moves everything that has become due into `out`.
@@ -498,6 +524,7 @@ impl<M: Machine> GroupCore<M> {
             self.ready(out)?;
         }
         self.send_waiting(out)?;
+        self.renew_snapshot(out);
         self.raw.mut_store().round_ends();
         self.report_role(out);
         Ok(())
@@ -516,6 +543,7 @@ impl<M: Machine> GroupCore<M> {
         if !ready.snapshot().is_empty() {
             let snapshot = ready.snapshot().clone();
             self.install(&snapshot, &mut writes)?;
+            self.members_changed(out);
             out.push(Effect::Restored);
             sync = true;
         }
@@ -538,6 +566,7 @@ impl<M: Machine> GroupCore<M> {
         if let Some(last) = entries.last() {
             last_entry = Some(last.index);
             self.log_bytes_since_snapshot += entries.iter().map(|entry| entry.data.len() as u64 + 32).sum::<u64>();
+            self.note_changes(&entries, &mut writes);
             let view = self.raw.mut_store();
             let stored_last = view.append(&entries);
             let generation = view.state.generation;
@@ -641,6 +670,10 @@ impl<M: Machine> GroupCore<M> {
         let leads = self.raw.raft.state == StateRole::Leader;
         for entry in committed {
             self.applied = entry.index;
+            if entry.entry_type != EntryType::EntryNormal as i32 {
+                self.apply_change(&entry, out);
+                continue;
+            }
             if wire::named(&entry).is_none_or(|len| len < ENTRY_HEADER_LEN) {
                 continue;
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Effect, Error, Event, GroupCore, Options, ProposeError, Role};
+use super::{Course, Effect, Error, Event, GroupCore, Options, ProposeError, Role};
 use crate::log::writer::{Done, Persisted, Request, Submit};
 use crate::log::{LogStore, ReplicaState, Write};
 use crate::machine::Machine;
@@ -53,6 +53,8 @@ pub enum Output<E> {
     Machine(E),
     /// See [`Effect::Restored`].
     Restored,
+    /// See [`Effect::Members`].
+    Members,
     /// See [`Effect::Role`].
     Role {
         /// Its role now.
@@ -111,13 +113,20 @@ impl<M: Machine> GroupShell<M> {
     pub fn look_around(&mut self) {
         let peers = self.io.transport.peers();
         let up = |member: NodeId| peers.iter().any(|(node, state)| *node == member && state.is_up());
-        let members = self.core.members().to_vec();
-        for member in members
-            .into_iter()
-            .filter(|member| *member != self.io.node && !up(*member))
-        {
+        let members = self.core.members().iter().chain(self.core.learners());
+        let absent = members.copied().filter(|member| *member != self.io.node && !up(*member));
+        for member in absent.collect::<Vec<_>>() {
             self.core.handle(Event::PeerDown(member));
         }
+    }
+
+    /// See [`GroupCore::steer`]; [`GroupShell::poll`] must follow.
+    pub fn steer(&mut self, wanted: &[NodeId], leader: NodeId) -> Course {
+        let peers = self.io.transport.peers();
+        let is_up = |node: NodeId| {
+            node == self.io.node || peers.iter().any(|(peer, state)| *peer == node && state.is_up())
+        };
+        self.core.steer(wanted, leader, &is_up)
     }
 
     /// Takes one event in; [`GroupShell::poll`] must follow before the actor does anything else.
@@ -141,9 +150,22 @@ impl<M: Machine> GroupShell<M> {
         });
     }
 
+    /// The replica was removed from its group: leaves of it only what binds a later one. The shell must not be used
+    /// after it.
+    pub fn retire(&mut self) {
+        let writes = self.core.retire();
+        // A stopped writer has reported why; the node is on its way down.
+        let _ = self.io.writer.submit(Request {
+            writes,
+            sync: true,
+            done: None,
+        });
+    }
+
     /// Performs what has become due, and moves the rest into `out`.
     pub fn poll(&mut self, out: &mut Vec<Output<M::Effect>>) -> Result<(), Error> {
         self.core.poll(&mut self.effects)?;
+        let mut changed = false;
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Send { to, message } => {
@@ -166,6 +188,10 @@ impl<M: Machine> GroupShell<M> {
                 }
                 Effect::Machine(effect) => out.push(Output::Machine(effect)),
                 Effect::Restored => out.push(Output::Restored),
+                Effect::Members => {
+                    changed = true;
+                    out.push(Output::Members);
+                }
                 Effect::Role { role, term, leader } => out.push(Output::Role { role, term, leader }),
                 Effect::SendSnapshot {
                     to,
@@ -193,6 +219,10 @@ impl<M: Machine> GroupShell<M> {
                     );
                 }
             }
+        }
+        if changed {
+            // It may never have been told of the new ones' nodes.
+            self.look_around();
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ use crate::log::LogEntry;
 use crate::log::memory::MemoryStore;
 use crate::machine::RestoreError;
 
+mod members;
+
 const GROUP: GroupId = 9;
 const NODES: [NodeId; 3] = [1, 2, 3];
 
@@ -104,6 +106,10 @@ enum Packet {
 
 /// The cluster around the replicas.
 struct World {
+    /// Those that take part, or are about to.
+    nodes: Vec<NodeId>,
+    /// Those among them that opened a group which others had begun.
+    joined: Vec<NodeId>,
     replicas: BTreeMap<NodeId, Replica>,
     packets: Vec<(NodeId, NodeId, Packet)>,
     /// Values whose effect a leader performed: a majority has them.
@@ -125,6 +131,8 @@ fn options() -> Options {
 impl World {
     fn new(seed: u64) -> Self {
         let mut world = Self {
+            nodes: NODES.to_vec(),
+            joined: Vec::new(),
             replicas: BTreeMap::new(),
             packets: Vec::new(),
             confirmed: Vec::new(),
@@ -154,11 +162,17 @@ impl World {
         (self.random % below as u64) as usize
     }
 
+    fn any(&mut self) -> NodeId {
+        let at = self.pick(self.nodes.len());
+        self.nodes[at]
+    }
+
     fn open(&mut self, node: NodeId) {
         let replica = self.replicas.get_mut(&node).expect("a known node");
         let mut effects = Vec::new();
         let store: Arc<dyn LogStore> = replica.store.clone();
-        let core = GroupCore::open(node, GROUP, &NODES, store, Tape::default(), options(), &mut effects)
+        let members: &[NodeId] = if self.joined.contains(&node) { &[] } else { &NODES };
+        let core = GroupCore::open(node, GROUP, members, store, Tape::default(), options(), &mut effects)
             .expect("a replica opens on what it wrote");
         replica.core = Some(core);
         self.perform(node, effects);
@@ -182,7 +196,7 @@ impl World {
     }
 
     fn propose(&mut self, value: u64) -> bool {
-        for node in NODES {
+        for node in self.nodes.clone() {
             let replica = self.replicas.get_mut(&node).expect("a known node");
             if let Some(core) = &mut replica.core
                 && core.role() == Role::Leader
@@ -252,7 +266,7 @@ impl World {
                         },
                     ));
                 }
-                Effect::Role { .. } | Effect::Restored => {}
+                Effect::Role { .. } | Effect::Restored | Effect::Members => {}
             }
         }
     }
@@ -270,7 +284,7 @@ impl World {
 
     fn receive(&mut self, index: usize) {
         let (from, to, packet) = self.packets.remove(index);
-        if self.replicas[&to].core.is_none() {
+        if self.replicas.get(&to).is_none_or(|replica| replica.core.is_none()) {
             return;
         }
         match packet {
@@ -319,7 +333,7 @@ impl World {
 
     /// One random step among those that are possible.
     fn step(&mut self) {
-        let node = NODES[self.pick(3)];
+        let node = self.any();
         match self.pick(10) {
             0 => self.event(node, Event::Tick),
             1..4 => self.write(node),
@@ -334,7 +348,7 @@ impl World {
     /// Writes and delivers until nothing is on its way.
     fn settle(&mut self) {
         loop {
-            for node in NODES {
+            for node in self.nodes.clone() {
                 while !self.replicas[&node].writes.is_empty() {
                     self.write(node);
                 }
@@ -348,13 +362,13 @@ impl World {
 
     /// Everything works from here on: until all replicas agree.
     fn heal(&mut self) {
-        for node in NODES {
+        for node in self.nodes.clone() {
             if self.replicas[&node].core.is_none() {
                 self.open(node);
             }
         }
-        for node in NODES {
-            for peer in NODES {
+        for node in self.nodes.clone() {
+            for peer in self.nodes.clone() {
                 self.event(node, Event::PeerUp(peer));
             }
         }
@@ -363,7 +377,7 @@ impl World {
             if self.agreed() {
                 return;
             }
-            for node in NODES {
+            for node in self.nodes.clone() {
                 self.event(node, Event::Tick);
             }
         }
@@ -396,7 +410,7 @@ impl World {
         for value in &self.confirmed {
             assert!(machine.payloads.contains(value), "confirmed {value} is lost");
         }
-        for replica in self.replicas.values() {
+        for replica in self.nodes.iter().map(|node| &self.replicas[node]) {
             let core = replica.core.as_ref().expect("all are open");
             let generation = replica
                 .store

@@ -82,7 +82,7 @@ pub enum Event {
         /// Whether it arrived whole.
         ok: bool,
     },
-    /// Hand leadership to a peer.
+    /// Hand leadership to a voter. See [`super::GroupCore::hand_over`].
     TransferLeader(NodeId),
 }
 
@@ -109,6 +109,8 @@ pub enum Effect<E> {
     Machine(E),
     /// The machine's state was replaced by a peer's snapshot.
     Restored,
+    /// The group's members have changed: see [`super::GroupCore::members`].
+    Members,
     /// This replica's role, term or leader has changed.
     Role {
         /// Its role now.

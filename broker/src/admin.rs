@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -28,6 +28,7 @@ use protocol::{Listener, Request, status};
 mod changes;
 mod listings;
 mod local;
+mod members;
 mod one_shot;
 pub mod protocol;
 
@@ -99,11 +100,15 @@ struct Inner {
     cluster_listen: String,
     alarms: Arc<Alarms>,
     parts: OnceLock<Parts>,
-    /// Where clients come in, each with its connections; set once they may.
-    listeners: OnceLock<Vec<(SocketAddr, Registry)>>,
+    /// Clients have been let in.
+    started: AtomicBool,
+    /// Where clients come in, each with its connections.
+    listeners: RwLock<Vec<(SocketAddr, Registry)>>,
     next: AtomicU64,
     /// Rounds of questions under way.
     rounds: Mutex<Rounds>,
+    /// A rebalance is under way.
+    balancing: AtomicBool,
 }
 
 impl Admin {
@@ -132,9 +137,11 @@ impl Admin {
                 cluster_listen,
                 alarms,
                 parts: OnceLock::new(),
-                listeners: OnceLock::new(),
+                started: AtomicBool::new(false),
+                listeners: RwLock::default(),
                 next: AtomicU64::new(1),
                 rounds: Mutex::default(),
+                balancing: AtomicBool::new(false),
             }),
         }
     }
@@ -149,22 +156,24 @@ impl Admin {
         assert!(self.inner.parts.set(parts).is_ok(), "the admin is connected once");
     }
 
-    /// Clients are served from now on.
+    /// Clients are served there from now on, and nowhere else.
     pub fn serves_clients(&self, listeners: &[listener::Listener]) {
         let open = listeners
             .iter()
             .map(|listener| (listener.address(), listener.registry().clone()))
             .collect();
-        assert!(
-            self.inner.listeners.set(open).is_ok(),
-            "clients are served from one moment on"
-        );
+        *self.inner.listeners.write().unwrap_or_else(PoisonError::into_inner) = open;
+        self.inner.started.store(true, Ordering::Release);
     }
 }
 
 impl Inner {
     fn rounds(&self) -> MutexGuard<'_, Rounds> {
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_listeners(&self) -> Vec<(SocketAddr, Registry)> {
+        self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn parts(&self) -> Result<&Parts, Failure> {
@@ -210,7 +219,7 @@ impl Inner {
                 "inter-node and CLI tool communication",
             ));
         }
-        for (address, _) in self.listeners.get().into_iter().flatten() {
+        for (address, _) in self.open_listeners() {
             rows.push(row("amqp", address.ip().to_string(), address.port(), "AMQP 0-9-1"));
         }
         rows
@@ -249,12 +258,28 @@ impl Inner {
         match request {
             Request::Ping => Ok(Vec::new()),
             Request::Status => self.status(),
-            Request::AwaitStartup => match self.listeners.get() {
-                Some(_) => Ok(Vec::new()),
-                None => Err(Failure::new(status::TEMPORARY, "the node is waiting for its cluster")),
-            },
+            Request::AwaitStartup if self.started.load(Ordering::Acquire) => Ok(Vec::new()),
+            Request::AwaitStartup => Err(Failure::new(status::TEMPORARY, "the node is waiting for its cluster")),
             Request::ClusterStatus => self.cluster_status(),
             Request::QuorumStatus { vhost, queue } => self.quorum_status(&vhost, &queue).await,
+            Request::AddMember { vhost, queue, node } => self.add_member(&vhost, &queue, &node).await,
+            Request::DeleteMember { vhost, queue, node } => self.delete_member(&vhost, &queue, &node).await,
+            Request::TransferLeadership { vhost, queue, node } => self.transfer_leadership(&vhost, &queue, &node).await,
+            Request::Grow {
+                node,
+                growth,
+                vhost_pattern,
+                queue_pattern,
+            } => self.grow(&node, growth, &vhost_pattern, &queue_pattern).await,
+            Request::Shrink { node } => self.shrink(&node).await,
+            Request::Rebalance {
+                kind,
+                vhost_pattern,
+                queue_pattern,
+            } => self.rebalance(kind, &vhost_pattern, &queue_pattern).await,
+            Request::Drain => self.drain(true).await,
+            Request::Revive => self.drain(false).await,
+            Request::CheckQuorum => self.check_quorum().await,
             Request::ListQueues { vhost, columns } => self.list_queues(&vhost, &columns).await,
             Request::ListExchanges { vhost } => Ok(self.list_exchanges(&vhost)),
             Request::ListBindings { vhost } => Ok(self.list_bindings(&vhost)),

@@ -17,6 +17,7 @@ use prost::Message as _;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::oneshot;
 use warren_cluster::group::Event;
+use warren_cluster::log::writer::Persisted;
 use warren_cluster::transport::{Envelope, Port, Transport};
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{LeaderIs, LeaderQuery, NodeMessage, SessionEnded, SessionGone, node_message::Kind};
@@ -26,7 +27,7 @@ use warren_proto::record::{Command, Events, SessionId, system};
 use crate::amqp::ReplyCode;
 use crate::direct_reply::{Admitted, Registry};
 use crate::mailbox::{Mailbox, Post, Refused};
-use crate::metadata::View;
+use crate::metadata::{Queue, View};
 use crate::name::{UserName, VhostName};
 use crate::queue::client::ChannelId;
 
@@ -69,8 +70,13 @@ pub enum Inbound {
     LinkWritable(NodeId),
     /// Somebody asks who leads.
     LeaderQuery(NodeId),
-    /// Describe yourself for operators.
-    Describe(oneshot::Sender<Description>),
+    /// The queue shall have these replicas and this leader.
+    Placed(Arc<Queue>),
+    /// A node begins to drain, or does not any more.
+    Drains(NodeId),
+    /// The replica is no part of its group any more: end, and leave nothing but what binds a later one.
+    Retire,
+    /// Describe yourself for operators.(oneshot::Sender<Description>),
     /// End; with `delete`, leave nothing behind.
     Stop {
         /// Whether the queue was deleted.
@@ -160,6 +166,10 @@ pub struct Description {
     pub leader: Option<NodeId>,
     /// The Raft figures; none for a transient queue.
     pub raft: Option<warren_cluster::group::Status>,
+    /// The voters of its group, as this replica knows them; none for a transient queue.
+    pub voters: Vec<NodeId>,
+    /// Voters that could lead at once, as the leader sees them.
+    pub able: Vec<NodeId>,
     /// Figures of the queue machine.
     pub stats: crate::queue::machine::Stats,
     /// The queue's consumers.
@@ -275,6 +285,8 @@ pub struct Directory {
     transport: OnceLock<Arc<dyn Transport>>,
     next_session: AtomicU64,
     groups: Mutex<FxHashMap<GroupId, Group>>,
+    /// Groups whose replica here is being deleted because it was removed: another one must not begin before.
+    retiring: Mutex<BTreeSet<GroupId>>,
     sessions: Mutex<FxHashMap<u64, Post<SessionEvent>>>,
     /// Sessions of this node that have ended, with the queues that do not know it yet.
     ending: Mutex<BTreeSet<(GroupId, SessionId)>>,
@@ -310,6 +322,7 @@ impl Directory {
             transport: OnceLock::new(),
             next_session: AtomicU64::new(1),
             groups: Mutex::default(),
+            retiring: Mutex::default(),
             sessions: Mutex::default(),
             ending: Mutex::default(),
             ended: RwLock::default(),
@@ -593,9 +606,13 @@ impl Directory {
         self.notify(group, entry);
     }
 
-    /// The same for a queue's actor. It may have been deleted while the actor began: then it ends at once.
+    /// The same for a queue's actor. The queue may have been deleted while the actor began, or have gone elsewhere: then
+    /// it ends at once.
     pub fn register_queue(&self, group: GroupId, mailbox: impl Mailbox<Inbound> + 'static) {
         self.register(group, mailbox);
+        if self.is_retiring(group) {
+            return self.replica_removed(group);
+        }
         // Whoever takes it out of the view after this finds the mailbox.
         if self.view.queue_by_group(group).is_none() {
             self.queue_gone(group);
@@ -680,6 +697,41 @@ impl Directory {
                 mailbox.always(SessionEvent::QueueGone { group });
             }
         }
+    }
+
+    /// The replica of this node was removed from the group. Its queue goes on elsewhere.
+    pub fn replica_removed(&self, group: GroupId) {
+        let mut groups = self.groups();
+        // Its actor may be about to begin.
+        self.retire(group);
+        let Some(entry) = groups.get_mut(&group) else { return };
+        if let Some(mailbox) = entry.mailbox.take() {
+            mailbox.always(Inbound::Retire);
+        }
+        if entry.leader == Some(self.node) {
+            entry.leader = None;
+            self.notify(group, entry);
+        }
+    }
+
+    /// What a removed replica had, which does not run, is about to be deleted.
+    pub fn retire(&self, group: GroupId) {
+        self.retiring().insert(group);
+    }
+
+    /// What the removed replica had is deleted.
+    pub fn replica_retired(&self, group: GroupId) {
+        self.retiring().remove(&group);
+        self.forget(group);
+    }
+
+    /// Whether the removed replica of this node is still being deleted.
+    pub fn is_retiring(&self, group: GroupId) -> bool {
+        self.retiring().contains(&group)
+    }
+
+    fn retiring(&self) -> MutexGuard<'_, BTreeSet<GroupId>> {
+        self.retiring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One message per watcher and change: bounded by the queues that a session uses.
@@ -773,6 +825,13 @@ impl Directory {
         self.transport.get().map_or_else(Vec::new, |transport| {
             transport.peers().into_iter().map(|(node, _)| node).collect()
         })
+    }
+}
+
+impl Persisted for Directory {
+    /// Of the last write of a removed replica.
+    fn persisted(&self, group: GroupId, _: u64) {
+        self.replica_retired(group);
     }
 }
 

@@ -18,6 +18,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use warren_cluster::NodeId;
 use warren_cluster::machine::{Machine, Meta, RestoreError};
 
 pub use self::apply::IDS_MAX;
@@ -45,6 +46,7 @@ mod checks;
 pub mod client;
 mod edit;
 mod facts;
+mod moves;
 mod orphans;
 mod permission;
 mod placement;
@@ -89,6 +91,8 @@ pub enum Effect {
     QueuePlaced(Arc<Queue>),
     NodeUp(Run),
     NodeDown(Run),
+    /// Whether that node drains is not what it was.
+    NodeDrains(NodeId),
 }
 
 /// The machine. Its whole state is a [`Picture`].

@@ -222,9 +222,9 @@ impl Inbox for NodeInbox {
 
     fn snapshot_begin(&self, from: NodeId, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, Refused> {
         let SnapshotOffer { group, message } = offer;
-        if self.directory.mailbox(group).is_none() {
+        let Some(replica) = self.directory.mailbox(group) else {
             return Err(Refused(format!("group {group} has no replica here")));
-        }
+        };
         let Some(writer) = self.writer.get() else {
             return Err(Refused("the node is starting".into()));
         };
@@ -253,7 +253,7 @@ impl Inbox for NodeInbox {
             chunks: Vec::new(),
             entries: 0,
             writer: writer.clone(),
-            directory: self.directory.clone(),
+            replica,
             staging: self.staging.clone(),
             finished: false,
             store: self.store.clone(),
@@ -287,7 +287,8 @@ struct Staging {
     entries: u64,
     writer: Arc<dyn Submit>,
     store: Arc<dyn LogStore>,
-    directory: Arc<Directory>,
+    /// Which it is for: another one of the same group could not use it.
+    replica: Post<Inbound>,
     staging: Arc<Mutex<BTreeSet<GroupId>>>,
     finished: bool,
 }
@@ -391,7 +392,7 @@ impl SnapshotSink for Staging {
             chunks: count,
         };
         // One at a time for each group.
-        self.directory.deliver_always(self.group, Inbound::Group(event));
+        self.replica.always(Inbound::Group(event));
         Ok(())
     }
 }

@@ -443,8 +443,5 @@ fn replicas(session: &Session, picture: &Picture, settings: &Arguments) -> Place
             .filter(|node| live.contains(node))
             .min_by_key(|node| (leads(*node), *node)),
     };
-    Placement::Replicated {
-        leader: leader.unwrap_or(0),
-        replicas,
-    }
+    Placement::on(replicas, leader.unwrap_or(0))
 }

@@ -9,6 +9,8 @@ use crate::{
     config::Secret,
 };
 
+mod members;
+
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) request: Request,
@@ -87,6 +89,16 @@ pub(super) fn plan(command: Command, named: Option<String>) -> Result<Plan, Exit
             let plan = Plan::rows::<ReplicaRow>(Request::QuorumStatus { vhost, queue }, Vec::new(), &[])?;
             plan.framed().with_banner(banner)
         }
+        Command::AddMember { .. }
+        | Command::DeleteMember { .. }
+        | Command::TransferLeadership { .. }
+        | Command::Grow { .. }
+        | Command::Shrink { .. }
+        | Command::Rebalance { .. }
+        | Command::Drain
+        | Command::Revive
+        | Command::CheckIfNodeIsQuorumCritical
+        | Command::AwaitOnlineQuorumPlusOne => members::plan(command, vhost)?,
         Command::ListQueues {
             online,
             offline,
@@ -333,6 +345,9 @@ impl Plan {
 fn takes_vhost(command: &Command) -> bool {
     match command {
         Command::QuorumStatus { .. }
+        | Command::AddMember { .. }
+        | Command::DeleteMember { .. }
+        | Command::TransferLeadership { .. }
         | Command::ListQueues { .. }
         | Command::ListExchanges { .. }
         | Command::ListBindings { .. }
@@ -343,6 +358,13 @@ fn takes_vhost(command: &Command) -> bool {
         | Command::PurgeQueue { .. }
         | Command::DeleteQueue { .. } => true,
         Command::Ping
+        | Command::Grow { .. }
+        | Command::Shrink { .. }
+        | Command::Rebalance { .. }
+        | Command::Drain
+        | Command::Revive
+        | Command::CheckIfNodeIsQuorumCritical
+        | Command::AwaitOnlineQuorumPlusOne
         | Command::Status
         | Command::Version
         | Command::AwaitStartup

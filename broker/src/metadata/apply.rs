@@ -12,7 +12,7 @@ use super::change::{AddUser, Bootstrap, Change, DeclareQueue, DescribeVhost, Req
 use super::edit::{Edit, VHOST_IDS};
 use super::facts::{Node, Placement, Resource, Run, User, Vhost};
 use super::permission::Permission;
-use super::{Effect, Kind, Outcome, Picture, Refusal, checks};
+use super::{Effect, Kind, Outcome, Picture, Refusal, checks, moves};
 use crate::exchange;
 
 /// Bits of an id below the entry's index.
@@ -142,17 +142,10 @@ fn perform(mut edit: Edit<'_>, change: Change) -> Result<Outcome, Refusal> {
             replicas,
             leader,
         } => {
-            if replicas.is_empty() {
-                return Err(Refusal::Malformed("a queue without replicas"));
-            }
-            if edit
-                .picture
-                .queue_by_group(group)
-                .is_some_and(|queue| !queue.is_transient())
-            {
-                edit.place_queue(group, Placement::Replicated { replicas, leader });
-            }
+            moves::place_queue(edit, group, replicas, leader)?;
         }
+        Change::QueueMoved { group, era } => moves::queue_moved(edit, group, era),
+        Change::DrainNode { node, draining } => moves::drain_node(edit, node, draining)?,
         Change::Bind(bind) => {
             if edit.picture.check_bind(&bind)?.is_none() {
                 edit.add_binding(bind);
@@ -286,6 +279,7 @@ fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String) {
             others.map(|node| node.since).max().unwrap_or(edit.id)
         }
     };
+    let draining = known.as_ref().is_some_and(|known| known.run == run && known.draining);
     let returned = known.is_none_or(|known| known.run != run || !known.live);
     edit.picture.nodes.insert(
         run.node,
@@ -295,6 +289,7 @@ fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String) {
             since,
             name,
             address,
+            draining,
         }),
     );
     if run.incarnation > 0 {

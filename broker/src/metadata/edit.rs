@@ -387,7 +387,7 @@ impl Edit<'_> {
 
 impl Picture {
     fn count_in(&mut self, queue: &Queue) {
-        if let Placement::Replicated { replicas, leader } = &queue.placement {
+        if let Placement::Replicated { replicas, leader, .. } = &queue.placement {
             for node in replicas {
                 self.load.entry(*node).or_default().replicas += 1;
             }
@@ -396,7 +396,7 @@ impl Picture {
     }
 
     fn count_out(&mut self, queue: &Queue) {
-        if let Placement::Replicated { replicas, leader } = &queue.placement {
+        if let Placement::Replicated { replicas, leader, .. } = &queue.placement {
             for node in replicas {
                 self.load.entry(*node).or_default().replicas -= 1;
             }

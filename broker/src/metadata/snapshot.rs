@@ -86,6 +86,7 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
             since: node.since,
             name: node.name.clone(),
             address: node.address.clone(),
+            draining: node.draining,
         }));
     }
     for space in picture.vhosts.values() {
@@ -255,6 +256,7 @@ fn read_row(mut edit: Edit<'_>, row: row::Row) -> Result<(), Error> {
                 since: row.since,
                 name: row.name,
                 address: row.address,
+                draining: row.draining,
             };
             edit.picture.nodes.insert(run.node, Arc::new(node));
         }
@@ -327,6 +329,12 @@ pub(super) fn difference(old: &Picture, new: &Picture, out: &mut Vec<Effect>) {
     }
     for (_, node) in new.nodes().filter(|(_, node)| node.live && !live(old, node.run)) {
         out.push(Effect::NodeUp(node.run));
+    }
+    let draining = |picture: &Picture, id| picture.nodes().any(|(node, known)| node == id && known.draining);
+    for (id, node) in new.nodes() {
+        if node.draining != draining(old, id) {
+            out.push(Effect::NodeDrains(id));
+        }
     }
     for space in new.vhosts.values() {
         out.extend(space.exchanges.values().cloned().map(Effect::ExchangeDeclared));

@@ -240,7 +240,12 @@ impl Handler<Inbound> for TransientActor {
                 return;
             }
             // Concerns replicated queues.
-            Inbound::Group(_) | Inbound::Raft { .. } | Inbound::LeaderQuery(_) => {}
+            Inbound::Group(_)
+            | Inbound::Raft { .. }
+            | Inbound::LeaderQuery(_)
+            | Inbound::Placed(_)
+            | Inbound::Drains(_)
+            | Inbound::Retire => {}
         }
         self.flush(ctx);
     }

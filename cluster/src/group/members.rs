@@ -108,6 +108,11 @@ impl<M: Machine> GroupCore<M> {
         member == self.node || (has_most && !self.down.contains(&member))
     }
 
+    /// Whether that node is known not to be reachable.
+    pub fn is_down(&self, node: NodeId) -> bool {
+        self.down.contains(&node)
+    }
+
     fn step(&self, wanted: &[NodeId], leader: NodeId, is_up: &dyn Fn(NodeId) -> bool) -> Step {
         let mut waits = false;
         if let Some(learner) = self.learners.iter().find(|learner| !wanted.contains(learner)) {

@@ -150,15 +150,20 @@ impl<M: Machine> GroupShell<M> {
         });
     }
 
-    /// The replica was removed from its group: leaves of it only what binds a later one. The shell must not be used
-    /// after it.
-    pub fn retire(&mut self) {
+    /// The replica was removed from its group: leaves of it only what binds a later one, and says when that is so. The
+    /// shell must not be used after it.
+    pub fn retire(&mut self, listener: Arc<dyn Persisted>) {
         let writes = self.core.retire();
+        let done = Done {
+            listener,
+            group: self.group,
+            number: 0,
+        };
         // A stopped writer has reported why; the node is on its way down.
         let _ = self.io.writer.submit(Request {
             writes,
             sync: true,
-            done: None,
+            done: Some(done),
         });
     }
 

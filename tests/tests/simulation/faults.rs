@@ -31,6 +31,7 @@ impl World {
             faults.failed_writes,
             faults.clock_jumps,
             faults.connection_deaths,
+            faults.moves,
         ];
         let sum: u64 = kinds.iter().sum();
         if sum == 0 {
@@ -108,11 +109,34 @@ impl World {
                     node.skew_ms += by_ms;
                 }
             }
-            _ => {
+            9 => {
                 let at = self.faults.below(self.seats.len() as u64) as usize;
                 self.disconnect(at);
             }
+            _ => self.move_queue(id),
         }
+    }
+
+    /// An operator of node `id` has a queue go elsewhere.
+    fn move_queue(&mut self, id: NodeId) {
+        let members = self.members.clone();
+        // Enough for the loss of one node for good, where there is one.
+        let least = if self.options.loses_node { 3 } else { 1 };
+        let count = self.faults.from(least, members.len() as u64) as usize;
+        let mut wanted = members;
+        while wanted.len() > count {
+            let at = self.faults.below(wanted.len() as u64) as usize;
+            wanted.remove(at);
+        }
+        let leader = *self.faults.pick(&wanted);
+        let drawn = self.faults.below(u64::from(u32::MAX));
+        let Some(run) = self.nodes.get(&id).and_then(|node| node.run.as_ref()) else {
+            return;
+        };
+        if let Some(group) = run.place_any_queue(drawn, wanted.clone(), leader) {
+            self.say(|| format!("group {group} is to move to {wanted:?}, led by {leader}"));
+        }
+        self.after_step(id, Ok(()));
     }
 
     fn block(&mut self, pairs: Vec<(NodeId, NodeId)>) {

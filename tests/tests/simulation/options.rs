@@ -35,6 +35,8 @@ pub(crate) struct Faults {
     pub(crate) failed_writes: u64,
     pub(crate) clock_jumps: u64,
     pub(crate) connection_deaths: u64,
+    /// A queue is to have other replicas, or another leader.
+    pub(crate) moves: u64,
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
     pub(crate) late: u64,
@@ -102,6 +104,7 @@ impl Options {
             failed_writes: some(random, 20, 10),
             clock_jumps: some(random, 30, 30),
             connection_deaths: some(random, 60, 60),
+            moves: 0,
             lost: some(random, 40, 400),
             doubled: some(random, 40, 400),
             late: some(random, 40, 400),
@@ -113,7 +116,7 @@ impl Options {
                 deleted: random.below(6) == 0,
             })
             .collect();
-        Self {
+        let mut options = Self {
             nodes: if random.below(4) == 0 { 5 } else { 3 },
             queues,
             publishers: random.from(1, 3),
@@ -140,6 +143,13 @@ impl Options {
             skew_ms: *random.pick(&[0, 5, 500, 60_000]),
             silent_ticks: *random.pick(&[600, 600, 15]),
             loses_node: random.below(6) == 0,
+        };
+        // Drawn last: the seeds of before mean what they did, but for the moves.
+        options.faults.moves = some(random, 50, 40);
+        if options.loses_node && options.nodes == 3 {
+            // Whoever has only two replicas may lose one for good.
+            options.faults.moves = 0;
         }
+        options
     }
 }

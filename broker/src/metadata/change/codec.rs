@@ -74,6 +74,14 @@ impl Change {
                     leader: placement.leader,
                 }
             }
+            Wire::QueueMoved(wire) => Self::QueueMoved {
+                group: wire.group,
+                era: wire.era,
+            },
+            Wire::DrainNode(wire) => Self::DrainNode {
+                node: wire.node,
+                draining: wire.draining,
+            },
             Wire::Bind(wire) => Self::Bind(wire.try_into()?),
             Wire::Unbind(wire) => Self::Unbind(wire.try_into()?),
             Wire::NodeUp(wire) => Self::NodeUp {
@@ -149,13 +157,21 @@ impl Change {
                 let placement = proto::Placement {
                     replicas: replicas.clone(),
                     leader: *leader,
-                    home: None,
+                    ..proto::Placement::default()
                 };
                 Wire::PlaceQueue(proto::PlaceQueue {
                     group: *group,
                     placement: Some(placement),
                 })
             }
+            Self::QueueMoved { group, era } => Wire::QueueMoved(proto::QueueMoved {
+                group: *group,
+                era: *era,
+            }),
+            Self::DrainNode { node, draining } => Wire::DrainNode(proto::DrainNode {
+                node: *node,
+                draining: *draining,
+            }),
             Self::Bind(bind) => Wire::Bind(bind.into()),
             Self::Unbind(bind) => Wire::Unbind(bind.into()),
             Self::NodeUp { run, name, address } => Wire::NodeUp(proto::NodeUp {
@@ -411,6 +427,8 @@ impl TryFrom<proto::DeclareQueue> for DeclareQueue {
                 None => Placement::Replicated {
                     replicas: placement.replicas,
                     leader: placement.leader,
+                    wanted: placement.wanted,
+                    era: placement.era,
                 },
             },
         })
@@ -434,15 +452,21 @@ impl From<&DeclareQueue> for proto::DeclareQueue {
 impl From<&Placement> for proto::Placement {
     fn from(placement: &Placement) -> Self {
         match placement {
-            Placement::Replicated { replicas, leader } => Self {
+            Placement::Replicated {
+                replicas,
+                leader,
+                wanted,
+                era,
+            } => Self {
                 replicas: replicas.clone(),
                 leader: *leader,
                 home: None,
+                wanted: wanted.clone(),
+                era: *era,
             },
             Placement::Transient { home } => Self {
-                replicas: Vec::new(),
-                leader: 0,
                 home: Some((*home).into()),
+                ..Self::default()
             },
         }
     }

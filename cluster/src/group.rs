@@ -511,7 +511,10 @@ impl<M: Machine> GroupCore<M> {
     fn may_stand(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         let state = &self.raw.store().state;
-        log.applied >= state.compacted_index
+        // Whoever needs only its own vote leads at once, with what is on its disk.
+        let is_stored = self.members.len() > 1 || log.last_index() == log.persisted;
+        is_stored
+            && log.applied >= state.compacted_index
             && (log.last_term(), log.last_index()) >= (state.promised_term, state.promised_index)
     }
 

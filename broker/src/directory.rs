@@ -76,7 +76,8 @@ pub enum Inbound {
     Drains(NodeId),
     /// The replica is no part of its group any more: end, and leave nothing but what binds a later one.
     Retire,
-    /// Describe yourself for operators.(oneshot::Sender<Description>),
+    /// Describe yourself for operators.
+    Describe(oneshot::Sender<Description>),
     /// End; with `delete`, leave nothing behind.
     Stop {
         /// Whether the queue was deleted.

@@ -25,7 +25,7 @@ use crate::machine::{Machine, Meta};
 use crate::{GroupId, NodeId};
 use compaction::restore;
 use storage::LogView;
-pub use members::{Course, is_legacy, retire};
+pub use members::{Course, retire};
 pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status};
 use wire::Place;
 
@@ -58,6 +58,10 @@ pub struct GroupCore<M: Machine> {
     learners: Vec<NodeId>,
     /// The last entry that changed the members, or a later one.
     changed_at: u64,
+    /// It led, was removed, and knows of no leader since.
+    has_abdicated: bool,
+    /// It is to tell the voters so.
+    is_abdicating: bool,
     options: Options,
     raw: RawNode<LogView>,
     machine: M,
@@ -108,11 +112,14 @@ impl<M: Machine> GroupCore<M> {
         out: &mut Vec<Effect<M::Effect>>,
     ) -> Result<Self, Error> {
         let state = match store.state(group)? {
-            Some(state) => state,
-            None => {
-                let state = ReplicaState {
-                    voters: members.to_vec(),
-                    ..ReplicaState::default()
+            Some(state) if !state.removed => state,
+            known => {
+                let state = match known {
+                    Some(state) => ReplicaState { removed: false, ..state },
+                    None => ReplicaState {
+                        voters: members.to_vec(),
+                        ..ReplicaState::default()
+                    },
                 };
                 out.push(Effect::Write {
                     writes: vec![Write::State {
@@ -167,6 +174,8 @@ impl<M: Machine> GroupCore<M> {
             members,
             learners,
             changed_at: applied,
+            has_abdicated: false,
+            is_abdicating: false,
             options,
             raw,
             machine,
@@ -244,7 +253,8 @@ impl<M: Machine> GroupCore<M> {
     pub fn is_active(&self) -> bool {
         let raft = &self.raw.raft;
         let leads_on = self.linger > 0 || raft.lead_transferee.is_some();
-        (self.leader().is_none() && raft.promotable()) || (raft.state == StateRole::Leader && leads_on)
+        let stands = raft.promotable() || self.has_abdicated;
+        (self.leader().is_none() && stands) || (raft.state == StateRole::Leader && leads_on)
     }
 
     /// The payload of an entry that is live or recent.
@@ -365,9 +375,6 @@ impl<M: Machine> GroupCore<M> {
             message.get_msg_type(),
             MessageType::MsgRequestPreVote | MessageType::MsgRequestVote
         );
-        if stands && !self.may_vote_for(&message) {
-            return;
-        }
         if stands && self.leader() == Some(message.from) {
             // Whoever stands for election leads no more. Without ticks, nothing else would end its lease here.
             self.raw.raft.leader_id = raft::INVALID_ID;
@@ -376,6 +383,9 @@ impl<M: Machine> GroupCore<M> {
             // A peer that lost sight of an idle leader would ask for ever.
             self.linger = LINGER_TICKS;
             self.raw.ping();
+        }
+        if stands && !self.may_vote_for(&message) {
+            return;
         }
         for (place, payload) in payloads {
             self.raw.mut_store().arrives(place, payload);
@@ -399,10 +409,11 @@ impl<M: Machine> GroupCore<M> {
             } else {
                 LINGER_TICKS
             };
-        } else if self.leader().is_none() && self.raw.raft.promotable() {
+        } else if self.leader().is_none() && (self.raw.raft.promotable() || self.has_abdicated) {
             // Elections are timed here, not by raft-rs: it knows nothing of nodes and draws from a clock of its own.
             if self.campaign_in == 0 {
                 self.campaign();
+                self.is_abdicating = self.has_abdicated;
                 self.campaign_in = self.draw() % (2 * self.members.len() as u64 + 1);
             } else {
                 self.campaign_in -= 1;
@@ -527,6 +538,7 @@ impl<M: Machine> GroupCore<M> {
             self.ready(out)?;
         }
         self.send_waiting(out)?;
+        self.abdicate(out)?;
         self.renew_snapshot(out);
         self.raw.mut_store().round_ends();
         self.report_role(out);
@@ -719,6 +731,7 @@ impl<M: Machine> GroupCore<M> {
                 });
             }
         }
+        self.has_abdicated &= self.raw.raft.leader_id == raft::INVALID_ID && !self.raw.raft.promotable();
         let raft = &self.raw.raft;
         self.role = if raft.state != StateRole::Leader {
             Role::Follower

@@ -285,7 +285,7 @@ impl Inner {
     fn maintenance(&self) -> BTreeMap<String, String> {
         let picture = self.view.picture();
         let text = |draining| if draining { "marked for maintenance" } else { "not under maintenance" };
-        let row = |(id, node): (u64, &crate::metadata::Node)| (self.name_of(id), text(node.draining).to_owned());
+        let row = |(id, node): (u64, &Arc<crate::metadata::Node>)| (self.name_of(id), text(node.draining).to_owned());
         picture.nodes().map(row).collect()
     }
 

@@ -163,6 +163,8 @@ impl TransientActor {
             role: "leader",
             leader: Some(self.directory.node()),
             raft: None,
+            voters: Vec::new(),
+            able: Vec::new(),
             stats: self.machine.stats(),
             consumers: self.machine.consumers().map(Into::into).collect(),
         }

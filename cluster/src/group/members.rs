@@ -23,9 +23,9 @@
 
 use prost_raft::Message as _;
 use raft::StateRole;
-use raft::eraftpb::{ConfChange, ConfChangeType, ConfState, Entry, EntryType, Message};
+use raft::eraftpb::{ConfChange, ConfChangeType, ConfState, Entry, EntryType, Message, MessageType};
 
-use super::{Effect, GroupCore, LINGER_TICKS, Role};
+use super::{Effect, Error, GroupCore, LINGER_TICKS, Role};
 use crate::log::{LogEntry, LogStore, ReplicaState, Write};
 use crate::machine::Machine;
 use crate::{GroupId, NodeId};
@@ -254,10 +254,40 @@ impl<M: Machine> GroupCore<M> {
         let raft = &mut self.raw.raft;
         if !raft.promotable() && raft.state != StateRole::Follower {
             // It leads, or stands for election, in a group that it is no voter of any more.
+            self.has_abdicated = raft.state == StateRole::Leader;
             let term = raft.term;
             raft.become_follower(term, raft::INVALID_ID);
         }
+        let is_gone = |leader: NodeId| leader != self.node && !self.members.contains(&leader);
+        if self.leader().is_some_and(is_gone) {
+            self.forget_leader();
+        }
         out.push(Effect::Members);
+    }
+
+    /// Tells the voters that a leader which was removed leads no more: without ticks, they would follow it for ever.
+    /// What they answer is of no interest.
+    pub(super) fn abdicate(&mut self, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
+        if !std::mem::take(&mut self.is_abdicating) {
+            return Ok(());
+        }
+        let log = &self.raw.raft.raft_log;
+        let mut message = Message {
+            from: self.node,
+            term: self.raw.raft.term + 1,
+            index: log.last_index(),
+            log_term: log.last_term(),
+            ..Message::default()
+        };
+        message.set_msg_type(MessageType::MsgRequestPreVote);
+        for voter in self.members.clone() {
+            let message = Message {
+                to: voter,
+                ..message.clone()
+            };
+            self.send(message, out)?;
+        }
+        Ok(())
     }
 
     /// Whether what an earlier replica of this node has promised lets this one vote for whoever sent that: only for one
@@ -309,20 +339,16 @@ fn legacy(group: GroupId, state: &ReplicaState, last_index: u64, last_term: u64)
         vote: state.vote,
         promised_term: ended.0,
         promised_index: ended.1,
+        removed: true,
         ..ReplicaState::default()
     };
     vec![Write::DropGroup { group }, Write::State { group, state }]
 }
 
-/// Whether the stored state is only what a removed replica left behind.
-pub fn is_legacy(state: &ReplicaState) -> bool {
-    state.voters.is_empty() && state.learners.is_empty() && state.snapshot_index == 0 && state.promised_index > 0
-}
-
 /// What is to be written when the replica of `group`, which does not run, was removed from its group; nothing if there
 /// is none, or it was written before.
 pub fn retire(store: &dyn LogStore, group: GroupId) -> Result<Vec<Write>, crate::log::Error> {
-    let Some(state) = store.state(group)?.filter(|state| !is_legacy(state)) else {
+    let Some(state) = store.state(group)?.filter(|state| !state.removed) else {
         return Ok(Vec::new());
     };
     let last = match store.last_index(group, state.generation)? {

@@ -184,7 +184,22 @@ impl World {
         replica.core = None;
         replica.writes.clear();
         replica.store.crash();
-        self.packets.retain(|(_, to, _)| *to != node);
+        self.lose_all(node);
+    }
+
+    /// A packet does not arrive. Of a snapshot its sender is told so.
+    fn lose(&mut self, index: usize) {
+        let (from, to, packet) = self.packets.remove(index);
+        if matches!(packet, Packet::Snapshot { .. }) {
+            self.event(from, Event::SnapshotSent { to, ok: false });
+        }
+    }
+
+    /// Nothing that is on its way to that node arrives.
+    fn lose_all(&mut self, node: NodeId) {
+        while let Some(index) = self.packets.iter().position(|(_, to, _)| *to == node) {
+            self.lose(index);
+        }
     }
 
     fn event(&mut self, node: NodeId, event: Event) {
@@ -823,7 +838,7 @@ proptest! {
                 }
                 1 if !world.packets.is_empty() => {
                     let lost = world.pick(world.packets.len());
-                    world.packets.remove(lost);
+                    world.lose(lost);
                 }
                 2 => {
                     // A false alarm.

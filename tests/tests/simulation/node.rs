@@ -21,7 +21,7 @@ use warren_broker::node::NodeInbox;
 use warren_broker::queue::client::ChannelId;
 use warren_broker::queue::replica::QueueReplica;
 use warren_cluster::group::shell::Io;
-use warren_cluster::group::{Error, Options as GroupOptions, is_legacy};
+use warren_cluster::group::{Error, Options as GroupOptions};
 use warren_cluster::liveness::{self, Liveness};
 use warren_cluster::transport::Transport;
 use warren_cluster::{GroupId, NodeId};
@@ -267,7 +267,7 @@ impl NodeRun {
         groups.retain(|group| match picture.queue_by_group(*group) {
             Some(queue) if !queue.replicas().contains(&own) => {
                 let state = self.io.store.state(*group).expect("a healthy store");
-                !state.is_some_and(|state| is_legacy(&state))
+                !state.is_some_and(|state| state.removed)
             }
             Some(_) => false,
             None => *group != GROUP,

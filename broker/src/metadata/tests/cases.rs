@@ -168,6 +168,7 @@ fn describe(effect: &Effect) -> Option<String> {
         Effect::QueuePlaced(queue) => format!("= {}", queue.resource()),
         Effect::NodeUp(run) => format!("+ run {}.{}", run.node, run.incarnation),
         Effect::NodeDown(run) => format!("- run {}.{}", run.node, run.incarnation),
+        Effect::NodeDrains(node) => format!("= node {node}"),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Groups whose members change.
 
 use super::*;
-use crate::group::{Course, is_legacy, retire};
+use crate::group::{Course, retire};
 
 /// What the nodes were told of whom the group should consist of, as far as each has heard.
 struct Told {
@@ -41,11 +41,11 @@ impl World {
         }
         replica.store.write(&writes, true).expect("a healthy store");
         let left = replica.store.state(GROUP).expect("a healthy store");
-        assert!(left.is_none_or(|state| is_legacy(&state)), "more is left of it than its promises");
+        assert!(left.is_none_or(|state| state.removed), "more is left of it than its promises");
         assert_eq!(replica.store.last_index(GROUP, 0), Ok(None), "its log is still there");
         self.nodes.retain(|other| *other != node);
         self.joined.push(node);
-        self.packets.retain(|(_, to, _)| *to != node);
+        self.lose_all(node);
     }
 
     fn steer(&mut self, node: NodeId, wanted: &[NodeId]) -> Course {
@@ -84,8 +84,27 @@ impl World {
                 self.event(node, Event::Tick);
             }
         }
-        let states: Vec<_> = self.cores().map(|core| (core.members(), core.status())).collect();
+        let states: Vec<_> = self
+            .cores()
+            .map(|core| (core.members(), core.learners(), core.status()))
+            .collect();
         panic!("the group did not become {wanted:?}: {states:?}");
+    }
+
+    /// Writes and delivers until nothing is on its way but to that node, which gets nothing.
+    fn settle_without(&mut self, node: NodeId) {
+        loop {
+            for node in self.nodes.clone() {
+                while !self.replicas[&node].writes.is_empty() {
+                    self.write(node);
+                }
+            }
+            self.packets.retain(|(_, to, _)| *to != node);
+            if self.packets.is_empty() {
+                return;
+            }
+            self.receive(0);
+        }
     }
 
     fn leader(&self) -> NodeId {
@@ -233,14 +252,7 @@ fn a_replica_that_was_removed_and_returns_keeps_its_promises() {
     assert!(world.propose(2));
     for _ in 0..20 {
         world.steer(1, &[1, 2]);
-        while let Some(at) = world.packets.iter().position(|(_, to, _)| *to != 2) {
-            world.receive(at);
-        }
-        for node in [1, 3] {
-            while !world.replicas[&node].writes.is_empty() {
-                world.write(node);
-            }
-        }
+        world.settle_without(2);
         course = if world.members(1).0 == [1, 2] { Course::Settled } else { course };
     }
     assert_eq!(course, Course::Settled, "it was not removed");
@@ -271,8 +283,7 @@ fn a_voter_that_does_not_know_its_leader_follows_it() {
     world.join(4);
     for _ in 0..30 {
         world.steer(1, &[1, 2, 3, 4]);
-        world.packets.retain(|(_, to, _)| *to != 3);
-        world.settle();
+        world.settle_without(3);
         world.event(1, Event::Tick);
     }
     assert_eq!(world.members(4).0, [1, 2, 3, 4]);
@@ -336,7 +347,7 @@ proptest! {
                 }
                 1 if !world.packets.is_empty() => {
                     let lost = world.pick(world.packets.len());
-                    world.packets.remove(lost);
+                    world.lose(lost);
                 }
                 2 => {
                     // A false alarm.

@@ -58,6 +58,8 @@ pub struct GroupCore<M: Machine> {
     learners: Vec<NodeId>,
     /// The last entry that changed the members, or a later one.
     changed_at: u64,
+    /// The entry by which a leader finds out that the change is on enough disks, and those who knew of it before.
+    proof: Option<(u64, Vec<NodeId>)>,
     /// It led, was removed, and knows of no leader since.
     has_abdicated: bool,
     /// It is to tell the voters so.
@@ -98,8 +100,8 @@ pub struct GroupCore<M: Machine> {
 }
 
 impl<M: Machine> GroupCore<M> {
-    /// Opens the replica: as stored, or new with `members` as its voters. A replica of a group that others have begun
-    /// opens without members: it learns them from its leader.
+    /// Opens the replica: as stored, or new with `members` as its voters, those that the group began with. Where they
+    /// are not known it opens without any, and learns them from its leader.
     ///
     /// A new replica's first state is among the first effects of [`GroupCore::poll`].
     pub fn open(
@@ -115,7 +117,11 @@ impl<M: Machine> GroupCore<M> {
             Some(state) if !state.removed => state,
             known => {
                 let state = match known {
-                    Some(state) => ReplicaState { removed: false, ..state },
+                    Some(state) => ReplicaState {
+                        removed: false,
+                        voters: members.to_vec(),
+                        ..state
+                    },
                     None => ReplicaState {
                         voters: members.to_vec(),
                         ..ReplicaState::default()
@@ -174,6 +180,7 @@ impl<M: Machine> GroupCore<M> {
             members,
             learners,
             changed_at: applied,
+            proof: None,
             has_abdicated: false,
             is_abdicating: false,
             options,
@@ -741,6 +748,9 @@ impl<M: Machine> GroupCore<M> {
             Role::Elected
         };
         let now = (self.role, raft.term, raft.leader_id);
+        if self.role != Role::Leader {
+            self.proof = None;
+        }
         if self.reported != Some(now) {
             if raft.state == StateRole::Leader {
                 self.linger = LINGER_TICKS;

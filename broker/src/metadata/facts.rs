@@ -33,6 +33,8 @@ pub enum Placement {
         wanted: Vec<NodeId>,
         /// Which decision on the set of replicas this is; 0: the declaration.
         era: u64,
+        /// The replicas that the group began with, if `era` is not 0.
+        founders: Vec<NodeId>,
     },
     /// In the memory of one run of one node, which it does not survive.
     Transient { home: Run },
@@ -46,6 +48,7 @@ impl Placement {
             leader,
             wanted: Vec::new(),
             era: 0,
+            founders: Vec::new(),
         }
     }
 }
@@ -88,11 +91,12 @@ impl Queue {
         }
     }
 
-    /// Those that its group began with, if it has them still: a replica of another one learns them from its leader.
+    /// The replicas that its group began with; empty for a transient queue.
     pub fn founders(&self) -> &[NodeId] {
         match &self.placement {
             Placement::Replicated { replicas, era: 0, .. } => replicas,
-            Placement::Replicated { .. } | Placement::Transient { .. } => &[],
+            Placement::Replicated { founders, .. } => founders,
+            Placement::Transient { .. } => &[],
         }
     }
 

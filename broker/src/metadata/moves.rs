@@ -42,6 +42,7 @@ pub(super) fn place_queue(
     let mut all = replicas.clone();
     all.extend(wanted.iter().filter(|node| !replicas.contains(node)));
     let era = if is_new { edit.id } else { *era };
+    let founders = if era == 0 { Vec::new() } else { known.founders().to_vec() };
     let placement = if all.len() == wanted.len() {
         // Nobody is left.
         Placement::Replicated {
@@ -49,6 +50,7 @@ pub(super) fn place_queue(
             leader,
             wanted,
             era,
+            founders,
         }
     } else {
         Placement::Replicated {
@@ -56,6 +58,7 @@ pub(super) fn place_queue(
             leader,
             wanted,
             era,
+            founders,
         }
     };
     if placement != known.placement {
@@ -70,7 +73,11 @@ pub(super) fn queue_moved(mut edit: Edit<'_>, group: GroupId, of_era: u64) {
         return;
     };
     if let Placement::Replicated {
-        leader, wanted, era, ..
+        leader,
+        wanted,
+        era,
+        founders,
+        ..
     } = &known.placement
         && *era == of_era
         && !wanted.is_empty()
@@ -80,6 +87,7 @@ pub(super) fn queue_moved(mut edit: Edit<'_>, group: GroupId, of_era: u64) {
             leader: *leader,
             wanted: Vec::new(),
             era: *era,
+            founders: founders.clone(),
         };
         edit.place_queue(group, placement);
     }

@@ -309,14 +309,18 @@ impl QueueReplica {
             return;
         }
         let course = self.shell.steer(self.queue.wanted(), self.queue.preferred_leader());
-        if course == Course::Settled {
-            self.place.settled();
-            if let Some(era) = self.queue.moves() {
-                let group = self.group();
-                tracing::info!(queue = %self.queue.name, replicas = ?self.queue.wanted(), "has moved");
-                self.metadata.submit_later(Change::QueueMoved { group, era });
-            }
+        if course == Course::Underway {
+            return;
         }
+        if let Some(era) = self.queue.moves() {
+            if !self.shell.core_mut().is_settled() {
+                return;
+            }
+            let group = self.group();
+            tracing::info!(queue = %self.queue.name, replicas = ?self.queue.wanted(), "has moved");
+            self.metadata.submit_later(Change::QueueMoved { group, era });
+        }
+        self.place.settled();
     }
 
     /// Lets another replica lead that should.

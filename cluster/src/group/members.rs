@@ -38,9 +38,8 @@ const MEMBERS_MAX: usize = 64;
 /// How far a group is from what it should consist of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Course {
-    /// It consists of these voters, and a majority of them knows that this is agreed on: what replicas elsewhere keep
-    /// is not needed any more.
-    Settled,
+    /// It consists of these voters. See [`GroupCore::is_settled`] for whether the others may go.
+    Arrived,
     /// A step is on its way, or the next one waits for a replica to catch up or to be reachable.
     Underway,
 }
@@ -82,12 +81,41 @@ impl<M: Machine> GroupCore<M> {
                 Course::Underway
             }
             Step::Wait => Course::Underway,
-            Step::Done if self.is_change_known() => Course::Settled,
-            Step::Done => {
-                self.linger = LINGER_TICKS;
-                Course::Underway
+            Step::Done => Course::Arrived,
+        }
+    }
+
+    /// Whether a majority of the voters has on its disks that the latest change of members is committed: only then is
+    /// what replicas elsewhere keep not needed any more, whatever ends now. To be asked again after every event;
+    /// [`GroupCore::poll`] must follow.
+    ///
+    /// A voter writes down what it knows to be committed before it stores what it receives later. So the leader waits
+    /// until a majority says that it knows, then appends an entry, and waits until the same voters have stored that.
+    pub fn is_settled(&mut self) -> bool {
+        let raft = &self.raw.raft;
+        if self.role != Role::Leader || raft.has_pending_conf() || raft.lead_transferee.is_some() {
+            return false;
+        }
+        self.linger = LINGER_TICKS;
+        let is_majority = |count: usize| 2 * count > self.members.len();
+        if let Some((index, witnesses)) = &self.proof {
+            let has = |voter: &&NodeId| raft.prs().get(**voter).is_some_and(|progress| progress.matched >= *index);
+            if is_majority(witnesses.iter().filter(has).count()) {
+                return true;
+            }
+            if is_majority(witnesses.iter().filter(|voter| !self.down.contains(voter)).count()) {
+                return false;
             }
         }
+        let knows = |voter: &NodeId| {
+            let progress = raft.prs().get(*voter);
+            *voter == self.node || progress.is_some_and(|progress| progress.committed_index >= self.changed_at)
+        };
+        let witnesses: Vec<NodeId> = self.members.iter().copied().filter(knows).collect();
+        if is_majority(witnesses.len()) && self.raw.propose(Vec::new(), Vec::new()).is_ok() {
+            self.proof = Some((self.raw.raft.raft_log.last_index(), witnesses));
+        }
+        false
     }
 
     /// Hands leadership to that voter once it holds the whole log; given up after a second. Nothing happens if this
@@ -164,19 +192,6 @@ impl<M: Machine> GroupCore<M> {
         2 * able > voters.len()
     }
 
-    /// Whether a majority of the voters knows that the latest change of members is committed.
-    fn is_change_known(&self) -> bool {
-        let raft = &self.raw.raft;
-        let knows = |voter: &&NodeId| {
-            **voter == self.node
-                || raft
-                    .prs()
-                    .get(**voter)
-                    .is_some_and(|progress| progress.committed_index >= self.changed_at)
-        };
-        2 * self.members.iter().filter(knows).count() > self.members.len()
-    }
-
     fn change(&mut self, kind: ConfChangeType, node: NodeId) {
         let before = ConfState {
             voters: self.members.clone(),
@@ -249,6 +264,7 @@ impl<M: Machine> GroupCore<M> {
         let now = self.raw.raft.prs().conf().to_conf_state();
         self.members = now.voters;
         self.learners = now.learners;
+        self.proof = None;
         self.members.sort_unstable();
         self.learners.sort_unstable();
         let raft = &mut self.raw.raft;

@@ -637,7 +637,9 @@ impl World {
                 if leads == 1 && self.gone.is_none() && status.role == warren_cluster::group::Role::Leader {
                     let mut wanted = replica.queue().wanted().to_vec();
                     wanted.sort_unstable();
-                    if core.members() != wanted || !core.learners().is_empty() || replica.queue().moves().is_some() {
+                    let mut members = core.members().to_vec();
+                    members.sort_unstable();
+                    if members != wanted || !core.learners().is_empty() || replica.queue().moves().is_some() {
                         unrest += &format!(
                             "group {group} is not where it should be: {:?} and {:?} of {:?}; ",
                             core.members(),

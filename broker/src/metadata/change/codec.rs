@@ -429,6 +429,7 @@ impl TryFrom<proto::DeclareQueue> for DeclareQueue {
                     leader: placement.leader,
                     wanted: placement.wanted,
                     era: placement.era,
+                    founders: placement.founders,
                 },
             },
         })
@@ -457,12 +458,14 @@ impl From<&Placement> for proto::Placement {
                 leader,
                 wanted,
                 era,
+                founders,
             } => Self {
                 replicas: replicas.clone(),
                 leader: *leader,
                 home: None,
                 wanted: wanted.clone(),
                 era: *era,
+                founders: founders.clone(),
             },
             Placement::Transient { home } => Self {
                 home: Some((*home).into()),

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use actix::prelude::*;
@@ -288,6 +288,8 @@ pub struct Directory {
     groups: Mutex<FxHashMap<GroupId, Group>>,
     /// Groups whose replica here is being deleted because it was removed: another one must not begin before.
     retiring: Mutex<BTreeSet<GroupId>>,
+    /// The view shows what was agreed on before this run began, and not some state of long ago.
+    up_to_date: AtomicBool,
     sessions: Mutex<FxHashMap<u64, Post<SessionEvent>>>,
     /// Sessions of this node that have ended, with the queues that do not know it yet.
     ending: Mutex<BTreeSet<(GroupId, SessionId)>>,
@@ -324,6 +326,7 @@ impl Directory {
             next_session: AtomicU64::new(1),
             groups: Mutex::default(),
             retiring: Mutex::default(),
+            up_to_date: AtomicBool::new(false),
             sessions: Mutex::default(),
             ending: Mutex::default(),
             ended: RwLock::default(),
@@ -713,6 +716,16 @@ impl Directory {
             entry.leader = None;
             self.notify(group, entry);
         }
+    }
+
+    /// The view shows everything that was agreed on before this run began.
+    pub fn caught_up(&self) {
+        self.up_to_date.store(true, Ordering::Release);
+    }
+
+    /// Whether decisions may be based on where the view shows queues to belong.
+    pub fn is_up_to_date(&self) -> bool {
+        self.up_to_date.load(Ordering::Acquire)
     }
 
     /// What a removed replica had, which does not run, is about to be deleted.

@@ -120,10 +120,12 @@ impl<M: Machine> GroupCore<M> {
                     Some(state) => ReplicaState {
                         removed: false,
                         voters: members.to_vec(),
+                        era: options.era,
                         ..state
                     },
                     None => ReplicaState {
                         voters: members.to_vec(),
+                        era: options.era,
                         ..ReplicaState::default()
                     },
                 };

@@ -83,6 +83,14 @@ impl Queue {
         }
     }
 
+    /// Which decision on the set of replicas its placement is; 0: the declaration.
+    pub fn era(&self) -> u64 {
+        match &self.placement {
+            Placement::Replicated { era, .. } => *era,
+            Placement::Transient { .. } => 0,
+        }
+    }
+
     /// The decision on the set of replicas that is to be carried out still, if one is.
     pub fn moves(&self) -> Option<u64> {
         match &self.placement {

@@ -143,7 +143,8 @@ pub struct MetadataReplica {
     asked: Vec<(NodeId, Barrier)>,
     /// The log position of the published view.
     published: u64,
-    queues: BTreeSet<GroupId>,
+    /// The queues that run here, and the decision that brought each of them.
+    queues: BTreeMap<GroupId, u64>,
     /// Queues to start, or to tell where they shall be, once the view shows it.
     declared: Vec<Arc<Queue>>,
     /// Queues to start here as soon as what an earlier replica had is deleted.
@@ -175,7 +176,7 @@ impl MetadataReplica {
             next_barrier: 1,
             asked: Vec::new(),
             published: 0,
-            queues: BTreeSet::new(),
+            queues: BTreeMap::new(),
             declared: Vec::new(),
             delayed: BTreeMap::new(),
             drains: Vec::new(),
@@ -330,7 +331,7 @@ impl MetadataReplica {
             Effect::QueueDeclared(queue) | Effect::QueuePlaced(queue) => self.declared.push(queue),
             Effect::QueueDeleted(queue) => {
                 self.delayed.remove(&queue.group);
-                if !self.queues.remove(&queue.group) && !queue.is_transient() {
+                if self.queues.remove(&queue.group).is_none() && !queue.is_transient() {
                     self.drop_legacy(queue.group);
                 }
                 // One that comes and goes in one round never starts.
@@ -391,18 +392,21 @@ impl MetadataReplica {
         if std::mem::replace(&mut self.joined, true) {
             return;
         }
+        // Those who wait for what is shown from now on look again.
+        self.drains.push(self.setup.directory.node());
         let picture = self.shell.core().machine().picture();
         let Ok(groups) = self.setup.io.store.groups() else {
             return;
         };
         // Their queues were deleted while this node was away. What it runs itself ends in its own time.
         for group in groups {
-            if group == GROUP || self.queues.contains(&group) {
+            if group == GROUP || self.queues.contains_key(&group) {
                 continue;
             }
             match picture.queue_by_group(group) {
                 None => self.write(vec![Write::DropGroup { group }], None),
-                Some(_) if self.delayed.contains_key(&group) => {}
+                // It begins with this round.
+                Some(queue) if queue.replicas().contains(&self.setup.directory.node()) => {}
                 // The queue went elsewhere meanwhile.
                 Some(_) => match warren_cluster::group::retire(&*self.setup.io.store, group) {
                     Ok(writes) if writes.is_empty() => {}
@@ -496,20 +500,29 @@ impl MetadataReplica {
                 Placement::Transient { home } => *home == run,
             };
             self.delayed.remove(&group);
-            match (here, self.queues.contains(&group)) {
+            let runs = self.queues.get(&group).copied();
+            match (here, runs.is_some()) {
                 // It may have been declared and placed in one round.
                 (true, false) if directory.is_retiring(group) => drop(self.delayed.insert(group, queue)),
                 (true, false) => {
-                    self.queues.insert(group);
+                    // What is stored may have come by a later decision than the one that is being followed up.
+                    let stored = self.setup.io.store.state(group).ok().flatten();
+                    let stored = stored.filter(|state| !state.removed).map(|state| state.era);
+                    self.queues.insert(group, stored.unwrap_or(queue.era()));
                     started.push(queue);
                 }
                 (true, true) => directory.deliver_always(group, Inbound::Placed(queue)),
+                // That it was to leave once, before it came again, is known already.
+                (false, true) if runs.is_some_and(|runs| queue.era() < runs) => {}
                 (false, true) => {
                     self.queues.remove(&group);
                     directory.replica_removed(group);
                 }
                 (false, false) => {}
             }
+        }
+        if self.joined {
+            directory.caught_up();
         }
         for drained in std::mem::take(&mut self.drains) {
             for mailbox in directory.mailboxes() {

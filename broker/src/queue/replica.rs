@@ -75,6 +75,10 @@ impl QueueReplica {
         options: Options,
     ) -> Result<Self, Error> {
         let group = queue.group;
+        let options = Options {
+            era: queue.era(),
+            ..options
+        };
         let new = io.store.state(group)?.is_none();
         let machine = QueueMachine::new(super::config(&queue));
         let shell = GroupShell::open(io.clone(), group, queue.founders(), machine, options)?;
@@ -305,7 +309,7 @@ impl QueueReplica {
 
     /// Brings the group to where it should be, one step at a time.
     fn steer(&mut self) {
-        if self.role != Role::Leader || !self.place.moves() {
+        if self.role != Role::Leader || !self.place.moves() || !self.directory.is_up_to_date() {
             return;
         }
         let course = self.shell.steer(self.queue.wanted(), self.queue.preferred_leader());
@@ -325,7 +329,8 @@ impl QueueReplica {
 
     /// Lets another replica lead that should.
     fn hand_over(&mut self, now_ms: u64) {
-        if self.role != Role::Leader || self.place.look_ms().is_none_or(|look_ms| look_ms > now_ms) {
+        let is_due = self.place.look_ms().is_some_and(|look_ms| look_ms <= now_ms);
+        if self.role != Role::Leader || !is_due || !self.directory.is_up_to_date() {
             return;
         }
         let core = self.shell.core();

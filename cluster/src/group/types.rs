@@ -22,6 +22,8 @@ pub struct Options {
     pub eager_commit: bool,
     /// Whether every replica performs the machine's effects, not only the leader.
     pub effects_everywhere: bool,
+    /// Kept with a new replica: see [`ReplicaState::era`].
+    pub era: u64,
 }
 
 impl Default for Options {
@@ -34,6 +36,7 @@ impl Default for Options {
             snapshot_log_bytes: 4 << 20,
             eager_commit: false,
             effects_everywhere: false,
+            era: 0,
         }
     }
 }

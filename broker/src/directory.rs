@@ -74,6 +74,15 @@ pub enum Inbound {
     Placed(Arc<Queue>),
     /// A node begins to drain, or does not any more.
     Drains(NodeId),
+    /// The queue's leader asks whether this replica knows that it is one.
+    ReplicaQuery(NodeId),
+    /// A node has a replica, and knows of this decision on it.
+    ReplicaIs {
+        /// The node.
+        node: NodeId,
+        /// The decision.
+        era: u64,
+    },
     /// The replica is no part of its group any more: end, and leave nothing but what binds a later one.
     Retire,
     /// Describe yourself for operators.
@@ -310,6 +319,8 @@ struct Ended {
 #[derive(Default)]
 struct Group {
     mailbox: Option<Post<Inbound>>,
+    /// Where its queue shall be, for an actor that is about to begin.
+    placed: Option<Arc<Queue>>,
     leader: Option<NodeId>,
     term: u64,
     watchers: FxHashSet<SessionId>,
@@ -617,6 +628,14 @@ impl Directory {
         if self.is_retiring(group) {
             return self.replica_removed(group);
         }
+        let mut groups = self.groups();
+        if let Some(entry) = groups.get_mut(&group)
+            && let Some(queue) = entry.placed.take()
+            && let Some(mailbox) = &entry.mailbox
+        {
+            mailbox.always(Inbound::Placed(queue));
+        }
+        drop(groups);
         // Whoever takes it out of the view after this finds the mailbox.
         if self.view.queue_by_group(group).is_none() {
             self.queue_gone(group);
@@ -709,6 +728,7 @@ impl Directory {
         // Its actor may be about to begin.
         self.retire(group);
         let Some(entry) = groups.get_mut(&group) else { return };
+        entry.placed = None;
         if let Some(mailbox) = entry.mailbox.take() {
             mailbox.always(Inbound::Retire);
         }
@@ -716,6 +736,33 @@ impl Directory {
             entry.leader = None;
             self.notify(group, entry);
         }
+    }
+
+    /// Tells the queue's replica of this node, which runs or is about to, where the queue shall be.
+    pub fn placed(&self, queue: Arc<Queue>) {
+        let mut groups = self.groups();
+        let entry = groups.entry(queue.group).or_default();
+        match &entry.mailbox {
+            // One message for each decision.
+            Some(mailbox) => mailbox.always(Inbound::Placed(queue)),
+            None => entry.placed = Some(queue),
+        }
+    }
+
+    /// A node has no replica of that group, and cannot lead it: asks the others who does.
+    pub fn no_replica(&self, node: NodeId, group: GroupId) {
+        {
+            let mut groups = self.groups();
+            let Some(entry) = groups.get_mut(&group).filter(|entry| entry.leader == Some(node)) else {
+                return;
+            };
+            if self.home(group).is_some() {
+                return;
+            }
+            entry.leader = None;
+            self.notify(group, entry);
+        }
+        self.ask(group);
     }
 
     /// The view shows everything that was agreed on before this run began.

@@ -17,7 +17,7 @@ use warren_cluster::transport::{
     BoxError, Envelope, Inbox, PeerState, Port, Refused, SnapshotEnd, SnapshotOffer, SnapshotSink,
 };
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::node::{NodeMessage, node_message::Kind};
+use warren_proto::node::{NoReplica, NodeMessage, node_message::Kind};
 use warren_proto::record::{Command, SessionId, system};
 use warren_proto::{queue, record, transport};
 
@@ -74,6 +74,15 @@ impl NodeInbox {
             Kind::LeaderIs(is) => {
                 self.directory
                     .leader_is(is.group, is.term, (is.leader != 0).then_some(is.leader));
+            }
+            Kind::NoReplica(none) => self.directory.no_replica(from, none.group),
+            Kind::ReplicaQuery(query) => self.directory.deliver(query.group, Inbound::ReplicaQuery(from)),
+            Kind::ReplicaIs(is) => {
+                let message = Inbound::ReplicaIs {
+                    node: from,
+                    era: is.era,
+                };
+                self.directory.deliver(is.group, message);
             }
             Kind::LeaderQuery(query) => self.directory.deliver(query.group, Inbound::LeaderQuery(from)),
             Kind::SessionGone(gone) => {
@@ -169,6 +178,10 @@ impl Inbox for NodeInbox {
         match port {
             // Raft repeats what is lost, sessions and requesters repeat what is not answered.
             Port::RAFT => self.directory.deliver(to, Inbound::raft(payload)),
+            Port::QUEUE | Port::RESYNC if self.directory.mailbox(to).is_none() => {
+                // Nobody here could say who leads it.
+                self.directory.tell(from, Kind::NoReplica(NoReplica { group: to }));
+            }
             Port::QUEUE | Port::METADATA => self.directory.deliver(to, Inbound::batch(from, payload)),
             Port::SESSION => self.session_events(from, to, payload),
             Port::RESYNC => match queue::Resync::decode(payload) {

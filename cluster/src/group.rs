@@ -24,8 +24,8 @@ use crate::log::{LogStore, ReplicaState, Write};
 use crate::machine::{Machine, Meta};
 use crate::{GroupId, NodeId};
 use compaction::restore;
-use storage::LogView;
 pub use members::{Course, retire};
+use storage::LogView;
 pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status};
 use wire::Place;
 

@@ -109,7 +109,10 @@ impl Inner {
             Some(run) => vec![run.node],
             None => queue.replicas().to_vec(),
         };
-        let leader = replicas.iter().filter(|replica| replica.role == "leader").max_by_key(|replica| replica.term);
+        let leader = replicas
+            .iter()
+            .filter(|replica| replica.role == "leader")
+            .max_by_key(|replica| replica.term);
         // Where nobody leads, all that is known is where replicas shall be.
         let membership = |node| match leader {
             Some(leader) if !leader.voters.is_empty() && !leader.voters.contains(&node) => "non_voter",
@@ -284,7 +287,13 @@ impl Inner {
 
     fn maintenance(&self) -> BTreeMap<String, String> {
         let picture = self.view.picture();
-        let text = |draining| if draining { "marked for maintenance" } else { "not under maintenance" };
+        let text = |draining| {
+            if draining {
+                "marked for maintenance"
+            } else {
+                "not under maintenance"
+            }
+        };
         let row = |(id, node): (u64, &Arc<crate::metadata::Node>)| (self.name_of(id), text(node.draining).to_owned());
         picture.nodes().map(row).collect()
     }

@@ -66,7 +66,10 @@ impl Inner {
         if self.running().contains(&node) {
             return Ok(node);
         }
-        Err(Failure::new(status::UNAVAILABLE, format!("node '{name}' is not running")))
+        Err(Failure::new(
+            status::UNAVAILABLE,
+            format!("node '{name}' is not running"),
+        ))
     }
 
     fn replicated(&self, vhost: &str, name: &str) -> Result<Arc<Queue>, Failure> {
@@ -137,7 +140,9 @@ impl Inner {
         let selection = Selection::new(vhost, queue)?;
         let fits = |queue: &Queue| growth == Growth::All || queue.wanted().len().is_multiple_of(2);
         let picture = self.view.picture();
-        let chosen = picture.all_queues().filter(|queue| selection.holds(queue) && fits(queue));
+        let chosen = picture
+            .all_queues()
+            .filter(|queue| selection.holds(queue) && fits(queue));
         let moves = chosen.filter_map(|queue| grown(queue, node)).collect();
         Ok(self.place_all(moves, false).await)
     }
@@ -283,7 +288,12 @@ impl Inner {
         })
         .await?;
         let until = tokio::time::Instant::now() + MOVE_TIMEOUT;
-        while waits && self.view.queue_by_group(group).is_some_and(|queue| queue.moves().is_some()) {
+        while waits
+            && self
+                .view
+                .queue_by_group(group)
+                .is_some_and(|queue| queue.moves().is_some())
+        {
             if tokio::time::Instant::now() > until {
                 let text = "the queue has not moved yet; it will once its replicas can be reached";
                 return Err(Failure::new(status::TEMPORARY, text));

@@ -38,11 +38,20 @@ pub(super) fn place_queue(
     let Placement::Replicated { replicas, era, .. } = &known.placement else {
         return Ok(());
     };
-    let is_new = known.wanted().iter().copied().collect::<std::collections::BTreeSet<_>>() != distinct;
+    let is_new = known
+        .wanted()
+        .iter()
+        .copied()
+        .collect::<std::collections::BTreeSet<_>>()
+        != distinct;
     let mut all = replicas.clone();
     all.extend(wanted.iter().filter(|node| !replicas.contains(node)));
     let era = if is_new { edit.id } else { *era };
-    let founders = if era == 0 { Vec::new() } else { known.founders().to_vec() };
+    let founders = if era == 0 {
+        Vec::new()
+    } else {
+        known.founders().to_vec()
+    };
     let placement = if all.len() == wanted.len() {
         // Nobody is left.
         Placement::Replicated {

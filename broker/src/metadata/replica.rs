@@ -511,7 +511,8 @@ impl MetadataReplica {
                     self.queues.insert(group, stored.unwrap_or(queue.era()));
                     started.push(queue);
                 }
-                (true, true) => directory.deliver_always(group, Inbound::Placed(queue)),
+                (true, true) if queue.is_transient() => {}
+                (true, true) => directory.placed(queue),
                 // That it was to leave once, before it came again, is known already.
                 (false, true) if runs.is_some_and(|runs| queue.era() < runs) => {}
                 (false, true) => {
@@ -716,6 +717,8 @@ impl MetadataReplica {
             | Inbound::LinkWritable(_)
             | Inbound::LeaderQuery(_)
             | Inbound::Placed(_)
+            | Inbound::ReplicaQuery(_)
+            | Inbound::ReplicaIs { .. }
             | Inbound::Drains(_)
             | Inbound::Retire => {}
         }

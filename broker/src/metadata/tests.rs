@@ -581,7 +581,10 @@ fn a_queue_moves_without_becoming_another() {
     node.apply(&place(&[1, 4], 0));
     let second = check(&node, &[1, 2, 3, 4, 5], &[1, 4]).moves().expect("it moves");
     assert_ne!(first, second);
-    assert!(node.apply(&Change::QueueMoved { group, era: first }).len() == 1, "only the answer");
+    assert!(
+        node.apply(&Change::QueueMoved { group, era: first }).len() == 1,
+        "only the answer"
+    );
     check(&node, &[1, 2, 3, 4, 5], &[1, 4]);
     node.apply(&Change::QueueMoved { group, era: second });
     assert_eq!(check(&node, &[1, 4], &[1, 4]).moves(), None);

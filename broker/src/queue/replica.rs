@@ -12,7 +12,7 @@ use warren_cluster::group::shell::{GroupShell, Io, Output};
 use warren_cluster::group::{Course, Error, Event, GroupCore, Options, ProposeError, Role};
 use warren_cluster::transport::PeerState;
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::node::{LeaderIs, SessionCheck, node_message::Kind};
+use warren_proto::node::{LeaderIs, ReplicaIs, ReplicaQuery, SessionCheck, node_message::Kind};
 use warren_proto::queue;
 use warren_proto::record::{self, Command, SessionId, batches, system};
 
@@ -108,10 +108,6 @@ impl QueueReplica {
     /// Makes the replica known under `mailbox`, learns which peers are there, and leads if that is its part.
     pub fn begin(&mut self, mailbox: impl Mailbox<Inbound> + 'static, now_ms: u64) -> Result<(), Error> {
         self.directory.register_queue(self.group(), mailbox);
-        // What is decided from now on comes by the mailbox.
-        if let Some(queue) = self.metadata.view().queue_by_group(self.group()) {
-            self.queue = queue;
-        }
         self.shell.look_around();
         if self.preferred || self.queue.replicas().len() == 1 {
             self.shell.handle(Event::Campaign);
@@ -133,6 +129,11 @@ impl QueueReplica {
                 self.queue = queue;
                 self.reconsider(Pace::Prompt, now_ms);
             }
+            Inbound::ReplicaQuery(from) => {
+                let (group, era) = (self.group(), self.queue.era());
+                self.directory.tell(from, Kind::ReplicaIs(ReplicaIs { group, era }));
+            }
+            Inbound::ReplicaIs { node, era } => self.place.is_ready(node, era),
             Inbound::Drains(_) => self.reconsider(Pace::Prompt, now_ms),
             Inbound::Retire => {
                 self.dead_letters.stop();
@@ -252,7 +253,7 @@ impl QueueReplica {
     fn work_off(&mut self, now_ms: u64) -> Result<(), Error> {
         loop {
             self.propose(now_ms);
-            self.steer();
+            self.steer(now_ms);
             self.shell.poll(&mut self.outputs)?;
             if self.outputs.is_empty() {
                 let gone = self.outbox.flush();
@@ -308,11 +309,19 @@ impl QueueReplica {
     }
 
     /// Brings the group to where it should be, one step at a time.
-    fn steer(&mut self) {
+    fn steer(&mut self, now_ms: u64) {
         if self.role != Role::Leader || !self.place.moves() || !self.directory.is_up_to_date() {
             return;
         }
-        let course = self.shell.steer(self.queue.wanted(), self.queue.preferred_leader());
+        let core = self.shell.core();
+        let is_known = |node| core.members().contains(&node) || core.learners().contains(&node) || core.is_down(node);
+        let group = self.group();
+        for node in self.place.unready(&self.queue, is_known, now_ms) {
+            self.directory.tell(node, Kind::ReplicaQuery(ReplicaQuery { group }));
+        }
+        let ready = self.place.ready(&self.queue);
+        let leader = self.queue.preferred_leader();
+        let course = self.shell.steer(self.queue.wanted(), leader, &ready);
         if course == Course::Underway {
             return;
         }
@@ -320,7 +329,6 @@ impl QueueReplica {
             if !self.shell.core_mut().is_settled() {
                 return;
             }
-            let group = self.group();
             tracing::info!(queue = %self.queue.name, replicas = ?self.queue.wanted(), "has moved");
             self.metadata.submit_later(Change::QueueMoved { group, era });
         }
@@ -341,9 +349,7 @@ impl QueueReplica {
             is_able: core.has_caught_up(*node),
         };
         let voters: Vec<Voter> = core.members().iter().map(voter).collect();
-        let heir = self
-            .place
-            .heir(&self.queue, &picture, self.io.node, &voters, now_ms);
+        let heir = self.place.heir(&self.queue, &picture, self.io.node, &voters, now_ms);
         if let Some(heir) = heir {
             tracing::debug!(queue = %self.queue.name, heir, "hands leadership over");
             self.shell.handle(Event::TransferLeader(heir));
@@ -528,8 +534,16 @@ impl QueueReplica {
 
     fn able(&self) -> Vec<NodeId> {
         let core = self.shell.core();
-        let able = core.members().iter().copied().filter(|member| core.has_caught_up(*member));
-        if self.role == Role::Leader { able.collect() } else { Vec::new() }
+        let able = core
+            .members()
+            .iter()
+            .copied()
+            .filter(|member| core.has_caught_up(*member));
+        if self.role == Role::Leader {
+            able.collect()
+        } else {
+            Vec::new()
+        }
     }
 
     fn resync(&mut self, request: queue::Resync) -> Result<(), Error> {

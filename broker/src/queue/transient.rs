@@ -246,6 +246,8 @@ impl Handler<Inbound> for TransientActor {
             | Inbound::Raft { .. }
             | Inbound::LeaderQuery(_)
             | Inbound::Placed(_)
+            | Inbound::ReplicaQuery(_)
+            | Inbound::ReplicaIs { .. }
             | Inbound::Drains(_)
             | Inbound::Retire => {}
         }

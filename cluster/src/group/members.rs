@@ -60,10 +60,10 @@ impl<M: Machine> GroupCore<M> {
         &self.learners
     }
 
-    /// Takes the next step towards a group of exactly these voters, if this replica leads. `is_up` says of a node
-    /// whether it is reachable; `leader` should lead in the end where that matters, 0 for any. To be called again after
+    /// Takes the next step towards a group of exactly these voters, if this replica leads. `may_join` says of a node
+    /// whether it is reachable and has a replica that it will not take away again for a reason of before; `leader` should lead in the end where that matters, 0 for any. To be called again after
     /// every event until the group has settled; [`GroupCore::poll`] must follow.
-    pub fn steer(&mut self, wanted: &[NodeId], leader: NodeId, is_up: &dyn Fn(NodeId) -> bool) -> Course {
+    pub fn steer(&mut self, wanted: &[NodeId], leader: NodeId, may_join: &dyn Fn(NodeId) -> bool) -> Course {
         if self.role != Role::Leader {
             return Course::Underway;
         }
@@ -71,7 +71,7 @@ impl<M: Machine> GroupCore<M> {
             self.linger = LINGER_TICKS;
             return Course::Underway;
         }
-        match self.step(wanted, leader, is_up) {
+        match self.step(wanted, leader, may_join) {
             Step::Change(kind, node) => {
                 self.change(kind, node);
                 Course::Underway
@@ -99,7 +99,11 @@ impl<M: Machine> GroupCore<M> {
         self.linger = LINGER_TICKS;
         let is_majority = |count: usize| 2 * count > self.members.len();
         if let Some((index, witnesses)) = &self.proof {
-            let has = |voter: &&NodeId| raft.prs().get(**voter).is_some_and(|progress| progress.matched >= *index);
+            let has = |voter: &&NodeId| {
+                raft.prs()
+                    .get(**voter)
+                    .is_some_and(|progress| progress.matched >= *index)
+            };
             if is_majority(witnesses.iter().filter(has).count()) {
                 return true;
             }
@@ -141,7 +145,7 @@ impl<M: Machine> GroupCore<M> {
         self.down.contains(&node)
     }
 
-    fn step(&self, wanted: &[NodeId], leader: NodeId, is_up: &dyn Fn(NodeId) -> bool) -> Step {
+    fn step(&self, wanted: &[NodeId], leader: NodeId, may_join: &dyn Fn(NodeId) -> bool) -> Step {
         let mut waits = false;
         if let Some(learner) = self.learners.iter().find(|learner| !wanted.contains(learner)) {
             return Step::Change(ConfChangeType::RemoveNode, *learner);
@@ -154,7 +158,7 @@ impl<M: Machine> GroupCore<M> {
         }
         let is_new = |node: &&NodeId| !self.members.contains(node) && !self.learners.contains(node);
         for new in wanted.iter().filter(is_new) {
-            if is_up(*new) {
+            if may_join(*new) {
                 return Step::Change(ConfChangeType::AddLearnerNode, *new);
             }
             waits = true;
@@ -206,7 +210,12 @@ impl<M: Machine> GroupCore<M> {
         change.set_change_type(kind);
         self.linger = LINGER_TICKS;
         match self.raw.propose_conf_change(Vec::new(), change) {
-            Ok(()) => tracing::info!(group = self.group, member = node, ?kind, "changes the members of a group"),
+            Ok(()) => tracing::info!(
+                group = self.group,
+                member = node,
+                ?kind,
+                "changes the members of a group"
+            ),
             // It is proposed again after the next event.
             Err(error) => tracing::debug!(group = self.group, %error, "a change of members was not proposed"),
         }
@@ -322,7 +331,10 @@ impl<M: Machine> GroupCore<M> {
 
     /// What is kept beside entries of which one changes the members: see the module.
     pub(super) fn note_changes(&mut self, entries: &[LogEntry], writes: &mut Vec<Write>) {
-        if entries.iter().all(|entry| i32::from(entry.kind) == EntryType::EntryNormal as i32) {
+        if entries
+            .iter()
+            .all(|entry| i32::from(entry.kind) == EntryType::EntryNormal as i32)
+        {
             return;
         }
         writes.push(Write::State {
@@ -371,6 +383,8 @@ pub fn retire(store: &dyn LogStore, group: GroupId) -> Result<Vec<Write>, crate:
         Some(index) if index > state.snapshot_index => store.entry(group, state.generation, index)?,
         _ => None,
     };
-    let (index, term) = last.map_or((state.snapshot_index, state.snapshot_term), |entry| (entry.index, entry.term));
+    let (index, term) = last.map_or((state.snapshot_index, state.snapshot_term), |entry| {
+        (entry.index, entry.term)
+    });
     Ok(legacy(group, &state, index, term))
 }

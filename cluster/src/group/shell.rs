@@ -114,19 +114,21 @@ impl<M: Machine> GroupShell<M> {
         let peers = self.io.transport.peers();
         let up = |member: NodeId| peers.iter().any(|(node, state)| *node == member && state.is_up());
         let members = self.core.members().iter().chain(self.core.learners());
-        let absent = members.copied().filter(|member| *member != self.io.node && !up(*member));
+        let absent = members
+            .copied()
+            .filter(|member| *member != self.io.node && !up(*member));
         for member in absent.collect::<Vec<_>>() {
             self.core.handle(Event::PeerDown(member));
         }
     }
 
-    /// See [`GroupCore::steer`]; [`GroupShell::poll`] must follow.
-    pub fn steer(&mut self, wanted: &[NodeId], leader: NodeId) -> Course {
+    /// See [`GroupCore::steer`]: only nodes that are reachable and among `ready` are added. [`GroupShell::poll`] must
+    /// follow.
+    pub fn steer(&mut self, wanted: &[NodeId], leader: NodeId, ready: &[NodeId]) -> Course {
         let peers = self.io.transport.peers();
-        let is_up = |node: NodeId| {
-            node == self.io.node || peers.iter().any(|(peer, state)| *peer == node && state.is_up())
-        };
-        self.core.steer(wanted, leader, &is_up)
+        let is_up = |node: NodeId| peers.iter().any(|(peer, state)| *peer == node && state.is_up());
+        let may_join = |node: NodeId| ready.contains(&node) && is_up(node);
+        self.core.steer(wanted, leader, &may_join)
     }
 
     /// Takes one event in; [`GroupShell::poll`] must follow before the actor does anything else.

@@ -59,12 +59,14 @@ fn voters(cluster: &Cluster, asked: usize, queue: &str) -> Result<Vec<String>, S
 #[track_caller]
 fn await_voters(cluster: &Cluster, asked: usize, queue: &str, nodes: &[usize]) {
     let expected: Vec<String> = nodes.iter().map(|node| name(*node)).collect();
-    await_some(&format!("{queue} has replicas on {expected:?}"), PATIENCE, || {
-        match voters(cluster, asked, queue)? {
+    await_some(
+        &format!("{queue} has replicas on {expected:?}"),
+        PATIENCE,
+        || match voters(cluster, asked, queue)? {
             found if found == expected => Ok(()),
             found => Err(format!("{found:?}")),
-        }
-    });
+        },
+    );
 }
 
 #[track_caller]
@@ -97,7 +99,11 @@ fn queues_leave_each_node_and_return_under_load() {
         }
         load.await_confirms(PROGRESS, PATIENCE);
         load.await_deliveries(PROGRESS, PATIENCE);
-        println!("{} left and returned in {:.2} s", name(node), at.elapsed().as_secs_f32());
+        println!(
+            "{} left and returned in {:.2} s",
+            name(node),
+            at.elapsed().as_secs_f32()
+        );
     }
     cluster.await_whole();
     finish("shrink and grow", began, cluster, load, &queues);
@@ -163,7 +169,9 @@ fn leaders_are_spread_evenly() {
     let names: Vec<String> = (0..6).map(|number| format!("spread.{number}")).collect();
     let mut session = Session::open(&cluster.address(0), PATIENCE).expect("a whole cluster serves");
     for queue in &names {
-        session.declare(queue, "quorum", PATIENCE).expect("a whole cluster declares");
+        session
+            .declare(queue, "quorum", PATIENCE)
+            .expect("a whole cluster declares");
     }
     let before: Vec<usize> = names.iter().map(|queue| cluster.leader(0, queue)).collect();
     assert_eq!(before, [0; 6]);
@@ -205,9 +213,16 @@ fn a_node_that_drains_serves_nobody_until_it_is_revived() {
     await_some("its clients are gone", PATIENCE, || {
         let rows = cluster.rows(1, &["list_connections", "node"])?;
         let there = rows.iter().filter(|row| row["node"] == name(0)).count();
-        if there == 0 { Ok(()) } else { Err(format!("{there} left")) }
+        if there == 0 {
+            Ok(())
+        } else {
+            Err(format!("{there} left"))
+        }
     });
-    assert!(std::net::TcpStream::connect(cluster.address(0)).is_err(), "it still listens");
+    assert!(
+        std::net::TcpStream::connect(cluster.address(0)).is_err(),
+        "it still listens"
+    );
     load.await_confirms(PROGRESS, PATIENCE);
     ctl(&cluster, 0, &["revive"]);
     assert_eq!(status(1).expect("it answers")[name(0)], "not under maintenance");
@@ -254,12 +269,21 @@ fn what_cannot_be_is_refused_with_the_reason() {
         let error = cluster.ctl(0, arguments).expect_err("it cannot be");
         assert!(error.contains(reason), "{arguments:?}: {error}");
     };
-    refused(&["add_member", "nothing", "warren1"], "queue 'nothing' in vhost '/' does not exist");
-    refused(&["add_member", queue, "warren9"], "node 'warren9' is not part of the cluster");
+    refused(
+        &["add_member", "nothing", "warren1"],
+        "queue 'nothing' in vhost '/' does not exist",
+    );
+    refused(
+        &["add_member", queue, "warren9"],
+        "node 'warren9' is not part of the cluster",
+    );
     ctl(&cluster, 0, &["add_member", queue, "warren1"]);
     ctl(&cluster, 0, &["delete_member", queue, "warren1"]);
     refused(&["delete_member", queue, "warren1"], "the node has no replica of it");
-    refused(&["transfer_leadership", queue, "warren1"], "the node has no replica of it");
+    refused(
+        &["transfer_leadership", queue, "warren1"],
+        "the node has no replica of it",
+    );
     ctl(&cluster, 0, &["delete_member", queue, "warren2"]);
     refused(&["delete_member", queue, "warren3"], "its only replica is there");
     let shown = ctl(&cluster, 0, &["shrink", "warren3"]);

@@ -73,7 +73,11 @@ impl Boxes {
     pub(crate) fn begin(&self, queue: Arc<Queue>) {
         let target = Target::Queue(queue.group);
         // It may have been here before, and have gone elsewhere in between.
-        self.state.lock().expect("one thread").closed.retain(|closed| *closed != target);
+        self.state
+            .lock()
+            .expect("one thread")
+            .closed
+            .retain(|closed| *closed != target);
         let _ = self.put(target, Letter::Begin(queue), false);
     }
 

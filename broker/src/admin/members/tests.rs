@@ -35,7 +35,11 @@ fn leaders_are_spread_and_the_shortest_queues_go() {
     balance(&mut queues, &[1, 2, 3]);
     let moved = leaders(&queues);
     for node in [1, 2, 3] {
-        assert_eq!(moved.iter().filter(|(_, leader)| *leader == node).count(), 2, "{moved:?}");
+        assert_eq!(
+            moved.iter().filter(|(_, leader)| *leader == node).count(),
+            2,
+            "{moved:?}"
+        );
     }
     assert_eq!(moved[..2], [(1, 1), (2, 1)], "the longest stay where they are");
 }

@@ -68,9 +68,8 @@ pub(super) fn plan(command: Command, vhost: String) -> Result<Plan, Exit> {
         ),
         Command::CheckIfNodeIsQuorumCritical => {
             let message = "The node is not critical for the quorum of any queue";
-            Plan::done(Request::CheckQuorum, message).with_banner(
-                "Checking if the node is critical for the quorum of any queues ...".to_owned(),
-            )
+            Plan::done(Request::CheckQuorum, message)
+                .with_banner("Checking if the node is critical for the quorum of any queues ...".to_owned())
         }
         Command::AwaitOnlineQuorumPlusOne => Plan {
             waits: true,

@@ -41,7 +41,10 @@ impl World {
         }
         replica.store.write(&writes, true).expect("a healthy store");
         let left = replica.store.state(GROUP).expect("a healthy store");
-        assert!(left.is_none_or(|state| state.removed), "more is left of it than its promises");
+        assert!(
+            left.is_none_or(|state| state.removed),
+            "more is left of it than its promises"
+        );
         assert_eq!(replica.store.last_index(GROUP, 0), Ok(None), "its log is still there");
         self.nodes.retain(|other| *other != node);
         self.joined.push(node);
@@ -110,9 +113,8 @@ impl World {
     }
 
     fn leader(&self) -> NodeId {
-        let leads = |(_, replica): &(&NodeId, &Replica)| {
-            replica.core.as_ref().is_some_and(|core| core.role() == Role::Leader)
-        };
+        let leads =
+            |(_, replica): &(&NodeId, &Replica)| replica.core.as_ref().is_some_and(|core| core.role() == Role::Leader);
         *self.replicas.iter().find(leads).expect("somebody leads").0
     }
 
@@ -133,7 +135,13 @@ fn led_by_the_first() -> World {
 fn a_group_grows_and_shrinks() {
     let mut world = led_by_the_first();
     assert!(world.propose(2));
-    for (value, wanted) in [(3, &[1, 2, 3, 4, 5][..]), (5, &[4, 5]), (7, &[3, 4, 5]), (9, &[2]), (11, &[1, 2, 3])] {
+    for (value, wanted) in [
+        (3, &[1, 2, 3, 4, 5][..]),
+        (5, &[4, 5]),
+        (7, &[3, 4, 5]),
+        (9, &[2]),
+        (11, &[1, 2, 3]),
+    ] {
         world.become_of(wanted);
         assert_eq!(world.nodes, wanted);
         assert!(world.propose(value));
@@ -181,7 +189,11 @@ fn a_new_member_gets_a_snapshot_that_names_it_and_the_live_entries() {
         assert!(world.propose(value));
         world.settle();
     }
-    let stored = world.replicas[&1].store.state(GROUP).expect("healthy").expect("a state");
+    let stored = world.replicas[&1]
+        .store
+        .state(GROUP)
+        .expect("healthy")
+        .expect("a state");
     assert!(stored.compacted_index > 0, "the log was not compacted");
     world.become_of(&[1, 2, 3, 4]);
     world.heal();

@@ -53,6 +53,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let store: Arc<dyn LogStore> = Arc::new(RocksStore::open(data_dir.join("log"), &identity)?);
     let incarnation = next_incarnation(&data_dir.join("incarnation"))?;
+    let directory_run = first_run(&data_dir.join("directory"), store.groups()?.is_empty(), incarnation)?;
 
     let view = View::new();
     let directory = Arc::new(Directory::new(node, incarnation, view.clone()));
@@ -120,6 +121,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         directory: directory.clone(),
         io: Io {
             node,
+            run: incarnation,
+            directory: directory_run,
             store,
             writer: writer.clone(),
             transport: transport.clone(),
@@ -247,28 +250,47 @@ pub fn node_id(name: &str) -> NodeId {
 ///
 /// It also follows the clock, so that a node that lost its disk does not introduce itself as an older run.
 fn next_incarnation(path: &Path) -> anyhow::Result<u64> {
-    let stored = match std::fs::read_to_string(path) {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let next = (stored_number(path)? + 1).max(u64::try_from(clock.as_millis()).unwrap_or(0));
+    store_number(path, next)?;
+    Ok(next)
+}
+
+/// The first run that had this data directory; 0 where an earlier version made it, which did not say.
+///
+/// One whose log holds nothing is a new one, whatever else is there.
+fn first_run(path: &Path, is_empty: bool, incarnation: u64) -> anyhow::Result<u64> {
+    if !is_empty {
+        return stored_number(path);
+    }
+    store_number(path, incarnation)?;
+    Ok(incarnation)
+}
+
+/// 0 where there is no such file.
+fn stored_number(path: &Path) -> anyhow::Result<u64> {
+    match std::fs::read_to_string(path) {
         Ok(text) => text
             .trim()
             .parse::<u64>()
-            .with_context(|| format!("{} does not hold a number: {text:?}", path.display()))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
-    };
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let next = (stored + 1).max(u64::try_from(clock.as_millis()).unwrap_or(0));
-    let fresh: PathBuf = path.with_extension("new");
+            .with_context(|| format!("{} does not hold a number: {text:?}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
+fn store_number(path: &Path, number: u64) -> anyhow::Result<()> {
+    let new: PathBuf = path.with_extension("new");
     let write = || -> std::io::Result<()> {
-        std::fs::write(&fresh, next.to_string())?;
-        std::fs::File::open(&fresh)?.sync_all()?;
-        std::fs::rename(&fresh, path)?;
+        std::fs::write(&new, number.to_string())?;
+        std::fs::File::open(&new)?.sync_all()?;
+        std::fs::rename(&new, path)?;
         if let Some(parent) = path.parent() {
             std::fs::File::open(parent)?.sync_all()?;
         }
         Ok(())
     };
-    write().with_context(|| format!("{} cannot be written", path.display()))?;
-    Ok(next)
+    write().with_context(|| format!("{} cannot be written", path.display()))
 }
 
 /// Where this run's numbers for staged snapshots start: seconds, of which a run uses fewer than pass.

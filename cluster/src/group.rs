@@ -24,12 +24,13 @@ use crate::log::{LogStore, ReplicaState, Write};
 use crate::machine::{Machine, Meta};
 use crate::{GroupId, NodeId};
 use compaction::restore;
-pub use members::{Course, retire};
+pub use members::{Course, Goal, retire};
 use storage::LogView;
 pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status};
 use wire::Place;
 
 mod compaction;
+mod fresh;
 mod members;
 pub mod shell;
 mod sound;
@@ -97,6 +98,8 @@ pub struct GroupCore<M: Machine> {
     failed: Option<Error>,
     /// Entries whose last message the latest round took.
     freed: Vec<u64>,
+    /// See [`fresh`].
+    fresh: fresh::Freshness,
 }
 
 impl<M: Machine> GroupCore<M> {
@@ -125,6 +128,8 @@ impl<M: Machine> GroupCore<M> {
                     },
                     None => ReplicaState {
                         voters: members.to_vec(),
+                        // There is nobody to catch up with.
+                        fresh: options.fresh && members != [node],
                         era: options.era,
                         ..ReplicaState::default()
                     },
@@ -206,6 +211,7 @@ impl<M: Machine> GroupCore<M> {
             effects: Vec::new(),
             failed: None,
             freed: Vec::new(),
+            fresh: fresh::Freshness::default(),
         };
         core.await_turn();
         Ok(core)
@@ -263,7 +269,7 @@ impl<M: Machine> GroupCore<M> {
         let raft = &self.raw.raft;
         let leads_on = self.linger > 0 || raft.lead_transferee.is_some();
         let stands = raft.promotable() || self.has_abdicated;
-        (self.leader().is_none() && stands) || (raft.state == StateRole::Leader && leads_on)
+        (self.leader().is_none() && stands) || self.is_fresh() || (raft.state == StateRole::Leader && leads_on)
     }
 
     /// The payload of an entry that is live or recent.
@@ -277,6 +283,10 @@ impl<M: Machine> GroupCore<M> {
 
     /// Appends one entry whose payload is `parts` in order, stamped with `now_ms`.
     pub fn propose(&mut self, parts: &[Bytes], now_ms: u64) -> Result<(), ProposeError> {
+        self.append(MACHINE_VERSION, parts, now_ms)
+    }
+
+    fn append(&mut self, version: u16, parts: &[Bytes], now_ms: u64) -> Result<(), ProposeError> {
         if self.raw.raft.state != StateRole::Leader {
             return Err(ProposeError::NotLeader);
         }
@@ -285,7 +295,7 @@ impl<M: Machine> GroupCore<M> {
             return Err(ProposeError::Full);
         }
         let mut data = Vec::with_capacity(ENTRY_HEADER_LEN + len);
-        data.put_u16_le(MACHINE_VERSION);
+        data.put_u16_le(version);
         data.put_u64_le(now_ms.max(self.stamp_ms));
         for part in parts {
             data.extend_from_slice(part);
@@ -345,6 +355,10 @@ impl<M: Machine> GroupCore<M> {
     }
 
     fn message(&mut self, bytes: &Bytes, staged: bool) {
+        if let Some(hello) = wire::decode_hello(bytes) {
+            self.hello(&hello);
+            return;
+        }
         let decoded = wire::decode(bytes.clone()).filter(|(message, _)| sound::is_sound(message));
         let Some((message, payloads)) = decoded else {
             tracing::warn!(group = self.group, "a peer sent bytes that are no Raft message");
@@ -360,6 +374,9 @@ impl<M: Machine> GroupCore<M> {
                 from = message.from,
                 "a peer sent a message that is not for us"
             );
+            return;
+        }
+        if self.is_fresh() && self.is_deaf_to(&message) {
             return;
         }
         let last_index = self.raw.raft.raft_log.last_index();
@@ -404,6 +421,9 @@ impl<M: Machine> GroupCore<M> {
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(group = self.group, %error, "message ignored");
         }
+        if self.is_fresh() {
+            self.adopt_vote();
+        }
         if self.leader() == Some(from) && self.down.contains(&from) {
             // A late word of a leader whose node is gone: nobody would tell of its end again.
             self.forget_leader();
@@ -418,6 +438,8 @@ impl<M: Machine> GroupCore<M> {
             } else {
                 LINGER_TICKS
             };
+        } else if self.is_fresh() {
+            self.tick_fresh();
         } else if self.leader().is_none() && (self.raw.raft.promotable() || self.has_abdicated) {
             // Elections are timed here, not by raft-rs: it knows nothing of nodes and draws from a clock of its own.
             if self.campaign_in == 0 {
@@ -503,6 +525,10 @@ impl<M: Machine> GroupCore<M> {
     }
 
     fn persisted(&mut self, number: u64) {
+        if number == fresh::ENDED {
+            self.freshness_ended();
+            return;
+        }
         let mut last_entry = None;
         while let Some((written, last)) = self.writing.front().copied() {
             if written > number {
@@ -533,7 +559,8 @@ impl<M: Machine> GroupCore<M> {
         let state = &self.raw.store().state;
         // Whoever needs only its own vote leads at once, with what is on its disk.
         let is_stored = self.members.len() > 1 || log.last_index() == log.persisted;
-        is_stored
+        !self.is_fresh()
+            && is_stored
             && log.applied >= state.compacted_index
             && (log.last_term(), log.last_index()) >= (state.promised_term, state.promised_index)
     }
@@ -543,9 +570,11 @@ impl<M: Machine> GroupCore<M> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
+        self.poll_freshness(out);
         while self.raw.has_ready() {
             self.ready(out)?;
         }
+        self.poll_freshness(out);
         self.send_waiting(out)?;
         self.abdicate(out)?;
         self.renew_snapshot(out);
@@ -661,8 +690,11 @@ impl<M: Machine> GroupCore<M> {
         Ok(())
     }
 
-    fn send(&mut self, message: Message, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
+    fn send(&mut self, mut message: Message, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
         let to = message.to;
+        if self.is_fresh() {
+            self.restrain(&mut message);
+        }
         if self.down.contains(&to) && message.get_msg_type() == MessageType::MsgAppend {
             return Ok(());
         }
@@ -710,6 +742,10 @@ impl<M: Machine> GroupCore<M> {
             let version = header.get_u16_le();
             let time_ms = header.get_u64_le();
             self.stamp_ms = self.stamp_ms.max(time_ms);
+            if version == fresh::OWN_VERSION {
+                self.apply_own(payload);
+                continue;
+            }
             let meta = Meta {
                 index: entry.index,
                 term: entry.term,

@@ -94,7 +94,9 @@ fn seeds(first: u64, count: u64, limit: Duration) -> (u64, Vec<(u64, Violation)>
                             found.1.simulated_ms += summary.simulated_ms;
                             found.1.confirmed += summary.confirmed;
                             found.1.delivered += summary.delivered;
+                            found.1.letters += summary.letters;
                             found.1.crashes += summary.crashes;
+                            found.1.lost_disks += summary.lost_disks;
                             found.1.snapshots += summary.snapshots;
                         }
                         Err(violation) => {
@@ -135,6 +137,10 @@ fn seeds_find_nothing() {
         replay(violations[0].0)
     );
     assert!(done > 0 && sum.confirmed > 0 && sum.delivered > 0, "nothing happened");
+    assert!(
+        done < 100 || sum.letters > 0 && sum.lost_disks > 0,
+        "half of it did not happen"
+    );
     let least = number("SIMULATION_MIN").unwrap_or(1);
     assert!(done >= least, "only {done} seeds in time, not {least}");
 }

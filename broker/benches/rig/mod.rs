@@ -85,6 +85,7 @@ impl Rig {
             run: RUN,
             name: "one".to_owned(),
             address: "127.0.0.1:1".to_owned(),
+            directory: 0,
         });
         rig
     }

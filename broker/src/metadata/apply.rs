@@ -156,7 +156,12 @@ fn perform(mut edit: Edit<'_>, change: Change) -> Result<Outcome, Refusal> {
                 edit.remove_binding(&binding);
             }
         }
-        Change::NodeUp { run, name, address } => node_up(edit, run, name, address),
+        Change::NodeUp {
+            run,
+            name,
+            address,
+            directory,
+        } => node_up(edit, run, name, address, directory),
         Change::NodeDown { run } => node_down(edit, run),
         Change::NodeForgotten { node } => {
             node_down(
@@ -263,7 +268,7 @@ fn check_alive(picture: &Picture, run: Run) -> Result<(), Refusal> {
 /// a cluster that they had seen all along. A run that starts where an older run of its node still counts as alive
 /// proves nothing of the time before, since it may be the first to return after all had stopped.
 /// An exchange ends when no live run proves that the cluster was alive ever since its declaration.
-fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String) {
+fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String, directory: u64) {
     let known = edit.picture.nodes.get(&run.node).cloned();
     let since = match &known {
         // An old command that arrives late.
@@ -280,6 +285,10 @@ fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String) {
         }
     };
     let draining = known.as_ref().is_some_and(|known| known.run == run && known.draining);
+    let first_group = match &known {
+        Some(known) if known.directory == directory => known.first_group,
+        _ => edit.id,
+    };
     let returned = known.is_none_or(|known| known.run != run || !known.live);
     edit.picture.nodes.insert(
         run.node,
@@ -290,6 +299,8 @@ fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String) {
             name,
             address,
             draining,
+            directory,
+            first_group,
         }),
     );
     if run.incarnation > 0 {

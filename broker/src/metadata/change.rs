@@ -69,6 +69,8 @@ pub enum Change {
         run: Run,
         name: String,
         address: String,
+        /// The first run that had the data directory; 0: not known.
+        directory: u64,
     },
     /// Every run of `run.node` up to `run.incarnation` has ended.
     NodeDown {

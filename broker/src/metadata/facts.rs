@@ -303,6 +303,10 @@ pub struct Node {
     pub address: String,
     /// Queues should be led, and clients be served, elsewhere.
     pub draining: bool,
+    /// The first run that had its data directory; 0: not known.
+    pub directory: u64,
+    /// Groups before this one are older than its data directory: if it holds nothing of them, it may have lost it.
+    pub first_group: GroupId,
 }
 
 /// How replies and errors name a queue or an exchange: `queue 'q' in vhost '/'`.

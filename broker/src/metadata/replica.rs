@@ -164,7 +164,12 @@ impl MetadataReplica {
     /// Opens the replica. [`MetadataReplica::begin`] must follow.
     pub fn open(setup: Setup) -> Result<Self, Error> {
         let machine = MetadataMachine::new();
-        let shell = GroupShell::open(setup.io.clone(), GROUP, &setup.members, machine, setup.options.clone())?;
+        let options = Options {
+            // Whether there was a cluster before, only the other members can tell.
+            fresh: true,
+            ..setup.options
+        };
+        let shell = GroupShell::open(setup.io.clone(), GROUP, &setup.members, machine, options)?;
         Ok(Self {
             setup,
             shell,
@@ -384,7 +389,12 @@ impl MetadataReplica {
 
     fn announce(&self) {
         let (run, name, address) = self.setup.announce.clone();
-        self.setup.client.submit_later(Change::NodeUp { run, name, address });
+        self.setup.client.submit_later(Change::NodeUp {
+            run,
+            name,
+            address,
+            directory: self.setup.io.directory,
+        });
     }
 
     /// This run is among the nodes, and everything that was agreed on before is known here.

@@ -87,6 +87,8 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
             name: node.name.clone(),
             address: node.address.clone(),
             draining: node.draining,
+            directory: node.directory,
+            first_group: node.first_group,
         }));
     }
     for space in picture.vhosts.values() {
@@ -257,6 +259,8 @@ fn read_row(mut edit: Edit<'_>, row: row::Row) -> Result<(), Error> {
                 name: row.name,
                 address: row.address,
                 draining: row.draining,
+                directory: row.directory,
+                first_group: row.first_group,
             };
             edit.picture.nodes.insert(run.node, Arc::new(node));
         }

@@ -32,6 +32,7 @@ impl Node {
             run: run(1, 1),
             name: "one".into(),
             address: String::new(),
+            directory: 0,
         });
         node
     }
@@ -529,6 +530,7 @@ fn placement() {
             run: run(id, 1),
             name: String::new(),
             address: String::new(),
+            directory: 0,
         });
     }
     check(&node, &[1, 2, 3, 4], 3, &[2, 1, 3]);
@@ -604,6 +606,7 @@ fn a_node_drains_until_its_next_run() {
         run: run(2, incarnation),
         name: "b".into(),
         address: String::new(),
+        directory: 0,
     };
     let drains = |node: &Node| node.picture().nodes().any(|(id, known)| id == 2 && known.draining);
     let drain = |draining| Change::DrainNode { node: 2, draining };
@@ -687,6 +690,7 @@ fn replicas_that_were_restored_are_told_what_they_missed() {
         run: run(1, 2),
         name: String::new(),
         address: String::new(),
+        directory: 0,
     });
     let mut effects = Vec::new();
     node.restored().picture().changes_since(&old, &mut effects);

@@ -90,10 +90,11 @@ impl Place {
         self.ready.insert(node, era);
     }
 
-    /// Nodes whose replica may become one of the group: those that will not take it away for an earlier decision.
+    /// Nodes whose replica may become one of the group: those that follow the same decision, and so will not take it
+    /// away for an earlier one.
     pub(super) fn ready(&self, queue: &Queue) -> Vec<NodeId> {
         let wanted = queue.wanted().iter().copied();
-        let ready = |node: &NodeId| self.ready.get(node).is_some_and(|era| *era >= queue.era());
+        let ready = |node: &NodeId| self.ready.get(node) == Some(&queue.era());
         wanted.filter(ready).collect()
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use warren_cluster::group::shell::{GroupShell, Io, Output};
-use warren_cluster::group::{Course, Error, Event, GroupCore, Options, ProposeError, Role};
+use warren_cluster::group::{Course, Error, Event, Goal, GroupCore, Options, ProposeError, Role};
 use warren_cluster::transport::PeerState;
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{LeaderIs, ReplicaIs, ReplicaQuery, SessionCheck, node_message::Kind};
@@ -24,7 +24,7 @@ use super::place::{Pace, Place as Whereabouts, Voter};
 use crate::directory::{Description, Directory, Inbound, SessionEvent};
 use crate::mailbox::{Mailbox, Post};
 use crate::metadata::client::MetadataClient;
-use crate::metadata::{Change, Placement, Queue};
+use crate::metadata::{Change, Picture, Placement, Queue};
 
 /// Log entries on their way at once: one travels while the next is being gathered.
 const ENTRIES_IN_FLIGHT_MAX: u64 = 2;
@@ -81,7 +81,18 @@ impl QueueReplica {
         };
         let new = io.store.state(group)?.is_none();
         let machine = QueueMachine::new(super::config(&queue));
-        let shell = GroupShell::open(io.clone(), group, queue.founders(), machine, options)?;
+        let fresh = may_have_been_lost(&metadata.view().picture(), &io, group);
+        let options = Options { fresh, ..options };
+        // One that may have been here learns from its leader who its group consists of now.
+        let founders = if fresh && queue.era() > 0 {
+            &[]
+        } else {
+            queue.founders()
+        };
+        let shell = GroupShell::open(io.clone(), group, founders, machine, options)?;
+        if new && shell.core().is_fresh() {
+            tracing::warn!(group, queue = %queue.resource(), "the replica on this node may have lost its log, and is brought up by its leader");
+        }
         let preferred = new && prefers(&queue, io.node);
         let outbox = Outbox::new(group, directory.clone());
         let dead_letters = DeadLetters::new(queue.clone(), directory.clone(), metadata.view().clone());
@@ -320,8 +331,12 @@ impl QueueReplica {
             self.directory.tell(node, Kind::ReplicaQuery(ReplicaQuery { group }));
         }
         let ready = self.place.ready(&self.queue);
-        let leader = self.queue.preferred_leader();
-        let course = self.shell.steer(self.queue.wanted(), leader, &ready);
+        let goal = Goal {
+            voters: self.queue.wanted(),
+            leader: self.queue.preferred_leader(),
+            era: self.queue.era(),
+        };
+        let course = self.shell.steer(&goal, &ready);
         if course == Course::Underway {
             return;
         }
@@ -614,5 +629,14 @@ fn prefers(queue: &Queue, node: NodeId) -> bool {
         } => replicas.first() == Some(&node),
         Placement::Replicated { leader, .. } => *leader == node,
         Placement::Transient { .. } => false,
+    }
+}
+
+/// Whether this node may have held that group before, on a disk that it has no more.
+fn may_have_been_lost(picture: &Picture, io: &Io, group: GroupId) -> bool {
+    match picture.nodes().find(|(node, _)| *node == io.node) {
+        Some((_, known)) if known.directory == io.directory => group < known.first_group,
+        // What is known of this node is older than its directory, and so is the group.
+        _ => true,
     }
 }

@@ -17,6 +17,8 @@
 //!   after its process ended. Two sets that differ by one change share a member in any two of their majorities.
 //! - A replica that was removed and deleted what it had leaves its promises behind: its term, its vote, and where its
 //!   log ended. A later replica of the group on the same node keeps them.
+//! - A fresh replica (see [`super::fresh`]) that is added by a decision of after its beginning is fresh no more once it
+//!   has applied that: it then holds everything that was committed before.
 //!
 //! An entry says beside its change what the members were before it. So a replica that began without knowing the
 //! members learns them from the first such entry, or from a snapshot.
@@ -44,6 +46,17 @@ pub enum Course {
     Underway,
 }
 
+/// What a group should consist of.
+#[derive(Clone, Copy, Debug)]
+pub struct Goal<'a> {
+    /// Its voters.
+    pub voters: &'a [NodeId],
+    /// Who should lead in the end where that matters; 0: anybody.
+    pub leader: NodeId,
+    /// The decision that this follows from; later ones have greater numbers.
+    pub era: u64,
+}
+
 /// The next step of a leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -60,10 +73,10 @@ impl<M: Machine> GroupCore<M> {
         &self.learners
     }
 
-    /// Takes the next step towards a group of exactly these voters, if this replica leads. `may_join` says of a node
-    /// whether it is reachable and has a replica that it will not take away again for a reason of before; `leader` should lead in the end where that matters, 0 for any. To be called again after
-    /// every event until the group has settled; [`GroupCore::poll`] must follow.
-    pub fn steer(&mut self, wanted: &[NodeId], leader: NodeId, may_join: &dyn Fn(NodeId) -> bool) -> Course {
+    /// Takes the next step towards the goal, if this replica leads. `may_join` says of a node whether it is reachable and
+    /// has a replica that it will not take away again for a reason of before. To be called again after every event
+    /// until the group has settled; [`GroupCore::poll`] must follow.
+    pub fn steer(&mut self, goal: &Goal<'_>, may_join: &dyn Fn(NodeId) -> bool) -> Course {
         if self.role != Role::Leader {
             return Course::Underway;
         }
@@ -71,9 +84,9 @@ impl<M: Machine> GroupCore<M> {
             self.linger = LINGER_TICKS;
             return Course::Underway;
         }
-        match self.step(wanted, leader, may_join) {
+        match self.step(goal, may_join) {
             Step::Change(kind, node) => {
-                self.change(kind, node);
+                self.change(kind, node, goal.era);
                 Course::Underway
             }
             Step::HandOver(to) => {
@@ -145,7 +158,10 @@ impl<M: Machine> GroupCore<M> {
         self.down.contains(&node)
     }
 
-    fn step(&self, wanted: &[NodeId], leader: NodeId, may_join: &dyn Fn(NodeId) -> bool) -> Step {
+    fn step(&self, goal: &Goal<'_>, may_join: &dyn Fn(NodeId) -> bool) -> Step {
+        let Goal {
+            voters: wanted, leader, ..
+        } = *goal;
         let mut waits = false;
         if let Some(learner) = self.learners.iter().find(|learner| !wanted.contains(learner)) {
             return Step::Change(ConfChangeType::RemoveNode, *learner);
@@ -196,7 +212,7 @@ impl<M: Machine> GroupCore<M> {
         2 * able > voters.len()
     }
 
-    fn change(&mut self, kind: ConfChangeType, node: NodeId) {
+    fn change(&mut self, kind: ConfChangeType, node: NodeId, era: u64) {
         let before = ConfState {
             voters: self.members.clone(),
             learners: self.learners.clone(),
@@ -204,6 +220,7 @@ impl<M: Machine> GroupCore<M> {
         };
         let mut change = ConfChange {
             node_id: node,
+            id: era,
             context: before.encode_to_vec(),
             ..ConfChange::default()
         };
@@ -235,6 +252,11 @@ impl<M: Machine> GroupCore<M> {
         }
         self.changed_at = entry.index;
         self.members_changed(out);
+        let is_added = change.node_id == self.node && change.get_change_type() != ConfChangeType::RemoveNode;
+        if is_added && change.id > 0 && change.id >= self.raw.store().state.era && self.is_fresh() {
+            // It was added since it began, so it holds everything that was committed before.
+            self.end_freshness();
+        }
         // Known for good before anybody acts upon it: see the module.
         let state = &mut self.raw.mut_store().state;
         state.commit = state.commit.max(entry.index);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Course, Effect, Error, Event, GroupCore, Options, ProposeError, Role};
+use super::{Course, Effect, Error, Event, Goal, GroupCore, Options, ProposeError, Role};
 use crate::log::writer::{Done, Persisted, Request, Submit};
 use crate::log::{LogStore, ReplicaState, Write};
 use crate::machine::Machine;
@@ -21,6 +21,10 @@ const SNAPSHOT_PART_BYTES: usize = 512 << 10;
 pub struct Io {
     /// This node.
     pub node: NodeId,
+    /// This run of it: greater with each.
+    pub run: u64,
+    /// The first run that had this store; 0: not known.
+    pub directory: u64,
     /// Where logs are read.
     pub store: Arc<dyn LogStore>,
     /// Where logs are written.
@@ -79,6 +83,7 @@ impl<M: Machine> GroupShell<M> {
     /// Opens the replica: as stored, or new with `members` as its voters.
     pub fn open(io: Io, group: GroupId, members: &[NodeId], machine: M, options: Options) -> Result<Self, Error> {
         let mut effects = Vec::new();
+        let options = Options { run: io.run, ..options };
         let core = GroupCore::open(
             io.node,
             group,
@@ -124,11 +129,11 @@ impl<M: Machine> GroupShell<M> {
 
     /// See [`GroupCore::steer`]: only nodes that are reachable and among `ready` are added. [`GroupShell::poll`] must
     /// follow.
-    pub fn steer(&mut self, wanted: &[NodeId], leader: NodeId, ready: &[NodeId]) -> Course {
+    pub fn steer(&mut self, goal: &Goal<'_>, ready: &[NodeId]) -> Course {
         let peers = self.io.transport.peers();
         let is_up = |node: NodeId| peers.iter().any(|(peer, state)| *peer == node && state.is_up());
         let may_join = |node: NodeId| ready.contains(&node) && is_up(node);
-        self.core.steer(wanted, leader, &may_join)
+        self.core.steer(goal, &may_join)
     }
 
     /// Takes one event in; [`GroupShell::poll`] must follow before the actor does anything else.

@@ -10,6 +10,7 @@ use crate::log::LogEntry;
 use crate::log::memory::MemoryStore;
 use crate::machine::RestoreError;
 
+mod fresh;
 mod members;
 
 const GROUP: GroupId = 9;
@@ -118,6 +119,10 @@ struct World {
     snapshots: usize,
     generation: u32,
     random: u64,
+    /// Processes begun.
+    runs: u64,
+    /// Whether a replica of which nothing is stored may have been there before.
+    fresh: bool,
 }
 
 fn options() -> Options {
@@ -139,10 +144,18 @@ impl World {
             snapshots: 0,
             generation: 1,
             random: seed | 1,
+            runs: 0,
+            fresh: false,
         };
+        world.begin();
+        world
+    }
+
+    /// Three new stores, and a replica on each.
+    fn begin(&mut self) {
         for node in NODES {
             let store = Arc::new(MemoryStore::new());
-            world.replicas.insert(
+            self.replicas.insert(
                 node,
                 Replica {
                     store,
@@ -150,9 +163,8 @@ impl World {
                     writes: VecDeque::new(),
                 },
             );
-            world.open(node);
+            self.open(node);
         }
-        world
     }
 
     fn pick(&mut self, below: usize) -> usize {
@@ -172,7 +184,13 @@ impl World {
         let mut effects = Vec::new();
         let store: Arc<dyn LogStore> = replica.store.clone();
         let members: &[NodeId] = if self.joined.contains(&node) { &[] } else { &NODES };
-        let core = GroupCore::open(node, GROUP, members, store, Tape::default(), options(), &mut effects)
+        self.runs += 1;
+        let options = Options {
+            run: self.runs,
+            fresh: self.fresh,
+            ..options()
+        };
+        let core = GroupCore::open(node, GROUP, members, store, Tape::default(), options, &mut effects)
             .expect("a replica opens on what it wrote");
         replica.core = Some(core);
         self.perform(node, effects);
@@ -396,7 +414,7 @@ impl World {
                 self.event(node, Event::Tick);
             }
         }
-        let states: Vec<_> = self.cores().map(|core| core.status()).collect();
+        let states: Vec<_> = self.cores().map(|core| (core.is_fresh(), core.status())).collect();
         panic!("the group did not come to rest: {states:?}");
     }
 

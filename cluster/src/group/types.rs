@@ -22,6 +22,10 @@ pub struct Options {
     pub eager_commit: bool,
     /// Whether every replica performs the machine's effects, not only the leader.
     pub effects_everywhere: bool,
+    /// The run of this node: greater with each.
+    pub run: u64,
+    /// Whether a replica of which nothing is stored may have been here before, on a disk that was lost.
+    pub fresh: bool,
     /// Kept with a new replica: see [`ReplicaState::era`].
     pub era: u64,
 }
@@ -36,6 +40,8 @@ impl Default for Options {
             snapshot_log_bytes: 4 << 20,
             eager_commit: false,
             effects_everywhere: false,
+            run: 0,
+            fresh: false,
             era: 0,
         }
     }

@@ -9,11 +9,17 @@
 //! ```
 //!
 //! The payloads stand in the order of the entries. Entries of other types, and those without a payload, stand in the
-//! head as they are.
+//! head as they are. A head of no bytes, which no Raft message has, is followed by what a fresh replica says of itself:
+//!
+//! ```text
+//! hello = from:u64 run:u64 last_index:u64 applied:u64 is_fresh:u8
+//! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost_raft::Message as _;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+
+use crate::NodeId;
 
 /// Where one entry's payload belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +54,44 @@ pub(super) fn named(entry: &Entry) -> Option<usize> {
     }
     let len = <[u8; 4]>::try_from(entry.data.as_slice()).ok()?;
     usize::try_from(u32::from_le_bytes(len)).ok()
+}
+
+/// What a fresh replica says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hello {
+    pub(super) from: NodeId,
+    /// Of its node: greater with each.
+    pub(super) run: u64,
+    pub(super) last_index: u64,
+    pub(super) applied: u64,
+    /// False for the answer of one that is not fresh.
+    pub(super) is_fresh: bool,
+}
+
+const HELLO_LEN: usize = 33;
+
+pub(super) fn encode_hello(hello: &Hello) -> Bytes {
+    let mut out = BytesMut::with_capacity(4 + HELLO_LEN);
+    out.put_u32_le(0);
+    for number in [hello.from, hello.run, hello.last_index, hello.applied] {
+        out.put_u64_le(number);
+    }
+    out.put_u8(hello.is_fresh.into());
+    out.freeze()
+}
+
+/// None if it is something else, or malformed.
+pub(super) fn decode_hello(mut bytes: &[u8]) -> Option<Hello> {
+    if bytes.len() != 4 + HELLO_LEN || bytes.get_u32_le() != 0 {
+        return None;
+    }
+    Some(Hello {
+        from: bytes.get_u64_le(),
+        run: bytes.get_u64_le(),
+        last_index: bytes.get_u64_le(),
+        applied: bytes.get_u64_le(),
+        is_fresh: bytes.get_u8() != 0,
+    })
 }
 
 /// The envelope of `message`; `payload` finds what its entries name.

@@ -257,3 +257,10 @@ fn damage_does_not_outvote_what_was_confirmed() {
         damage(&file, 600);
     });
 }
+
+#[test]
+fn a_lost_disk_does_not_outvote_what_was_confirmed() {
+    forgetful("majority with a lost disk", |cluster| {
+        fs::remove_dir_all(cluster.data(1)).expect("the data can be removed");
+    });
+}

@@ -242,6 +242,8 @@ fn a_node_that_drains_serves_nobody_until_it_is_revived() {
 fn a_node_is_critical_while_another_is_away() {
     let mut cluster = start(&QUEUES[1..]);
     let queue = QUEUES[1].0;
+    // Its replicas have just begun.
+    ctl(&cluster, 0, &["await_online_quorum_plus_one"]);
     ctl(&cluster, 0, &["check_if_node_is_quorum_critical"]);
     cluster.kill(2);
     let why = await_some("it is found critical", PATIENCE, || {

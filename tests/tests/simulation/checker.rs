@@ -25,8 +25,8 @@ pub(crate) struct MessageId {
 #[derive(Clone, Debug, Default)]
 struct Message {
     confirmed: bool,
-    /// Deliveries that said nothing of an earlier one.
-    fresh: u32,
+    /// Deliveries that said nothing of an earlier one, as a message and as a dead letter.
+    fresh: [u32; 2],
     deliveries: u32,
     /// A client acknowledged or discarded it.
     settled: bool,
@@ -53,6 +53,8 @@ pub(crate) struct Checker {
     pub(crate) dropped: BTreeMap<usize, u64>,
     pub(crate) confirmed: u64,
     pub(crate) delivered: u64,
+    /// Of these, dead letters.
+    pub(crate) letters: u64,
     pub(crate) violation: Option<Violation>,
     /// Says what clients are told.
     verbose: bool,
@@ -116,8 +118,19 @@ impl Checker {
     }
 
     /// A message as a client got it, and its publisher's connection; none if it is no message that was published.
-    pub(crate) fn delivered(&mut self, client: u64, bytes: &[u8], redelivered: bool) -> Option<(MessageId, u64)> {
-        self.say(|| format!("client {client} gets {:?}, redelivered: {redelivered}", name(bytes)));
+    pub(crate) fn delivered(
+        &mut self,
+        client: u64,
+        bytes: &[u8],
+        redelivered: bool,
+        letter: bool,
+    ) -> Option<(MessageId, u64)> {
+        self.say(|| {
+            format!(
+                "client {client} gets {:?}, redelivered: {redelivered}, letter: {letter}",
+                name(bytes)
+            )
+        });
         let found = name(bytes).and_then(|id| Some((id, self.messages.get_mut(&id)?)));
         let Some((id, message)) = found else {
             self.fail(format!(
@@ -127,14 +140,14 @@ impl Checker {
             return None;
         };
         self.delivered += 1;
+        self.letters += u64::from(letter);
         message.deliveries += 1;
-        message.fresh += u32::from(!redelivered);
+        let fresh = &mut message.fresh[usize::from(letter)];
+        *fresh += u32::from(!redelivered);
         let connection = message.connection;
-        if message.fresh > 1 {
-            let text = format!(
-                "{id:?} was delivered {} times without the redelivered flag",
-                message.fresh
-            );
+        if *fresh > 1 {
+            let text =
+                format!("{id:?} was delivered {fresh} times without the redelivered flag (as a letter: {letter})");
             self.fail(text);
         } else if bytes != body(id, message.len) {
             self.fail(format!("the body of {id:?} is not what was published"));
@@ -155,7 +168,8 @@ impl Checker {
         let machine = core.machine();
         let stats = machine.stats();
         let totals = stats.totals;
-        let gone = totals.acked + totals.discarded + totals.dropped + totals.purged;
+        let settled = totals.acked + totals.discarded + totals.purged;
+        let gone = settled + totals.dropped + totals.expired + totals.overflowed;
         if !stats.ended && totals.published != stats.ready + stats.unacked + gone {
             self.fail(format!(
                 "node {node}, group {}: a message is in no place or in two: {stats:?}",
@@ -228,12 +242,21 @@ impl Checker {
     pub(crate) fn end(&mut self, options: &Options) {
         let mut lost: BTreeMap<usize, Vec<MessageId>> = BTreeMap::new();
         for (id, message) in &self.messages {
-            if message.confirmed && !message.settled && !options.queues[id.queue].deleted {
+            let queue = &options.queues[id.queue];
+            // What expires goes nowhere for certain, unless that was asked for.
+            let may_vanish = queue
+                .letters
+                .is_some_and(|letters| letters.ttl_ms > 0 && !letters.at_least_once);
+            if message.confirmed && !message.settled && !queue.deleted && !may_vanish {
                 lost.entry(id.queue).or_default().push(*id);
             }
         }
         for (queue, lost) in lost {
-            if lost.len() as u64 > self.dropped.get(&queue).copied().unwrap_or(0) {
+            let goes_on = options.queues[queue]
+                .letters
+                .is_some_and(|letters| letters.at_least_once);
+            let dropped = self.dropped.get(&queue).copied().filter(|_| !goes_on).unwrap_or(0);
+            if lost.len() as u64 > dropped {
                 self.fail(format!(
                     "{} confirmed messages are lost, such as {:?}",
                     lost.len(),

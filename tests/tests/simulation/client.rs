@@ -17,6 +17,8 @@ pub(crate) enum Purpose {
     Publish,
     /// Consumes from one queue.
     Consume(usize),
+    /// Consumes the dead letters of one queue.
+    Letters(usize),
     /// Takes messages from one queue one by one.
     Get(usize),
     /// Deletes one queue and declares it anew.
@@ -68,6 +70,15 @@ fn queue_name(queue: usize) -> String {
     format!("queue-{queue}")
 }
 
+/// Where the dead letters of a queue go.
+fn letters_name(queue: usize) -> String {
+    format!("letters-{queue}")
+}
+
+fn text(text: &str) -> Value {
+    Value::LongStr(Bytes::copy_from_slice(text.as_bytes()))
+}
+
 impl Client {
     pub(crate) fn new(id: u64, purpose: Purpose) -> Self {
         Self {
@@ -99,7 +110,7 @@ impl Client {
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.purpose {
             Purpose::Publish => self.phase == Phase::Offline || self.unconfirmed.is_empty(),
-            Purpose::Consume(_) | Purpose::Get(_) => self.held.is_empty(),
+            Purpose::Consume(_) | Purpose::Letters(_) | Purpose::Get(_) => self.held.is_empty(),
             Purpose::Delete(_) => true,
         }
     }
@@ -204,10 +215,12 @@ impl Client {
                 redelivered,
                 ..
             } => {
-                let Some((id, connection)) = checker.delivered(self.id, &body, redelivered) else {
+                let letter = matches!(self.purpose, Purpose::Letters(_));
+                let Some((id, connection)) = checker.delivered(self.id, &body, redelivered, letter) else {
                     return;
                 };
-                if !redelivered {
+                // Messages die in any order.
+                if !redelivered && !letter {
                     let last = self.last.insert((id.queue, id.publisher, connection), id.number);
                     if last.is_some_and(|last| last >= id.number) {
                         checker.fail(format!("{id:?} came first after number {last:?} of the same publisher"));
@@ -225,7 +238,7 @@ impl Client {
                 ..
             } => {
                 self.getting = false;
-                if let Some((id, _)) = checker.delivered(self.id, &body, redelivered) {
+                if let Some((id, _)) = checker.delivered(self.id, &body, redelivered, false) {
                     self.held.insert(delivery_tag, id);
                 }
             }
@@ -275,7 +288,8 @@ impl Client {
             Method::QueueDeclareOk { .. } => {
                 if let Phase::Declaring(count) = self.phase {
                     self.enter(Phase::Declaring(count + 1), now_ms);
-                    if count + 1 == options.queues.len() {
+                    let letters = options.queues.iter().filter(|queue| queue.letters.is_some()).count();
+                    if count + 1 == options.queues.len() + letters {
                         self.begin(now_ms, options, random);
                     }
                 }
@@ -332,12 +346,32 @@ impl Client {
     fn declare(&mut self, queue: usize, options: &Options) {
         let mut arguments = Table::new();
         if options.queues[queue].quorum {
-            arguments.insert("x-queue-type", Value::LongStr(Bytes::from_static(b"quorum")));
+            arguments.insert("x-queue-type", text("quorum"));
         }
+        if let Some(letters) = options.queues[queue].letters {
+            self.declare_durable(&letters_name(queue), Table::new());
+            arguments.insert("x-dead-letter-exchange", text(""));
+            arguments.insert("x-dead-letter-routing-key", text(&letters_name(queue)));
+            if letters.at_least_once {
+                arguments.insert("x-dead-letter-strategy", text("at-least-once"));
+                arguments.insert("x-overflow", text("reject-publish"));
+            }
+            if letters.ttl_ms > 0 {
+                arguments.insert("x-message-ttl", Value::I64(letters.ttl_ms as i64));
+            }
+            if letters.length_max > 0 {
+                arguments.insert("x-max-length", Value::I64(letters.length_max as i64));
+                arguments.insert("x-overflow", text("reject-publish"));
+            }
+        }
+        self.declare_durable(&queue_name(queue), arguments);
+    }
+
+    fn declare_durable(&mut self, queue: &str, arguments: Table) {
         self.put(
             1,
             &Method::QueueDeclare {
-                queue: short(&queue_name(queue)),
+                queue: short(queue),
                 passive: false,
                 durable: true,
                 exclusive: false,
@@ -352,7 +386,11 @@ impl Client {
         self.enter(Phase::Running, now_ms);
         match self.purpose {
             Purpose::Publish => self.put(1, &Method::ConfirmSelect { no_wait: false }),
-            Purpose::Consume(queue) => {
+            Purpose::Consume(queue) | Purpose::Letters(queue) => {
+                let name = match self.purpose {
+                    Purpose::Letters(_) => letters_name(queue),
+                    _ => queue_name(queue),
+                };
                 self.prefetch = *random.pick(&options.prefetch);
                 self.no_ack = false;
                 self.put(
@@ -366,7 +404,7 @@ impl Client {
                 self.put(
                     1,
                     &Method::BasicConsume {
-                        queue: short(&queue_name(queue)),
+                        queue: short(&name),
                         consumer_tag: short("tag"),
                         no_local: false,
                         no_ack: self.no_ack,
@@ -387,7 +425,7 @@ impl Client {
         }
         match self.purpose {
             Purpose::Publish => self.publish(options, random, checker),
-            Purpose::Consume(_) => self.settle(options, random, checker),
+            Purpose::Consume(_) | Purpose::Letters(_) => self.settle(options, random, checker),
             Purpose::Get(queue) => {
                 self.settle(options, random, checker);
                 if !self.getting && self.held.len() < 5 && !self.draining {
@@ -505,7 +543,11 @@ impl Client {
                     },
                 );
             } else if drawn < mix.requeue + mix.reject + mix.discard {
-                checker.settled(id);
+                let letters = options.queues[id.queue].letters;
+                let goes_on = letters.is_some_and(|letters| letters.at_least_once);
+                if !goes_on || matches!(self.purpose, Purpose::Letters(_)) {
+                    checker.settled(id);
+                }
                 self.put(
                     1,
                     &Method::BasicReject {

@@ -2,6 +2,7 @@
 
 use warren_cluster::NodeId;
 
+use super::disk::Store;
 use super::mutation::Mutation;
 use super::world::{Ended, Event, World};
 
@@ -31,6 +32,7 @@ impl World {
             faults.failed_writes,
             faults.clock_jumps,
             faults.connection_deaths,
+            faults.lost_disks,
             faults.moves,
         ];
         let sum: u64 = kinds.iter().sum();
@@ -113,15 +115,35 @@ impl World {
                 let at = self.faults.below(self.seats.len() as u64) as usize;
                 self.disconnect(at);
             }
+            // One after the other: what two disks held that are lost together may have been nowhere else.
+            10 => {
+                if self.is_whole() {
+                    self.lose_disk(id);
+                }
+            }
             _ => self.move_queue(id),
+        }
+    }
+
+    /// A node loses its power and its disk, and gets a new one.
+    fn lose_disk(&mut self, id: NodeId) {
+        self.crash(id, false);
+        let mutation = self.mutation;
+        if let Some(node) = self.nodes.get_mut(&id)
+            && node.run.is_none()
+        {
+            node.store = Store::new(mutation);
+            self.summary.lost_disks += 1;
+            self.say(|| format!("the disk of node {id} is lost"));
         }
     }
 
     /// An operator of node `id` has a queue go elsewhere.
     fn move_queue(&mut self, id: NodeId) {
         let members = self.members.clone();
-        // Enough for the loss of one node for good, where there is one.
-        let least = if self.options.loses_node { 3 } else { 1 };
+        // Enough for the loss of one node or disk, where there is one.
+        let loses = self.options.loses_node || self.options.faults.lost_disks > 0;
+        let least = if loses { 3 } else { 1 };
         let count = self.faults.from(least, members.len() as u64) as usize;
         let mut wanted = members;
         while wanted.len() > count {

@@ -35,11 +35,13 @@ pub(crate) enum Mutation {
     RenamesSessions,
     /// Now and then a link loses what a queue tells a session, and nobody hears of it.
     LosesEvents,
+    /// A node that lost its disk says that it is the one it always had.
+    HidesLoss,
     /// A body changes on its way to the disk of one node.
     FlipsBits,
 }
 
-pub(crate) const ALL: [Mutation; 14] = [
+pub(crate) const ALL: [Mutation; 15] = [
     Mutation::NeverSyncs,
     Mutation::ForgetsVote,
     Mutation::ForgetsTail,
@@ -53,6 +55,7 @@ pub(crate) const ALL: [Mutation; 14] = [
     Mutation::ReusesIncarnation,
     Mutation::RenamesSessions,
     Mutation::LosesEvents,
+    Mutation::HidesLoss,
     Mutation::FlipsBits,
 ];
 

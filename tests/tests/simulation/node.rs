@@ -36,11 +36,25 @@ use super::wire::Net;
 /// Milliseconds since 1970 when the simulation begins.
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
+/// A deadline for which an entry was asked is not asked for again within this time.
+const ASKED_AGAIN_MS: u64 = 1_000;
+
+/// A queue's timer, as its actor keeps it.
+#[derive(Default)]
+struct Alarm {
+    /// On the simulation's clock.
+    armed_us: Option<u64>,
+    deadline: Option<u64>,
+    asked: Option<(u64, u64)>,
+}
+
 /// What outlives a crash.
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) store: Arc<Store>,
     pub(crate) incarnation: u64,
+    /// The first run that had its disk.
+    pub(crate) directory: u64,
     pub(crate) run: Option<NodeRun>,
     /// Its wall clock is so far from the simulation's.
     pub(crate) skew_ms: i64,
@@ -104,6 +118,7 @@ pub(crate) struct NodeRun {
     pub(crate) sessions: BTreeMap<u64, Session>,
     /// Queues whose ticks are under way.
     pub(crate) ticking: std::collections::BTreeSet<GroupId>,
+    alarms: BTreeMap<GroupId, Alarm>,
     directory: Arc<Directory>,
     client: MetadataClient,
     members: Vec<NodeId>,
@@ -150,6 +165,8 @@ impl NodeRun {
         directory.set_transport(transport.clone());
         let io = Io {
             node: id,
+            run: incarnation,
+            directory: node.directory,
             store: node.store.clone(),
             writer: disk.clone(),
             transport,
@@ -202,6 +219,7 @@ impl NodeRun {
             queues: BTreeMap::new(),
             sessions: BTreeMap::new(),
             ticking: std::collections::BTreeSet::new(),
+            alarms: BTreeMap::new(),
             directory,
             client,
             members: members.to_vec(),
@@ -257,6 +275,15 @@ impl NodeRun {
     /// Whether a client's session is open on this run.
     pub(crate) fn has_session(&self, session: SessionId) -> bool {
         self.directory.has_session(session)
+    }
+
+    /// Queues' groups that have a replica here, as far as this node knows.
+    pub(crate) fn groups(&self) -> Vec<GroupId> {
+        let picture = self.view.picture();
+        let here = picture
+            .queues("/")
+            .filter(|queue| queue.replicas().contains(&self.io.node));
+        here.map(|queue| queue.group).collect()
     }
 
     /// Groups that are stored here although their queues are no more, or are elsewhere.
@@ -319,6 +346,58 @@ impl NodeRun {
             _ => return Ok(()),
         }
         self.drive(wall_ms)
+    }
+
+    /// Sets the queues' timers; answers those that are new: when they run out, and whose they are.
+    pub(crate) fn alarms(&mut self, wall_ms: u64, now_us: u64) -> Vec<(u64, GroupId)> {
+        let Self { queues, alarms, .. } = self;
+        let mut rings = Vec::new();
+        for (group, replica) in queues {
+            let Some((deadline, look)) = replica.wakes(wall_ms) else {
+                alarms.remove(group);
+                continue;
+            };
+            let alarm = alarms.entry(*group).or_default();
+            alarm.deadline = deadline;
+            let entry = deadline.map(|deadline| match alarm.asked {
+                Some((asked, at_ms)) if asked == deadline => at_ms + ASKED_AGAIN_MS,
+                _ => deadline,
+            });
+            let Some(due_ms) = entry.into_iter().chain(look).min() else {
+                continue;
+            };
+            let due_us = now_us + 1_000 * due_ms.saturating_sub(wall_ms).max(1);
+            // One that runs out earlier sets the next.
+            if alarm
+                .armed_us
+                .is_none_or(|armed_us| armed_us <= now_us || due_us < armed_us)
+            {
+                alarm.armed_us = Some(due_us);
+                rings.push((due_us, *group));
+            }
+        }
+        rings
+    }
+
+    /// A queue's timer has run out.
+    pub(crate) fn ring(&mut self, group: GroupId, wall_ms: u64, now_us: u64) -> Result<(), Error> {
+        let (Some(replica), Some(alarm)) = (self.queues.get_mut(&group), self.alarms.get_mut(&group)) else {
+            return Ok(());
+        };
+        if alarm.armed_us != Some(now_us) {
+            // Another was set in its place.
+            return Ok(());
+        }
+        alarm.armed_us = None;
+        let due = alarm.deadline.filter(|deadline| *deadline <= wall_ms);
+        let is_due = due.is_some_and(|deadline| {
+            let asked = alarm.asked;
+            !asked.is_some_and(|(asked, at_ms)| asked == deadline && wall_ms < at_ms + ASKED_AGAIN_MS)
+        });
+        if is_due {
+            alarm.asked = due.map(|deadline| (deadline, wall_ms));
+        }
+        replica.wake(is_due, wall_ms)
     }
 
     /// 100 ms have passed for the metadata.

@@ -9,6 +9,28 @@ pub(crate) struct QueueOptions {
     pub(crate) quorum: bool,
     /// It is deleted and declared anew now and then: what it held is not missed.
     pub(crate) deleted: bool,
+    pub(crate) letters: Option<Letters>,
+}
+
+/// A queue whose dead letters go to a queue of their own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Letters {
+    /// `x-message-ttl`; 0: none.
+    pub(crate) ttl_ms: u64,
+    /// `x-dead-letter-strategy`.
+    pub(crate) at_least_once: bool,
+    /// `x-max-length`, beyond which publishes are refused; 0: none.
+    pub(crate) length_max: u64,
+}
+
+impl Letters {
+    fn draw(random: &mut Random, quorum: bool) -> Self {
+        Self {
+            ttl_ms: *random.pick(&[0, 30, 300, 3_000]),
+            at_least_once: quorum && random.below(3) > 0,
+            length_max: *random.pick(&[0, 0, 10, 100]),
+        }
+    }
 }
 
 /// How a consumer settles, in parts of 100; the rest is acknowledged.
@@ -37,6 +59,7 @@ pub(crate) struct Faults {
     pub(crate) connection_deaths: u64,
     /// A queue is to have other replicas, or another leader.
     pub(crate) moves: u64,
+    pub(crate) lost_disks: u64,
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
     pub(crate) late: u64,
@@ -105,17 +128,26 @@ impl Options {
             clock_jumps: some(random, 30, 30),
             connection_deaths: some(random, 60, 60),
             moves: 0,
+            // Drawn apart, so that older seeds keep their meaning.
+            lost_disks: some(&mut Random::new(seed, 6), 20, 12),
             lost: some(random, 40, 400),
             doubled: some(random, 40, 400),
             late: some(random, 40, 400),
             broken_snapshots: some(random, 30, 5_000),
         };
-        let queues = (0..random.from(1, 3))
+        let mut queues: Vec<QueueOptions> = (0..random.from(1, 3))
             .map(|_| QueueOptions {
                 quorum: random.below(2) == 0,
                 deleted: random.below(6) == 0,
+                letters: None,
             })
             .collect();
+        let apart = &mut Random::new(seed, 7);
+        for queue in queues.iter_mut().filter(|queue| !queue.deleted) {
+            if apart.below(3) == 0 {
+                queue.letters = Some(Letters::draw(apart, queue.quorum));
+            }
+        }
         let mut options = Self {
             nodes: if random.below(4) == 0 { 5 } else { 3 },
             queues,
@@ -144,12 +176,8 @@ impl Options {
             silent_ticks: *random.pick(&[600, 600, 15]),
             loses_node: random.below(6) == 0,
         };
-        // Drawn last: the seeds of before mean what they did, but for the moves.
-        options.faults.moves = some(random, 50, 40);
-        if options.loses_node && options.nodes == 3 {
-            // Whoever has only two replicas may lose one for good.
-            options.faults.moves = 0;
-        }
+        // Drawn apart, so that older seeds without moves keep their meaning.
+        options.faults.moves = some(&mut Random::new(seed, 8), 50, 40);
         options
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use warren_broker::metadata::replica::GROUP;
-use warren_cluster::NodeId;
+use warren_cluster::log::LogStore as _;
 use warren_cluster::transport::{Envelope, OutgoingSnapshot};
+use warren_cluster::{GroupId, NodeId};
 use warren_proto::record::SessionId;
 
 use super::boxes::{Letter, Target};
@@ -35,6 +36,8 @@ pub(crate) enum Event {
     Tick(NodeId, u64, Target),
     /// A connection's timer.
     Timer(NodeId, u64, u64),
+    /// A queue's timer.
+    Ring(NodeId, u64, GroupId),
     /// A run looks at its links.
     Beat(NodeId, u64),
     /// The write that was under way is done.
@@ -91,8 +94,12 @@ pub(crate) struct Summary {
     pub(crate) simulated_ms: u64,
     pub(crate) confirmed: u64,
     pub(crate) delivered: u64,
+    /// Of these, dead letters.
+    pub(crate) letters: u64,
     /// Processes that ended before their time.
     pub(crate) crashes: u64,
+    /// Disks that were lost.
+    pub(crate) lost_disks: u64,
     /// Snapshots that replicas took over.
     pub(crate) snapshots: u64,
     /// A digest of the order of events.
@@ -159,6 +166,7 @@ impl World {
                     id: *id,
                     store: Store::new(mutation),
                     incarnation: 0,
+                    directory: 0,
                     run: None,
                     skew_ms: skew as i64 - world.options.skew_ms as i64,
                     frozen_until_us: 0,
@@ -184,6 +192,8 @@ impl World {
         let mut purposes = vec![Purpose::Publish; self.options.publishers as usize];
         purposes.extend((0..self.options.consumers as usize).map(|at| Purpose::Consume(at % queues)));
         purposes.extend((0..self.options.getters as usize).map(|at| Purpose::Get(at % queues)));
+        let letters = (0..queues).filter(|queue| self.options.queues[*queue].letters.is_some());
+        purposes.extend(letters.map(Purpose::Letters));
         let deleted = (0..queues).filter(|queue| self.options.queues[*queue].deleted);
         purposes.extend(deleted.map(Purpose::Delete));
         for purpose in purposes {
@@ -247,6 +257,7 @@ impl World {
         self.summary.simulated_ms = self.now_ms();
         self.summary.confirmed = self.checker.confirmed;
         self.summary.delivered = self.checker.delivered;
+        self.summary.letters = self.checker.letters;
         Ok(self.summary)
     }
 
@@ -271,6 +282,7 @@ impl World {
             Event::Wake(node, run, _)
             | Event::Tick(node, run, _)
             | Event::Timer(node, run, _)
+            | Event::Ring(node, run, _)
             | Event::Beat(node, run)
             | Event::Written(node, run)
             | Event::Stray(node, run, ..)
@@ -300,6 +312,7 @@ impl World {
                     self.turn(node, key, Turn::Tick);
                 }
             }
+            Event::Ring(node, _, group) => self.ring(node, group),
             Event::Beat(node, _) => self.beat(node),
             Event::Written(node, _) => {
                 if let Some(run) = &self.nodes[&node].run {
@@ -340,6 +353,10 @@ impl World {
         let wall_ms = node.wall_ms(now_us);
         if self.mutation != Some(Mutation::ReusesIncarnation) || node.incarnation == 0 {
             node.incarnation = (node.incarnation + 1).max(wall_ms);
+        }
+        let is_empty = node.store.groups().expect("a healthy store").is_empty();
+        if is_empty && (self.mutation != Some(Mutation::HidesLoss) || node.directory == 0) {
+            node.directory = node.incarnation;
         }
         node.host_up = true;
         self.runs = number;
@@ -407,6 +424,17 @@ impl World {
             Target::Session(_) => Ok(()),
         };
         self.look(id, target);
+        self.after_step(id, result);
+    }
+
+    /// A queue's timer has run out.
+    fn ring(&mut self, id: NodeId, group: GroupId) {
+        let now_us = self.now_us;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let wall_ms = node.wall_ms(now_us);
+        let Some(run) = node.run.as_mut() else { return };
+        let result = run.ring(group, wall_ms, now_us);
+        self.look(id, Target::Queue(group));
         self.after_step(id, result);
     }
 
@@ -495,6 +523,12 @@ impl World {
             .map(|(group, _)| *group)
             .collect();
         let writes = run.disk.begin();
+        let wall_ms = node.wall_ms(now_us);
+        let run = self.nodes.get_mut(&id).and_then(|node| node.run.as_mut());
+        let rings = run.map(|run| run.alarms(wall_ms, now_us)).unwrap_or_default();
+        for (at_us, group) in rings {
+            self.at(at_us, Event::Ring(id, number, group));
+        }
         for (to, envelope) in out {
             self.send(id, to, envelope);
         }
@@ -577,7 +611,18 @@ impl World {
     /// A node is gone for good, and some of the others will never have seen it.
     fn lose_node(&mut self) {
         let members = self.members.clone();
-        let id = *self.faults.pick(&members);
+        let mut id = *self.faults.pick(&members);
+        let broken: Vec<NodeId> = members
+            .iter()
+            .copied()
+            .filter(|member| !self.has_all(*member))
+            .collect();
+        match broken[..] {
+            [] => {}
+            // What its disk had held is on the others.
+            [only] => id = only,
+            _ => return,
+        }
         self.gone = Some(id);
         self.say(|| format!("node {id} will not come back"));
         for node in members {
@@ -586,6 +631,32 @@ impl World {
                 self.crash(node, killed);
             }
         }
+    }
+
+    /// Whether a node runs, and holds every replica that it should hold as if its disk had never been lost.
+    fn has_all(&self, id: NodeId) -> bool {
+        let node = &self.nodes[&id];
+        let Some(run) = &node.run else { return false };
+        let holds = |group| {
+            let state = node.store.state(group).expect("a healthy store");
+            state.is_some_and(|state| !state.fresh)
+        };
+        let waits = run.metadata.core().is_fresh() || run.queues.values().any(|replica| replica.core().is_fresh());
+        run.is_ready() && !waits && holds(GROUP) && run.groups().into_iter().all(holds)
+    }
+
+    /// Whether every node's disk holds what it ever held, or has got it back.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.nodes.values().all(|node| {
+            if node.run.is_some() {
+                return self.has_all(node.id);
+            }
+            let groups = node.store.groups().expect("a healthy store");
+            let states = groups
+                .iter()
+                .filter_map(|group| node.store.state(*group).expect("a healthy store"));
+            !groups.is_empty() && states.into_iter().all(|state| !state.fresh)
+        })
     }
 
     fn is_at_rest(&self) -> bool {
@@ -614,6 +685,9 @@ impl World {
             if !run.is_ready() {
                 unrest += &format!("node {id} has not joined; ");
             }
+            if !self.has_all(*id) {
+                unrest += &format!("node {id} has not got back what its disk held; ");
+            }
             for group in run.left_over() {
                 unrest += &format!("node {id} keeps group {group}, whose queue is no more; ");
             }
@@ -626,7 +700,7 @@ impl World {
                 let status = replica.core().status();
                 let leads = self.leader_of(*group);
                 let top = self.commit_of(*group);
-                if stats.ready + stats.unacked > 0 || leads != 1 || status.applied != top {
+                if stats.ready + stats.unacked + stats.dead > 0 || leads != 1 || status.applied != top {
                     unrest += &format!("node {id} group {group} ({leads} leaders): {status:?} {stats:?}");
                     for row in machine.consumers() {
                         unrest += &format!(" consumer of {:?}: {} unsettled", row.session, row.unsettled);

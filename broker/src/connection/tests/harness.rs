@@ -217,6 +217,7 @@ impl Broker {
             run: RUN,
             name: "one".to_owned(),
             address: "127.0.0.1:1".to_owned(),
+            directory: 0,
         });
         broker
     }

@@ -88,6 +88,7 @@ impl Change {
                 run: run(wire.run)?,
                 name: wire.name,
                 address: wire.address,
+                directory: wire.directory,
             },
             Wire::NodeDown(wire) => Self::NodeDown { run: run(wire.run)? },
             Wire::NodeForgotten(wire) => Self::NodeForgotten { node: wire.node },
@@ -174,10 +175,16 @@ impl Change {
             }),
             Self::Bind(bind) => Wire::Bind(bind.into()),
             Self::Unbind(bind) => Wire::Unbind(bind.into()),
-            Self::NodeUp { run, name, address } => Wire::NodeUp(proto::NodeUp {
+            Self::NodeUp {
+                run,
+                name,
+                address,
+                directory,
+            } => Wire::NodeUp(proto::NodeUp {
                 run: Some((*run).into()),
                 name: name.clone(),
                 address: address.clone(),
+                directory: *directory,
             }),
             Self::NodeDown { run } => Wire::NodeDown(proto::NodeDown {
                 run: Some((*run).into()),

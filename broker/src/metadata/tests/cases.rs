@@ -37,6 +37,7 @@ fn run_command(node: &mut Node, command: &str) -> String {
             run: parse_run(word),
             name: String::new(),
             address: String::new(),
+            directory: 0,
         },
         ["down", word] => Change::NodeDown { run: parse_run(word) },
         ["forget", word] => Change::NodeForgotten {

@@ -30,6 +30,7 @@ fn queues_of_ended_sessions_are_asked_for_until_they_are_gone() {
         run: run(2, 1),
         name: "two".into(),
         address: String::new(),
+        directory: 0,
     });
     node.apply(&declare_exclusive("d", of_other));
 

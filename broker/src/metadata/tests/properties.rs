@@ -129,7 +129,7 @@ fn any_change() -> impl Strategy<Value = Change> {
         3 => (vhost(), name(EXCHANGES), any::<bool>()).prop_map(|(vhost, name, if_unused)| {
             Change::DeleteExchange(DeleteExchange { vhost, name: name.into(), if_unused })
         }),
-        2 => any_run().prop_map(|run| Change::NodeUp { run, name: "n".into(), address: "a".into() }),
+        2 => any_run().prop_map(|run| Change::NodeUp { run, name: "n".into(), address: "a".into(), directory: run.incarnation / 2 }),
         1 => any_run().prop_map(|run| Change::NodeDown { run }),
         1 => (1..4u64).prop_map(|node| Change::NodeForgotten { node }),
         2 => any_session().prop_map(|session| Change::SessionEnded { session }),

@@ -1,7 +1,7 @@
 //! Groups whose members change.
 
 use super::*;
-use crate::group::{Course, retire};
+use crate::group::{Course, Goal, retire};
 
 /// What the nodes were told of whom the group should consist of, as far as each has heard.
 struct Told {
@@ -59,7 +59,12 @@ impl World {
         let Some(core) = replica.core.as_mut() else {
             return false;
         };
-        let course = core.steer(wanted, 0, &|node| up.contains(&node));
+        let goal = Goal {
+            voters: wanted,
+            leader: 0,
+            era: 1,
+        };
+        let course = core.steer(&goal, &|node| up.contains(&node));
         let is_settled = course == Course::Arrived && core.is_settled();
         self.poll(node);
         is_settled
@@ -97,7 +102,7 @@ impl World {
     }
 
     /// Writes and delivers until nothing is on its way but to that node, which gets nothing.
-    fn settle_without(&mut self, node: NodeId) {
+    fn settle_but(&mut self, node: NodeId) {
         loop {
             for node in self.nodes.clone() {
                 while !self.replicas[&node].writes.is_empty() {
@@ -265,7 +270,7 @@ fn a_replica_that_was_removed_and_returns_keeps_its_promises() {
     assert!(world.propose(2));
     for _ in 0..20 {
         world.steer(1, &[1, 2]);
-        world.settle_without(2);
+        world.settle_but(2);
     }
     assert_eq!(world.members(1).0, [1, 2], "it was not removed");
     assert_eq!(world.confirmed, [2]);
@@ -295,7 +300,7 @@ fn a_voter_that_does_not_know_its_leader_follows_it() {
     world.join(4);
     for _ in 0..30 {
         world.steer(1, &[1, 2, 3, 4]);
-        world.settle_without(3);
+        world.settle_but(3);
         world.event(1, Event::Tick);
     }
     assert_eq!(world.members(4).0, [1, 2, 3, 4]);

@@ -1,0 +1,273 @@
+//! Replicas whose log may have been lost.
+
+use super::*;
+
+/// A group on three new disks, which cannot know that there was none before.
+fn new_group(seed: u64) -> World {
+    let mut world = World::new(seed);
+    world.packets.clear();
+    world.fresh = true;
+    world.begin();
+    world
+}
+
+impl World {
+    fn lose_disk(&mut self, node: NodeId) {
+        self.crash(node);
+        // No link delivers what an ended run had sent after the first word of the next.
+        self.packets.retain(|(from, ..)| *from != node);
+        let replica = self.replicas.get_mut(&node).expect("a known node");
+        replica.store = Arc::new(MemoryStore::new());
+    }
+
+    fn core(&self, node: NodeId) -> &GroupCore<Tape> {
+        self.replicas[&node].core.as_ref().expect("a running replica")
+    }
+
+    fn is_whole(&self) -> bool {
+        self.replicas.values().all(|replica| {
+            let state = replica.store.state(GROUP).expect("a healthy store");
+            let waits = replica.core.as_ref().is_some_and(GroupCore::is_fresh);
+            state.is_some_and(|state| !state.fresh) && !waits
+        })
+    }
+
+    /// Time passes for everybody, and nothing is lost.
+    fn pass(&mut self, ticks: u32) {
+        for _ in 0..ticks {
+            for node in NODES {
+                self.event(node, Event::Tick);
+            }
+            self.settle();
+        }
+    }
+
+    fn leaders(&self) -> usize {
+        self.cores().filter(|core| core.role() != Role::Follower).count()
+    }
+}
+
+#[test]
+fn a_new_group_begins_once_all_replicas_are_there() {
+    let mut world = new_group(1);
+    world.crash(3);
+    world.event(1, Event::Campaign);
+    world.pass(50);
+    assert!(world.core(1).is_fresh() && world.core(2).is_fresh());
+    assert_eq!(world.leaders(), 0);
+    world.open(3);
+    world.pass(10);
+    assert_eq!(world.leaders(), 1);
+    assert!(world.is_whole());
+    assert!(world.propose(2));
+    world.heal();
+    world.check();
+}
+
+#[test]
+fn the_only_replica_has_nobody_to_wait_for() {
+    let mut effects = Vec::new();
+    let options = Options {
+        fresh: true,
+        ..options()
+    };
+    let store = Arc::new(MemoryStore::new());
+    let core = GroupCore::open(1, GROUP, &[1], store, Tape::default(), options, &mut effects).expect("a new store");
+    assert!(!core.is_fresh());
+}
+
+#[test]
+fn a_replica_without_its_log_does_not_elect_who_lacks_what_was_confirmed() {
+    let mut world = new_group(2);
+    world.heal();
+    // Node 2 falls behind: what is confirmed now is on 1 and 3 only.
+    let leader = world
+        .cores()
+        .find(|core| core.role() == Role::Leader)
+        .expect("a leader")
+        .status()
+        .leader;
+    if leader != Some(1) {
+        world.event(leader.expect("it leads itself"), Event::TransferLeader(1));
+        world.pass(5);
+    }
+    world.crash(2);
+    for value in 0..20 {
+        assert!(world.propose(4 * value));
+        world.settle();
+    }
+    assert!(world.confirmed.contains(&76));
+    world.lose_disk(3);
+    world.crash(1);
+    world.open(2);
+    world.open(3);
+    world.event(2, Event::PeerDown(1));
+    world.event(3, Event::PeerDown(1));
+    world.event(2, Event::Campaign);
+    world.pass(100);
+    assert_eq!(world.leaders(), 0, "a majority of those that are left lost its memory");
+    // With the third, everything is there again.
+    world.open(1);
+    world.heal();
+    world.pass(20);
+    world.heal();
+    world.check();
+    assert!(world.is_whole());
+}
+
+#[test]
+fn a_replica_without_its_log_confirms_nothing_until_it_has_caught_up() {
+    let mut world = new_group(3);
+    world.event(1, Event::Campaign);
+    world.heal();
+    let leader = (1..=3)
+        .find(|node| world.core(*node).role() == Role::Leader)
+        .expect("a leader");
+    let [follower, lost] = {
+        let others: Vec<NodeId> = NODES.into_iter().filter(|node| *node != leader).collect();
+        [others[0], others[1]]
+    };
+    assert!(world.propose(4));
+    world.settle();
+    world.lose_disk(lost);
+    world.open(lost);
+    world.crash(follower);
+    assert!(world.propose(8));
+    world.pass(30);
+    assert!(world.core(lost).is_fresh());
+    assert!(!world.confirmed.contains(&8), "of two replicas one has lost its log");
+    world.open(follower);
+    world.pass(30);
+    assert!(world.confirmed.contains(&8));
+    assert!(world.is_whole());
+    world.heal();
+    world.check();
+}
+
+#[test]
+fn what_a_fresh_replica_may_have_voted_it_voted_for_the_leader() {
+    let mut world = new_group(4);
+    world.event(1, Event::Campaign);
+    world.heal();
+    let leader = world
+        .cores()
+        .find(|core| core.role() == Role::Leader)
+        .expect("a leader")
+        .status();
+    let lost = NODES
+        .into_iter()
+        .find(|node| Some(*node) != leader.leader)
+        .expect("a follower");
+    world.lose_disk(lost);
+    world.open(lost);
+    world.pass(20);
+    assert!(world.is_whole());
+    let state = world.replicas[&lost]
+        .store
+        .state(GROUP)
+        .expect("a healthy store")
+        .expect("a state");
+    assert_eq!((state.term, Some(state.vote)), (leader.term, leader.leader));
+}
+
+#[test]
+fn a_snapshot_that_goes_past_the_readmission_is_followed_by_another() {
+    let mut world = new_group(5);
+    world.event(1, Event::Campaign);
+    world.heal();
+    let leader = world
+        .cores()
+        .find(|core| core.role() == Role::Leader)
+        .expect("a leader")
+        .status()
+        .leader;
+    let lost = NODES
+        .into_iter()
+        .find(|node| Some(*node) != leader)
+        .expect("a follower");
+    world.lose_disk(lost);
+    world.open(lost);
+    // Only what it says arrives: the entry that readmits it is far behind when it hears of anything.
+    for round in 0..200 {
+        world.event(lost, Event::Tick);
+        world.packets.retain(|(_, to, _)| *to != lost);
+        assert!(world.propose(2 * round) && world.propose(2 * round + 1));
+        world.settle_without(lost);
+    }
+    assert!(world.core(lost).is_fresh());
+    let snapshots = world.snapshots;
+    world.pass(60);
+    assert!(world.snapshots > snapshots, "it was too far behind for the log");
+    assert!(world.is_whole());
+    world.heal();
+    world.check();
+}
+
+impl World {
+    /// Like [`World::settle`], but nothing reaches `node`.
+    fn settle_without(&mut self, node: NodeId) {
+        loop {
+            for node in NODES {
+                while !self.replicas[&node].writes.is_empty() {
+                    self.write(node);
+                }
+            }
+            self.packets.retain(|(_, to, _)| *to != node);
+            if self.packets.is_empty() {
+                return;
+            }
+            self.receive(0);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn what_was_confirmed_survives_disks_that_are_lost_one_after_the_other(
+        seed in 1u64..,
+        steps in 50usize..1_500,
+    ) {
+        let mut world = new_group(seed);
+        let mut value = 0;
+        for _ in 0..steps {
+            match world.pick(60) {
+                0 => {
+                    let node = NODES[world.pick(3)];
+                    world.crash(node);
+                }
+                1 => {
+                    let node = NODES[world.pick(3)];
+                    if world.is_whole() {
+                        world.lose_disk(node);
+                    }
+                }
+                2..6 => {
+                    let node = NODES[world.pick(3)];
+                    if world.replicas[&node].core.is_none() {
+                        world.open(node);
+                    }
+                }
+                6 => {
+                    let node = NODES[world.pick(3)];
+                    world.event(node, Event::Campaign);
+                }
+                7..20 => {
+                    value += 1;
+                    let _ = world.propose(value);
+                }
+                20 if !world.packets.is_empty() => {
+                    let index = world.pick(world.packets.len());
+                    world.packets.remove(index);
+                }
+                _ => world.step(),
+            }
+        }
+        world.heal();
+        world.pass(40);
+        world.heal();
+        prop_assert!(world.is_whole());
+        world.check();
+    }
+}

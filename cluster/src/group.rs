@@ -122,7 +122,8 @@ impl<M: Machine> GroupCore<M> {
                 let state = match known {
                     Some(state) => ReplicaState {
                         removed: false,
-                        voters: members.to_vec(),
+                        // Those that it began with may be there no more, and it must not begin anew with them.
+                        voters: if state.fresh { Vec::new() } else { members.to_vec() },
                         era: options.era,
                         ..state
                     },

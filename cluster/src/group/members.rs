@@ -390,6 +390,8 @@ fn legacy(group: GroupId, state: &ReplicaState, last_index: u64, last_term: u64)
         promised_term: ended.0,
         promised_index: ended.1,
         removed: true,
+        // A replica that did not know what it had promised leaves nothing that could be relied on.
+        fresh: state.fresh,
         ..ReplicaState::default()
     };
     vec![Write::DropGroup { group }, Write::State { group, state }]

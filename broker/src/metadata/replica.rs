@@ -518,7 +518,7 @@ impl MetadataReplica {
                     // What is stored may have come by a later decision than the one that is being followed up.
                     let stored = self.setup.io.store.state(group).ok().flatten();
                     let stored = stored.filter(|state| !state.removed).map(|state| state.era);
-                    self.queues.insert(group, stored.unwrap_or(queue.era()));
+                    self.queues.insert(group, stored.unwrap_or_else(|| queue.era()));
                     started.push(queue);
                 }
                 (true, true) if queue.is_transient() => {}

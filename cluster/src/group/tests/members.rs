@@ -327,7 +327,7 @@ impl World {
     }
 
     fn steer_as_heard(&mut self, node: NodeId, told: &mut Told) {
-        let (era, wanted) = told.heard.get(&node).cloned().unwrap_or((0, NODES.to_vec()));
+        let (era, wanted) = told.heard.get(&node).cloned().unwrap_or_else(|| (0, NODES.to_vec()));
         if self.steer(node, &wanted) && era == told.era {
             for other in self.nodes.clone() {
                 if !wanted.contains(&other) {

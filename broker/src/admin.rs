@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -34,6 +34,7 @@ mod closing;
 pub mod definitions;
 mod listings;
 mod local;
+mod members;
 mod one_shot;
 pub mod protocol;
 mod settings;
@@ -96,6 +97,7 @@ struct Facts {
 }
 
 /// Where clients come in.
+#[derive(Clone)]
 struct Open {
     address: SocketAddr,
     is_tls: bool,
@@ -117,11 +119,15 @@ struct Inner {
     certificates: Vec<Credentials>,
     census: Arc<Census>,
     parts: OnceLock<Parts>,
-    /// Set once clients are served.
-    listeners: OnceLock<Vec<Open>>,
+    /// Clients have been let in.
+    started: AtomicBool,
+    /// Where clients come in, each with its connections.
+    listeners: RwLock<Vec<Open>>,
     next: AtomicU64,
     /// Rounds of questions under way.
     rounds: Mutex<Rounds>,
+    /// A rebalance is under way.
+    balancing: AtomicBool,
 }
 
 impl Admin {
@@ -160,9 +166,11 @@ impl Admin {
                 certificates,
                 census,
                 parts: OnceLock::new(),
-                listeners: OnceLock::new(),
+                started: AtomicBool::new(false),
+                listeners: RwLock::default(),
                 next: AtomicU64::new(1),
                 rounds: Mutex::default(),
+                balancing: AtomicBool::new(false),
             }),
         }
     }
@@ -177,7 +185,7 @@ impl Admin {
         assert!(self.inner.parts.set(parts).is_ok(), "the admin is connected once");
     }
 
-    /// Clients are served from now on.
+    /// Clients are served there from now on, and nowhere else.
     pub fn serves_clients(&self, listeners: &[listener::Listener]) {
         let open = listeners
             .iter()
@@ -187,16 +195,18 @@ impl Admin {
                 registry: listener.registry().clone(),
             })
             .collect();
-        assert!(
-            self.inner.listeners.set(open).is_ok(),
-            "clients are served from one moment on"
-        );
+        *self.inner.listeners.write().unwrap_or_else(PoisonError::into_inner) = open;
+        self.inner.started.store(true, Ordering::Release);
     }
 }
 
 impl Inner {
     fn rounds(&self) -> MutexGuard<'_, Rounds> {
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_listeners(&self) -> Vec<Open> {
+        self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn parts(&self) -> Result<&Parts, Failure> {
@@ -242,7 +252,7 @@ impl Inner {
                 "inter-node and CLI tool communication",
             ));
         }
-        for open in self.listeners.get().into_iter().flatten() {
+        for open in self.open_listeners() {
             let (protocol, purpose) = if open.is_tls {
                 ("amqp/ssl", "AMQP 0-9-1 over TLS")
             } else {
@@ -291,13 +301,29 @@ impl Inner {
         match request {
             Request::Ping => Ok(Vec::new()),
             Request::Status => self.status(),
-            Request::AwaitStartup => match self.listeners.get() {
-                Some(_) => Ok(Vec::new()),
-                None => Err(Failure::new(status::TEMPORARY, "the node is waiting for its cluster")),
-            },
+            Request::AwaitStartup if self.started.load(Ordering::Acquire) => Ok(Vec::new()),
+            Request::AwaitStartup => Err(Failure::new(status::TEMPORARY, "the node is waiting for its cluster")),
             Request::ClusterStatus => self.cluster_status(),
             Request::ListCertificates => Ok(self.list_certificates()),
             Request::QuorumStatus { vhost, queue } => self.quorum_status(&vhost, &queue).await,
+            Request::AddMember { vhost, queue, node } => self.add_member(&vhost, &queue, &node).await,
+            Request::DeleteMember { vhost, queue, node } => self.delete_member(&vhost, &queue, &node).await,
+            Request::TransferLeadership { vhost, queue, node } => self.transfer_leadership(&vhost, &queue, &node).await,
+            Request::Grow {
+                node,
+                growth,
+                vhost_pattern,
+                queue_pattern,
+            } => self.grow(&node, growth, &vhost_pattern, &queue_pattern).await,
+            Request::Shrink { node } => self.shrink(&node).await,
+            Request::Rebalance {
+                kind,
+                vhost_pattern,
+                queue_pattern,
+            } => self.rebalance(kind, &vhost_pattern, &queue_pattern).await,
+            Request::Drain => self.drain(true).await,
+            Request::Revive => self.drain(false).await,
+            Request::CheckQuorum => self.check_quorum().await,
             Request::ListQueues { vhost, columns } => self.list_queues(&vhost, &columns).await,
             Request::ListExchanges { vhost, columns } => Ok(self.list_exchanges(&vhost, &columns).await),
             Request::ListBindings { vhost } => Ok(self.list_bindings(&vhost)),

@@ -139,6 +139,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let arbiters: Vec<Arbiter> = (0..workers).map(|_| Arbiter::new()).collect();
     let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
     let (ready_tx, mut ready) = watch::channel(false);
+    let (drains_tx, mut drains) = watch::channel(false);
     let environment = Environment {
         view: view.clone(),
         directory: directory.clone(),
@@ -157,6 +158,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         announce: (Run { node, incarnation }, name.clone(), own),
         queue_cache_bytes_max: usize::try_from(config.limits.queue_cached_bytes_max).unwrap_or(usize::MAX),
         ready: ready_tx,
+        drains: drains_tx,
     };
     let (metadata, client) = MetadataActor::start_here(environment);
     admin.connect(client.clone(), transport.clone());
@@ -210,26 +212,39 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             alarms: alarms.clone(),
             census: census.clone(),
         };
-        let plain = config.amqp.listen.iter().map(|address| (address, None));
-        let secured = config.tls.listen.iter().map(|address| (address, client_tls.clone()));
-        let mut listeners = Vec::new();
-        for (address, tls) in plain.chain(secured) {
-            let listener = Listener::start(resolve(address)?, tls, service.clone())
-                .with_context(|| format!("cannot listen for clients on {address}"))?;
-            listeners.push(listener);
-        }
-        admin.serves_clients(&listeners);
-        let registries = listeners.iter().map(|listener| listener.registry().clone()).collect();
-        let watch = actix::spawn(alarms::watch(alarms, directory, registries));
-        tracing::info!(node = name, "ready");
-        stopped.await?;
-        watch.abort();
-        tracing::info!("stops");
-        for listener in listeners {
-            let left = listener.stop(SHUTDOWN).await;
-            if left > 0 {
-                tracing::warn!(left, "connections did not end in time");
+        let mut goes_on = true;
+        while goes_on {
+            let plain = config.amqp.listen.iter().map(|address| (address, None));
+            let secured = config.tls.listen.iter().map(|address| (address, client_tls.clone()));
+            let mut listeners = Vec::new();
+            for (address, tls) in plain.chain(secured) {
+                let listener = Listener::start(resolve(address)?, tls, service.clone())
+                    .with_context(|| format!("cannot listen for clients on {address}"))?;
+                listeners.push(listener);
             }
+            admin.serves_clients(&listeners);
+            let registries = listeners.iter().map(|listener| listener.registry().clone()).collect();
+            let watch = actix::spawn(alarms::watch(alarms.clone(), directory.clone(), registries));
+            tracing::info!(node = name, "ready");
+            goes_on = tokio::select! {
+                drained = drains.wait_for(|drains| *drains) => drained.is_ok(),
+                signal = &mut stopped => { signal?; false }
+            };
+            admin.serves_clients(&[]);
+            tracing::info!(drains = goes_on, "stops to serve clients");
+            for listener in listeners {
+                let left = listener.stop(SHUTDOWN).await;
+                if left > 0 {
+                    tracing::warn!(left, "connections did not end in time");
+                }
+            }
+            if goes_on {
+                goes_on = tokio::select! {
+                    revived = drains.wait_for(|drains| !*drains) => revived.is_ok(),
+                    signal = &mut stopped => { signal?; false }
+                };
+            }
+            watch.abort();
         }
     }
     // The links first: what arrives after it would find no actor.

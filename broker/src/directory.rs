@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use actix::prelude::*;
@@ -17,6 +17,7 @@ use prost::Message as _;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::oneshot;
 use warren_cluster::group::Event;
+use warren_cluster::log::writer::Persisted;
 use warren_cluster::transport::{Envelope, Port, Transport};
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{LeaderIs, LeaderQuery, NodeMessage, SessionEnded, SessionGone, node_message::Kind};
@@ -71,6 +72,21 @@ pub enum Inbound {
     LeaderQuery(NodeId),
     /// The queue's settings are others now.
     Configured(Arc<Queue>),
+    /// The queue shall have these replicas and this leader.
+    Placed(Arc<Queue>),
+    /// A node begins to drain, or does not any more.
+    Drains(NodeId),
+    /// The queue's leader asks whether this replica knows that it is one.
+    ReplicaQuery(NodeId),
+    /// A node has a replica, and knows of this decision on it.
+    ReplicaIs {
+        /// The node.
+        node: NodeId,
+        /// The decision.
+        era: u64,
+    },
+    /// The replica is no part of its group any more: end, and leave nothing but what binds a later one.
+    Retire,
     /// Describe yourself for operators.
     Describe(oneshot::Sender<Description>),
     /// End; with `delete`, leave nothing behind.
@@ -162,6 +178,10 @@ pub struct Description {
     pub leader: Option<NodeId>,
     /// The Raft figures; none for a transient queue.
     pub raft: Option<warren_cluster::group::Status>,
+    /// The voters of its group, as this replica knows them; none for a transient queue.
+    pub voters: Vec<NodeId>,
+    /// Voters that could lead at once, as the leader sees them.
+    pub able: Vec<NodeId>,
     /// Figures of the queue machine.
     pub stats: crate::queue::machine::Stats,
     /// The queue's consumers.
@@ -277,6 +297,10 @@ pub struct Directory {
     transport: OnceLock<Arc<dyn Transport>>,
     next_session: AtomicU64,
     groups: Mutex<FxHashMap<GroupId, Group>>,
+    /// Groups whose replica here is being deleted because it was removed: another one must not begin before.
+    retiring: Mutex<BTreeSet<GroupId>>,
+    /// The view shows what was agreed on before this run began, and not some state of long ago.
+    up_to_date: AtomicBool,
     sessions: Mutex<FxHashMap<u64, Post<SessionEvent>>>,
     /// Sessions of this node that have ended, with the queues that do not know it yet.
     ending: Mutex<BTreeSet<(GroupId, SessionId)>>,
@@ -297,6 +321,8 @@ struct Ended {
 #[derive(Default)]
 struct Group {
     mailbox: Option<Post<Inbound>>,
+    /// Where its queue shall be, for an actor that is about to begin.
+    placed: Option<Arc<Queue>>,
     leader: Option<NodeId>,
     term: u64,
     watchers: FxHashSet<SessionId>,
@@ -312,6 +338,8 @@ impl Directory {
             transport: OnceLock::new(),
             next_session: AtomicU64::new(1),
             groups: Mutex::default(),
+            retiring: Mutex::default(),
+            up_to_date: AtomicBool::new(false),
             sessions: Mutex::default(),
             ending: Mutex::default(),
             ended: RwLock::default(),
@@ -595,9 +623,21 @@ impl Directory {
         self.notify(group, entry);
     }
 
-    /// The same for a queue's actor. It may have been deleted while the actor began: then it ends at once.
+    /// The same for a queue's actor. The queue may have been deleted while the actor began, or have gone elsewhere: then
+    /// it ends at once.
     pub fn register_queue(&self, group: GroupId, mailbox: impl Mailbox<Inbound> + 'static) {
         self.register(group, mailbox);
+        if self.is_retiring(group) {
+            return self.replica_removed(group);
+        }
+        let mut groups = self.groups();
+        if let Some(entry) = groups.get_mut(&group)
+            && let Some(queue) = entry.placed.take()
+            && let Some(mailbox) = &entry.mailbox
+        {
+            mailbox.always(Inbound::Placed(queue));
+        }
+        drop(groups);
         // Whoever takes it out of the view after this finds the mailbox.
         if self.view.queue_by_group(group).is_none() {
             self.queue_gone(group);
@@ -682,6 +722,79 @@ impl Directory {
                 mailbox.always(SessionEvent::QueueGone { group });
             }
         }
+    }
+
+    /// The replica of this node was removed from the group. Its queue goes on elsewhere.
+    pub fn replica_removed(&self, group: GroupId) {
+        let mut groups = self.groups();
+        // Its actor may be about to begin.
+        self.retire(group);
+        let Some(entry) = groups.get_mut(&group) else { return };
+        entry.placed = None;
+        if let Some(mailbox) = entry.mailbox.take() {
+            mailbox.always(Inbound::Retire);
+        }
+        if entry.leader == Some(self.node) {
+            entry.leader = None;
+            self.notify(group, entry);
+        }
+    }
+
+    /// Tells the queue's replica of this node, which runs or is about to, where the queue shall be.
+    pub fn placed(&self, queue: Arc<Queue>) {
+        let mut groups = self.groups();
+        let entry = groups.entry(queue.group).or_default();
+        match &entry.mailbox {
+            // One message for each decision.
+            Some(mailbox) => mailbox.always(Inbound::Placed(queue)),
+            None => entry.placed = Some(queue),
+        }
+    }
+
+    /// A node has no replica of that group, and cannot lead it: asks the others who does.
+    pub fn no_replica(&self, node: NodeId, group: GroupId) {
+        {
+            let mut groups = self.groups();
+            let Some(entry) = groups.get_mut(&group).filter(|entry| entry.leader == Some(node)) else {
+                return;
+            };
+            if self.home(group).is_some() {
+                return;
+            }
+            entry.leader = None;
+            self.notify(group, entry);
+        }
+        self.ask(group);
+    }
+
+    /// The view shows everything that was agreed on before this run began.
+    pub fn caught_up(&self) {
+        self.up_to_date.store(true, Ordering::Release);
+    }
+
+    /// Whether decisions may be based on where the view shows queues to belong.
+    pub fn is_up_to_date(&self) -> bool {
+        self.up_to_date.load(Ordering::Acquire)
+    }
+
+    /// What a removed replica had, which does not run, is about to be deleted.
+    pub fn retire(&self, group: GroupId) {
+        self.retiring().insert(group);
+    }
+
+    /// What the removed replica had is deleted.
+    pub fn replica_retired(&self, group: GroupId) {
+        self.retiring().remove(&group);
+        self.forget(group);
+    }
+
+    /// Whether the removed replica of this node is still being deleted.
+    pub fn is_retiring(&self, group: GroupId) -> bool {
+        self.retiring().contains(&group)
+    }
+
+    fn retiring(&self) -> MutexGuard<'_, BTreeSet<GroupId>> {
+        self.retiring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One message per watcher and change: bounded by the queues that a session uses.
@@ -775,6 +888,13 @@ impl Directory {
         self.transport.get().map_or_else(Vec::new, |transport| {
             transport.peers().into_iter().map(|(node, _)| node).collect()
         })
+    }
+}
+
+impl Persisted for Directory {
+    /// Of the last write of a removed replica.
+    fn persisted(&self, group: GroupId, _: u64) {
+        self.replica_retired(group);
     }
 }
 

@@ -19,6 +19,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use warren_cluster::NodeId;
 use warren_cluster::machine::{Machine, Meta, RestoreError};
 
 pub use self::apply::IDS_MAX;
@@ -50,6 +51,7 @@ pub mod client;
 mod edit;
 mod facts;
 mod limits;
+mod moves;
 mod orphans;
 mod permission;
 mod placement;
@@ -97,6 +99,8 @@ pub enum Effect {
     QueueConfigured(Arc<Queue>),
     NodeUp(Run),
     NodeDown(Run),
+    /// Whether that node drains is not what it was.
+    NodeDrains(NodeId),
 }
 
 /// The machine. Its whole state is a [`Picture`].

@@ -17,7 +17,7 @@ use warren_cluster::transport::{
     BoxError, Envelope, Inbox, PeerState, Port, Refused, SnapshotEnd, SnapshotOffer, SnapshotSink,
 };
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::node::{NodeMessage, node_message::Kind};
+use warren_proto::node::{NoReplica, NodeMessage, node_message::Kind};
 use warren_proto::record::{Command, SessionId, system};
 use warren_proto::{queue, record, transport};
 
@@ -74,6 +74,15 @@ impl NodeInbox {
             Kind::LeaderIs(is) => {
                 self.directory
                     .leader_is(is.group, is.term, (is.leader != 0).then_some(is.leader));
+            }
+            Kind::NoReplica(none) => self.directory.no_replica(from, none.group),
+            Kind::ReplicaQuery(query) => self.directory.deliver(query.group, Inbound::ReplicaQuery(from)),
+            Kind::ReplicaIs(is) => {
+                let message = Inbound::ReplicaIs {
+                    node: from,
+                    era: is.era,
+                };
+                self.directory.deliver(is.group, message);
             }
             Kind::LeaderQuery(query) => self.directory.deliver(query.group, Inbound::LeaderQuery(from)),
             Kind::SessionGone(gone) => {
@@ -169,6 +178,10 @@ impl Inbox for NodeInbox {
         match port {
             // Raft repeats what is lost, sessions and requesters repeat what is not answered.
             Port::RAFT => self.directory.deliver(to, Inbound::raft(payload)),
+            Port::QUEUE | Port::RESYNC if self.directory.mailbox(to).is_none() => {
+                // Nobody here could say who leads it.
+                self.directory.tell(from, Kind::NoReplica(NoReplica { group: to }));
+            }
             Port::QUEUE | Port::METADATA => self.directory.deliver(to, Inbound::batch(from, payload)),
             Port::SESSION => self.session_events(from, to, payload),
             Port::RESYNC => match queue::Resync::decode(payload) {
@@ -222,9 +235,9 @@ impl Inbox for NodeInbox {
 
     fn snapshot_begin(&self, from: NodeId, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, Refused> {
         let SnapshotOffer { group, message } = offer;
-        if self.directory.mailbox(group).is_none() {
+        let Some(replica) = self.directory.mailbox(group) else {
             return Err(Refused(format!("group {group} has no replica here")));
-        }
+        };
         let Some(writer) = self.writer.get() else {
             return Err(Refused("the node is starting".into()));
         };
@@ -253,7 +266,7 @@ impl Inbox for NodeInbox {
             chunks: Vec::new(),
             entries: 0,
             writer: writer.clone(),
-            directory: self.directory.clone(),
+            replica,
             staging: self.staging.clone(),
             finished: false,
             store: self.store.clone(),
@@ -287,7 +300,8 @@ struct Staging {
     entries: u64,
     writer: Arc<dyn Submit>,
     store: Arc<dyn LogStore>,
-    directory: Arc<Directory>,
+    /// Which it is for: another one of the same group could not use it.
+    replica: Post<Inbound>,
     staging: Arc<Mutex<BTreeSet<GroupId>>>,
     finished: bool,
 }
@@ -391,7 +405,7 @@ impl SnapshotSink for Staging {
             chunks: count,
         };
         // One at a time for each group.
-        self.directory.deliver_always(self.group, Inbound::Group(event));
+        self.replica.always(Inbound::Group(event));
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ mod dead_letters;
 pub mod machine;
 mod outbox;
 mod pending;
+mod place;
 pub mod replica;
 pub mod transient;
 

@@ -17,19 +17,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
 use crate::log::{LogStore, ReplicaState, Write};
 use crate::machine::{Machine, Meta};
 use crate::{GroupId, NodeId};
 use compaction::restore;
+pub use members::{Course, Goal, retire};
 use storage::LogView;
 pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status};
 use wire::Place;
 
 mod compaction;
 mod fresh;
+mod members;
 pub mod shell;
 mod sound;
 mod storage;
@@ -51,7 +53,18 @@ const LINGER_TICKS: u32 = 3;
 pub struct GroupCore<M: Machine> {
     group: GroupId,
     node: NodeId,
+    /// The voters, ascending. None: nobody has told this replica yet.
     members: Vec<NodeId>,
+    /// Who is sent the log and has no vote, ascending.
+    learners: Vec<NodeId>,
+    /// The last entry that changed the members, or a later one.
+    changed_at: u64,
+    /// The entry by which a leader finds out that the change is on enough disks, and those who knew of it before.
+    proof: Option<(u64, Vec<NodeId>)>,
+    /// It led, was removed, and knows of no leader since.
+    has_abdicated: bool,
+    /// It is to tell the voters so.
+    is_abdicating: bool,
     options: Options,
     raw: RawNode<LogView>,
     machine: M,
@@ -90,7 +103,8 @@ pub struct GroupCore<M: Machine> {
 }
 
 impl<M: Machine> GroupCore<M> {
-    /// Opens the replica: as stored, or new with `members` as its voters.
+    /// Opens the replica: as stored, or new with `members` as its voters, those that the group began with. Where they
+    /// are not known it opens without any, and learns them from its leader.
     ///
     /// A new replica's first state is among the first effects of [`GroupCore::poll`].
     pub fn open(
@@ -103,13 +117,23 @@ impl<M: Machine> GroupCore<M> {
         out: &mut Vec<Effect<M::Effect>>,
     ) -> Result<Self, Error> {
         let state = match store.state(group)? {
-            Some(state) => state,
-            None => {
-                let state = ReplicaState {
-                    voters: members.to_vec(),
-                    // There is nobody to catch up with.
-                    fresh: options.fresh && members != [node],
-                    ..ReplicaState::default()
+            Some(state) if !state.removed => state,
+            known => {
+                let state = match known {
+                    Some(state) => ReplicaState {
+                        removed: false,
+                        // Those that it began with may be there no more, and it must not begin anew with them.
+                        voters: if state.fresh { Vec::new() } else { members.to_vec() },
+                        era: options.era,
+                        ..state
+                    },
+                    None => ReplicaState {
+                        voters: members.to_vec(),
+                        // There is nobody to catch up with.
+                        fresh: options.fresh && members != [node],
+                        era: options.era,
+                        ..ReplicaState::default()
+                    },
                 };
                 out.push(Effect::Write {
                     writes: vec![Write::State {
@@ -140,7 +164,7 @@ impl<M: Machine> GroupCore<M> {
         } else {
             0
         };
-        let members = state.voters.clone();
+        let (members, learners) = (state.voters.clone(), state.learners.clone());
         let config = raft::Config {
             id: node,
             election_tick: ELECTION_TICKS,
@@ -162,6 +186,11 @@ impl<M: Machine> GroupCore<M> {
             group,
             node,
             members,
+            learners,
+            changed_at: applied,
+            proof: None,
+            has_abdicated: false,
+            is_abdicating: false,
             options,
             raw,
             machine,
@@ -238,7 +267,10 @@ impl<M: Machine> GroupCore<M> {
 
     /// Whether [`Event::Tick`] is needed.
     pub fn is_active(&self) -> bool {
-        self.leader().is_none() || self.is_fresh() || (self.raw.raft.state == StateRole::Leader && self.linger > 0)
+        let raft = &self.raw.raft;
+        let leads_on = self.linger > 0 || raft.lead_transferee.is_some();
+        let stands = raft.promotable() || self.has_abdicated;
+        (self.leader().is_none() && stands) || self.is_fresh() || (raft.state == StateRole::Leader && leads_on)
     }
 
     /// The payload of an entry that is live or recent.
@@ -319,7 +351,7 @@ impl<M: Machine> GroupCore<M> {
                 );
                 self.linger = LINGER_TICKS;
             }
-            Event::TransferLeader(to) => self.raw.transfer_leader(to),
+            Event::TransferLeader(to) => self.hand_over(to),
         }
     }
 
@@ -333,7 +365,8 @@ impl<M: Machine> GroupCore<M> {
             tracing::warn!(group = self.group, "a peer sent bytes that are no Raft message");
             return;
         };
-        let known = self.members.contains(&message.from) && message.to == self.node;
+        // Who leads, or stands, may have become a member with an entry that this replica lacks.
+        let known = message.from != self.node && message.to == self.node;
         let raft = &self.raw.raft;
         let true_here = sound::can_be(&message, raft.term, raft.state, &raft.raft_log);
         if !known || !true_here || (message.get_msg_type() == MessageType::MsgSnapshot) != staged {
@@ -352,6 +385,10 @@ impl<M: Machine> GroupCore<M> {
         }
         let last_index = self.raw.raft.raft_log.last_index();
         if message.get_msg_type() == MessageType::MsgHeartbeat && message.commit > last_index {
+            if message.commit <= self.raw.store().state.promised_index {
+                // It was meant for an earlier replica of this node, which was removed.
+                return;
+            }
             // A leader never names a commit index beyond what its follower had acknowledged.
             self.failed = Some(Error::Lost {
                 group: self.group,
@@ -376,6 +413,9 @@ impl<M: Machine> GroupCore<M> {
             // A peer that lost sight of an idle leader would ask for ever.
             self.linger = LINGER_TICKS;
             self.raw.ping();
+        }
+        if stands && !self.may_vote_for(&message) {
+            return;
         }
         for (place, payload) in payloads {
             self.raw.mut_store().arrives(place, payload);
@@ -404,10 +444,11 @@ impl<M: Machine> GroupCore<M> {
             };
         } else if self.is_fresh() {
             self.tick_fresh();
-        } else if self.leader().is_none() {
+        } else if self.leader().is_none() && (self.raw.raft.promotable() || self.has_abdicated) {
             // Elections are timed here, not by raft-rs: it knows nothing of nodes and draws from a clock of its own.
             if self.campaign_in == 0 {
                 self.campaign();
+                self.is_abdicating = self.has_abdicated;
                 self.campaign_in = self.draw() % (2 * self.members.len() as u64 + 1);
             } else {
                 self.campaign_in -= 1;
@@ -446,6 +487,7 @@ impl<M: Machine> GroupCore<M> {
 
     fn campaign(&mut self) {
         if self.raw.raft.state != StateRole::Leader
+            && self.raw.raft.promotable()
             && self.may_stand()
             && let Err(error) = self.raw.campaign()
         {
@@ -454,7 +496,7 @@ impl<M: Machine> GroupCore<M> {
     }
 
     fn peer_down(&mut self, peer: NodeId) {
-        if !self.members.contains(&peer) || peer == self.node {
+        if peer == self.node {
             return;
         }
         if !self.down.contains(&peer) {
@@ -478,7 +520,7 @@ impl<M: Machine> GroupCore<M> {
 
     /// What a leader had sent to that peer may not have come: asks it where it stands.
     fn lost_sight(&mut self, peer: NodeId) {
-        let there = self.members.contains(&peer) && !self.down.contains(&peer);
+        let there = self.raw.raft.prs().get(peer).is_some() && !self.down.contains(&peer);
         if self.raw.raft.state == StateRole::Leader && there {
             self.raw.report_unreachable(peer);
             self.linger = LINGER_TICKS;
@@ -514,8 +556,17 @@ impl<M: Machine> GroupCore<M> {
     /// Whether raft-rs may be made to stand for election: it reads the entries between what it counts as applied and
     /// what is committed, and after a snapshot that is not on the disk yet it would look for them before the log's
     /// beginning.
+    ///
+    /// And what an earlier replica of this node has promised must be in its log.
     fn may_stand(&self) -> bool {
-        !self.is_fresh() && self.raw.raft.raft_log.applied >= self.raw.store().state.compacted_index
+        let log = &self.raw.raft.raft_log;
+        let state = &self.raw.store().state;
+        // Whoever needs only its own vote leads at once, with what is on its disk.
+        let is_stored = self.members.len() > 1 || log.last_index() == log.persisted;
+        !self.is_fresh()
+            && is_stored
+            && log.applied >= state.compacted_index
+            && (log.last_term(), log.last_index()) >= (state.promised_term, state.promised_index)
     }
 
     /// Moves everything that has become due into `out`.
@@ -529,6 +580,8 @@ impl<M: Machine> GroupCore<M> {
         }
         self.poll_freshness(out);
         self.send_waiting(out)?;
+        self.abdicate(out)?;
+        self.renew_snapshot(out);
         self.raw.mut_store().round_ends();
         self.report_role(out);
         Ok(())
@@ -547,6 +600,7 @@ impl<M: Machine> GroupCore<M> {
         if !ready.snapshot().is_empty() {
             let snapshot = ready.snapshot().clone();
             self.install(&snapshot, &mut writes)?;
+            self.members_changed(out);
             out.push(Effect::Restored);
             sync = true;
         }
@@ -569,6 +623,7 @@ impl<M: Machine> GroupCore<M> {
         if let Some(last) = entries.last() {
             last_entry = Some(last.index);
             self.log_bytes_since_snapshot += entries.iter().map(|entry| entry.data.len() as u64 + 32).sum::<u64>();
+            self.note_changes(&entries, &mut writes);
             let view = self.raw.mut_store();
             let stored_last = view.append(&entries);
             let generation = view.state.generation;
@@ -675,6 +730,10 @@ impl<M: Machine> GroupCore<M> {
         let leads = self.raw.raft.state == StateRole::Leader;
         for entry in committed {
             self.applied = entry.index;
+            if entry.entry_type != EntryType::EntryNormal as i32 {
+                self.apply_change(&entry, out);
+                continue;
+            }
             if wire::named(&entry).is_none_or(|len| len < ENTRY_HEADER_LEN) {
                 continue;
             }
@@ -721,6 +780,7 @@ impl<M: Machine> GroupCore<M> {
                 });
             }
         }
+        self.has_abdicated &= self.raw.raft.leader_id == raft::INVALID_ID && !self.raw.raft.promotable();
         let raft = &self.raw.raft;
         self.role = if raft.state != StateRole::Leader {
             Role::Follower
@@ -730,6 +790,9 @@ impl<M: Machine> GroupCore<M> {
             Role::Elected
         };
         let now = (self.role, raft.term, raft.leader_id);
+        if self.role != Role::Leader {
+            self.proof = None;
+        }
         if self.reported != Some(now) {
             if raft.state == StateRole::Leader {
                 self.linger = LINGER_TICKS;

@@ -313,7 +313,12 @@ impl Cluster {
 
     /// Calls the operator's tool; its standard output, or what went wrong.
     pub fn ctl(&self, node: usize, arguments: &[&str]) -> Result<String, String> {
-        let timeout = CALL_S.to_string();
+        self.ctl_within(node, CALL_S, arguments)
+    }
+
+    /// The same for a command that takes its time, in seconds.
+    pub fn ctl_within(&self, node: usize, within_s: u64, arguments: &[&str]) -> Result<String, String> {
+        let timeout = within_s.to_string();
         let output = own(&self.binaries.join("warrenctl"))
             .arg("--config")
             .arg(self.file(node))

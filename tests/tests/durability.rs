@@ -22,6 +22,8 @@ mod history;
 mod kills;
 #[path = "durability/load.rs"]
 mod load;
+#[path = "durability/members.rs"]
+mod members;
 #[path = "durability/minority.rs"]
 mod minority;
 #[path = "durability/policies.rs"]

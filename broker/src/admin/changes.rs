@@ -54,7 +54,7 @@ impl Inner {
         }
     }
 
-    async fn submit(&self, change: Change) -> Rows {
+    pub(super) async fn submit(&self, change: Change) -> Rows {
         match self.parts()?.metadata.submit(change).await {
             Ok(Outcome::Done | Outcome::Queue(_)) => Ok(Vec::new()),
             Ok(Outcome::Refused(refusal)) => {

@@ -35,7 +35,7 @@ impl Inner {
     }
 
     /// Every replica of these queues that a node answers for, by group.
-    async fn replicas_of(&self, groups: Vec<u64>) -> BTreeMap<u64, Vec<Replica>> {
+    pub(super) async fn replicas_of(&self, groups: Vec<u64>) -> BTreeMap<u64, Vec<Replica>> {
         let mut found: BTreeMap<u64, Vec<Replica>> = BTreeMap::new();
         for row in self.rows_of_all(Question::Replicas { groups }).await {
             if let Ok(replica) = serde_json::from_str::<Replica>(&row) {
@@ -123,13 +123,22 @@ impl Inner {
             Some(run) => vec![run.node],
             None => queue.replicas().to_vec(),
         };
+        let leader = replicas
+            .iter()
+            .filter(|replica| replica.role == "leader")
+            .max_by_key(|replica| replica.term);
+        // Where nobody leads, all that is known is where replicas shall be.
+        let membership = |node| match leader {
+            Some(leader) if !leader.voters.is_empty() && !leader.voters.contains(&node) => "non_voter",
+            _ => "voter",
+        };
         let rows = nodes.into_iter().map(|node| {
             let found = replicas.iter().find(|replica| replica.node == node);
             let of = |read: fn(&Replica) -> Option<u64>| found.and_then(read);
             ReplicaRow {
                 node: self.name_of(node),
                 state: found.map_or("noproc", |replica| replica.role.as_str()).to_owned(),
-                membership: "voter".to_owned(),
+                membership: membership(node).to_owned(),
                 last_log: of(|replica| replica.last_index),
                 last_written: of(|replica| replica.last_index),
                 last_applied: of(|replica| replica.applied),
@@ -312,16 +321,27 @@ impl Inner {
             disk_free_limit,
             totals: Totals {
                 connection_count: self
-                    .listeners
-                    .get()
-                    .into_iter()
-                    .flatten()
+                    .open_listeners()
+                    .iter()
                     .map(|open| open.registry.len() as u64)
                     .sum(),
                 queue_count: picture.all_queues().filter(|queue| !queue.is_delay).count() as u64,
                 virtual_host_count: picture.vhosts().count() as u64,
             },
         })])
+    }
+
+    fn maintenance(&self) -> BTreeMap<String, String> {
+        let picture = self.view.picture();
+        let text = |draining| {
+            if draining {
+                "marked for maintenance"
+            } else {
+                "not under maintenance"
+            }
+        };
+        let row = |(id, node): (u64, &Arc<crate::metadata::Node>)| (self.name_of(id), text(node.draining).to_owned());
+        picture.nodes().map(row).collect()
     }
 
     pub(super) fn cluster_status(&self) -> Rows {
@@ -340,6 +360,7 @@ impl Inner {
             cluster_name: self.facts.cluster.clone(),
             disk_nodes: members,
             running_nodes: running,
+            maintenance_status: self.maintenance(),
             alarms: self.alarm_lines(),
             partitions: if unheard.is_empty() {
                 BTreeMap::new()

@@ -35,6 +35,10 @@ pub(super) struct Replica {
     pub(super) group: u64,
     pub(super) node: u64,
     pub(super) role: String,
+    /// As this replica knows its group.
+    pub(super) voters: Vec<u64>,
+    /// Voters that could lead at once, if this replica leads.
+    pub(super) able: Vec<u64>,
     pub(super) term: Option<u64>,
     pub(super) last_index: Option<u64>,
     pub(super) commit: Option<u64>,
@@ -69,6 +73,8 @@ impl From<Description> for Replica {
             role,
             leader: _,
             raft,
+            voters,
+            able,
             stats,
             consumers,
         } = description;
@@ -88,6 +94,8 @@ impl From<Description> for Replica {
             group,
             node,
             role: role.to_owned(),
+            voters,
+            able,
             term: raft.map(|raft| raft.term),
             last_index: raft.map(|raft| raft.last_index),
             commit: raft.map(|raft| raft.commit),
@@ -131,7 +139,7 @@ impl Inner {
         }
     }
 
-    async fn replicas(&self, groups: &[u64]) -> Vec<Replica> {
+    pub(super) async fn replicas(&self, groups: &[u64]) -> Vec<Replica> {
         let mailboxes: Vec<Post<Inbound>> = if groups.is_empty() {
             self.directory.mailboxes()
         } else {
@@ -161,7 +169,7 @@ impl Inner {
 
     async fn connections(&self) -> Vec<Connection> {
         let mut described = Vec::new();
-        for open in self.listeners.get().into_iter().flatten() {
+        for open in self.open_listeners() {
             described.extend(open.registry.describe().await);
         }
         described

@@ -22,6 +22,11 @@
 //! | `authenticate_user` | [`status::DATA`] if the password is wrong or the user unknown |
 //! | `add_vhost` | done, whether or not it was new; `delete_vhost` of one that is not there: [`status::DATA`] |
 //! | `purge_queue` | done; [`status::DATA`] without the queue |
+//! | `add_member`, `delete_member`, `transfer_leadership` | done; [`status::DATA`] without the queue, node or replica |
+//! | `grow`, `shrink` | a [`MoveRow`] per queue |
+//! | `rebalance` | a [`BalanceRow`] per node; [`status::TEMPORARY`] while another one runs |
+//! | `drain`, `revive` | done, of the node that is asked |
+//! | `check_quorum` | no rows; [`status::UNAVAILABLE`] if a queue would lose its quorum without this node |
 //! | `delete_queue` | one [`DeletedRow`]; [`status::USAGE`] without the queue (sic: scripts test for rabbitmqctl's) |
 //! | `set_policy`, `set_vhost_limits`, `set_user_limits` | [`status::SOFTWARE`] and `Validation failed` if it does not do |
 //! | `clear_policy`, `clear_parameter` | [`status::SOFTWARE`] if there is none |
@@ -156,6 +161,41 @@ pub enum Request {
     DeleteVhost {
         vhost: String,
     },
+    AddMember {
+        vhost: String,
+        queue: String,
+        node: String,
+    },
+    DeleteMember {
+        vhost: String,
+        queue: String,
+        node: String,
+    },
+    TransferLeadership {
+        vhost: String,
+        queue: String,
+        node: String,
+    },
+    Grow {
+        node: String,
+        growth: Growth,
+        /// Regular expressions over names.
+        vhost_pattern: String,
+        queue_pattern: String,
+    },
+    Shrink {
+        node: String,
+    },
+    Rebalance {
+        kind: QueueKind,
+        /// Regular expressions over names.
+        vhost_pattern: String,
+        queue_pattern: String,
+    },
+    /// Of the node that is asked.
+    Drain,
+    Revive,
+    CheckQuorum,
     PurgeQueue {
         vhost: String,
         queue: String,
@@ -277,6 +317,35 @@ pub enum Request {
     },
 }
 
+/// Which queues grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Growth {
+    All,
+    /// Those with an even number of replicas.
+    Even,
+}
+
+/// Queues by their declared type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueKind {
+    All,
+    Quorum,
+    Classic,
+}
+
+impl QueueKind {
+    pub(super) fn holds(self, kind: crate::metadata::Kind) -> bool {
+        use crate::metadata::Kind;
+        match self {
+            Self::All => true,
+            Self::Quorum => kind == Kind::Quorum,
+            Self::Classic => kind == Kind::Classic,
+        }
+    }
+}
+
 /// One kind of row. Its fields' names are the columns that can be asked for, in the order of the fields.
 pub trait Row: Default + Serialize + DeserializeOwned {
     fn columns() -> Vec<String> {
@@ -310,7 +379,15 @@ rows!(
     ParameterRow,
     ImportedRow
 );
-rows!(ReplicaRow, StatusRow, ClusterStatusRow, DeletedRow, CertificateRow);
+rows!(
+    ReplicaRow,
+    StatusRow,
+    ClusterStatusRow,
+    DeletedRow,
+    CertificateRow,
+    MoveRow,
+    BalanceRow
+);
 
 /// Text that has no value here (no policy, no owner) is empty.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -639,6 +716,30 @@ pub struct CertificateRow {
     pub validity: String,
     /// Seconds until it is no longer valid; negative afterwards.
     pub expires_in: i64,
+}
+
+/// What became of a queue that was to have other replicas.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MoveRow {
+    pub vhost: String,
+    pub name: String,
+    /// How many replicas it shall have.
+    pub size: u64,
+    /// `ok`, or `error: ` and why.
+    pub result: String,
+}
+
+/// How many queues a node leads.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BalanceRow {
+    #[serde(rename = "Node name")]
+    pub node: String,
+    #[serde(rename = "Number of quorum queues")]
+    pub quorum: u64,
+    #[serde(rename = "Number of replicated classic queues")]
+    pub classic: u64,
 }
 
 /// A field table: `[["x-max-length","long",5],...]`, as rabbitmqctl writes one in JSON.

@@ -12,6 +12,8 @@ use crate::{
     config::Secret,
 };
 
+mod members;
+
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) request: Request,
@@ -111,6 +113,16 @@ pub(super) fn plan(command: Command, named: Option<String>) -> Result<Plan, Exit
             let plan = Plan::rows::<ReplicaRow>(Request::QuorumStatus { vhost, queue }, Vec::new(), &[])?;
             plan.framed().with_banner(banner)
         }
+        Command::AddMember { .. }
+        | Command::DeleteMember { .. }
+        | Command::TransferLeadership { .. }
+        | Command::Grow { .. }
+        | Command::Shrink { .. }
+        | Command::Rebalance { .. }
+        | Command::Drain
+        | Command::Revive
+        | Command::CheckIfNodeIsQuorumCritical
+        | Command::AwaitOnlineQuorumPlusOne => members::plan(command, vhost)?,
         Command::ListQueues {
             online,
             offline,
@@ -380,6 +392,9 @@ fn takes_vhost(command: &Command) -> bool {
         Command::Setting(setting) => settings::takes_vhost(setting),
         Command::HashPassword { .. } => false,
         Command::QuorumStatus { .. }
+        | Command::AddMember { .. }
+        | Command::DeleteMember { .. }
+        | Command::TransferLeadership { .. }
         | Command::ListQueues { .. }
         | Command::ListExchanges { .. }
         | Command::ListBindings { .. }
@@ -390,6 +405,13 @@ fn takes_vhost(command: &Command) -> bool {
         | Command::PurgeQueue { .. }
         | Command::DeleteQueue { .. } => true,
         Command::Ping
+        | Command::Grow { .. }
+        | Command::Shrink { .. }
+        | Command::Rebalance { .. }
+        | Command::Drain
+        | Command::Revive
+        | Command::CheckIfNodeIsQuorumCritical
+        | Command::AwaitOnlineQuorumPlusOne
         | Command::Status
         | Command::Version
         | Command::AwaitStartup

@@ -50,6 +50,8 @@ pub struct Environment {
     pub queue_cache_bytes_max: usize,
     /// Becomes true once this run was taken into the metadata.
     pub ready: watch::Sender<bool>,
+    /// Whether clients are to be served by other nodes.
+    pub drains: watch::Sender<bool>,
 }
 
 /// See the module.
@@ -63,6 +65,7 @@ pub struct MetadataActor {
     next_arbiter: usize,
     queue_cache_bytes_max: usize,
     ready: watch::Sender<bool>,
+    drains: watch::Sender<bool>,
     exchanges: FxHashMap<u64, Addr<ExchangeActor>>,
 }
 
@@ -102,6 +105,7 @@ impl MetadataActor {
                 next_arbiter: 0,
                 queue_cache_bytes_max: env.queue_cache_bytes_max,
                 ready: env.ready,
+                drains: env.drains,
                 exchanges: FxHashMap::default(),
             }
         });
@@ -141,6 +145,10 @@ impl MetadataActor {
             for queue in actor.replica.published(applied) {
                 actor.start_queue(queue);
             }
+            let drains = actor.replica.drains();
+            actor
+                .drains
+                .send_if_modified(|known| std::mem::replace(known, drains) != drains);
             actor.drive(ctx);
         }));
     }

@@ -14,7 +14,7 @@ use super::facts::{Node, Placement, Resource, Run, User, Vhost};
 use super::limits::Limits;
 use super::permission::Permission;
 use super::policy::Policy;
-use super::{Effect, Kind, Outcome, Picture, Refusal, checks};
+use super::{Effect, Kind, Outcome, Picture, Refusal, checks, moves};
 use crate::exchange;
 
 /// Bits of an id below the entry's index.
@@ -158,17 +158,10 @@ fn perform(mut edit: Edit<'_>, change: Change) -> Result<Outcome, Refusal> {
             replicas,
             leader,
         } => {
-            if replicas.is_empty() {
-                return Err(Refusal::Malformed("a queue without replicas"));
-            }
-            if edit
-                .picture
-                .queue_by_group(group)
-                .is_some_and(|queue| !queue.is_transient())
-            {
-                edit.place_queue(group, Placement::Replicated { replicas, leader });
-            }
+            moves::place_queue(edit, group, replicas, leader)?;
         }
+        Change::QueueMoved { group, era } => moves::queue_moved(edit, group, era),
+        Change::DrainNode { node, draining } => moves::drain_node(edit, node, draining)?,
         Change::Bind(bind) => {
             if edit.picture.check_bind(&bind)?.is_none() {
                 edit.add_binding(bind);
@@ -379,6 +372,7 @@ fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String, director
             others.map(|node| node.since).max().unwrap_or(edit.id)
         }
     };
+    let draining = known.as_ref().is_some_and(|known| known.run == run && known.draining);
     let first_group = match &known {
         Some(known) if known.directory == directory => known.first_group,
         _ => edit.id,
@@ -392,6 +386,7 @@ fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String, director
             since,
             name,
             address,
+            draining,
             directory,
             first_group,
         }),

@@ -48,11 +48,22 @@ pub enum Change {
     DeleteQueue {
         group: GroupId,
     },
-    /// Moves a replicated queue.
+    /// Says which replicas a replicated queue shall have, and which of them should lead (0: any). Its leader brings its
+    /// group there.
     PlaceQueue {
         group: GroupId,
         replicas: Vec<NodeId>,
         leader: NodeId,
+    },
+    /// The queue's group consists of the replicas that were wanted with this decision, and of no others.
+    QueueMoved {
+        group: GroupId,
+        era: u64,
+    },
+    /// Whether queues should be led, and clients be served, elsewhere, until the node's next run.
+    DrainNode {
+        node: NodeId,
+        draining: bool,
     },
     Bind(Bind),
     Unbind(Bind),

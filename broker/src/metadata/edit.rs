@@ -500,7 +500,7 @@ fn remove_where<K: Clone + Ord, V: Clone>(map: &mut imbl::OrdMap<K, V>, is_gone:
 
 impl Picture {
     fn count_in(&mut self, queue: &Queue) {
-        if let Placement::Replicated { replicas, leader } = &queue.placement {
+        if let Placement::Replicated { replicas, leader, .. } = &queue.placement {
             for node in replicas {
                 self.load.entry(*node).or_default().replicas += 1;
             }
@@ -509,7 +509,7 @@ impl Picture {
     }
 
     fn count_out(&mut self, queue: &Queue) {
-        if let Placement::Replicated { replicas, leader } = &queue.placement {
+        if let Placement::Replicated { replicas, leader, .. } = &queue.placement {
             for node in replicas {
                 self.load.entry(*node).or_default().replicas -= 1;
             }

@@ -25,10 +25,34 @@ pub struct Run {
 /// Where a queue's state lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// A Raft group. `replicas` is not empty; `leader` is the replica that should lead when it can, 0 for any.
-    Replicated { replicas: Vec<NodeId>, leader: NodeId },
+    /// A Raft group.
+    Replicated {
+        /// Where there may be a replica; not empty.
+        replicas: Vec<NodeId>,
+        /// The replica that should lead when it can, 0 for any.
+        leader: NodeId,
+        /// Where the group is on its way to; empty: it is to have all `replicas`.
+        wanted: Vec<NodeId>,
+        /// Which decision on the set of replicas this is; 0: the declaration.
+        era: u64,
+        /// The replicas that the group began with, if `era` is not 0.
+        founders: Vec<NodeId>,
+    },
     /// In the memory of one run of one node, which it does not survive.
     Transient { home: Run },
+}
+
+impl Placement {
+    /// Of a new replicated queue.
+    pub fn on(replicas: Vec<NodeId>, leader: NodeId) -> Self {
+        Self::Replicated {
+            replicas,
+            leader,
+            wanted: Vec::new(),
+            era: 0,
+            founders: Vec::new(),
+        }
+    }
 }
 
 /// A queue as declared. Its messages and consumers are the queue machine's.
@@ -83,7 +107,49 @@ impl Queue {
         }
     }
 
-    /// The nodes that hold a replica; empty for a transient queue.
+    /// The nodes that shall hold a replica; empty for a transient queue.
+    pub fn wanted(&self) -> &[NodeId] {
+        match &self.placement {
+            Placement::Replicated { wanted, .. } if !wanted.is_empty() => wanted,
+            Placement::Replicated { replicas, .. } => replicas,
+            Placement::Transient { .. } => &[],
+        }
+    }
+
+    /// Which decision on the set of replicas its placement is; 0: the declaration.
+    pub fn era(&self) -> u64 {
+        match &self.placement {
+            Placement::Replicated { era, .. } => *era,
+            Placement::Transient { .. } => 0,
+        }
+    }
+
+    /// The decision on the set of replicas that is to be carried out still, if one is.
+    pub fn moves(&self) -> Option<u64> {
+        match &self.placement {
+            Placement::Replicated { wanted, era, .. } if !wanted.is_empty() => Some(*era),
+            Placement::Replicated { .. } | Placement::Transient { .. } => None,
+        }
+    }
+
+    /// The replicas that its group began with; empty for a transient queue.
+    pub fn founders(&self) -> &[NodeId] {
+        match &self.placement {
+            Placement::Replicated { replicas, era: 0, .. } => replicas,
+            Placement::Replicated { founders, .. } => founders,
+            Placement::Transient { .. } => &[],
+        }
+    }
+
+    /// The replica that should lead when it can, 0 for any.
+    pub fn preferred_leader(&self) -> NodeId {
+        match &self.placement {
+            Placement::Replicated { leader, .. } => *leader,
+            Placement::Transient { .. } => 0,
+        }
+    }
+
+    /// The nodes that may hold a replica; empty for a transient queue.
     pub fn replicas(&self) -> &[NodeId] {
         match &self.placement {
             Placement::Replicated { replicas, .. } => replicas,
@@ -301,6 +367,8 @@ pub struct Node {
     pub since: u64,
     pub name: String,
     pub address: String,
+    /// Queues should be led, and clients be served, elsewhere.
+    pub draining: bool,
     /// The first run that had its data directory; 0: not known.
     pub directory: u64,
     /// Groups before this one are older than its data directory: if it holds nothing of them, it may have lost it.

@@ -143,11 +143,16 @@ pub struct MetadataReplica {
     asked: Vec<(NodeId, Barrier)>,
     /// The log position of the published view.
     published: u64,
-    queues: BTreeSet<GroupId>,
-    /// Queues to start once the view shows them.
+    /// The queues that run here, and the decision that brought each of them.
+    queues: BTreeMap<GroupId, u64>,
+    /// Queues to start, or to tell where they shall be, once the view shows it.
     declared: Vec<Arc<Queue>>,
     /// Queues that are to be told of their settings, once the view shows them.
     configured: Vec<Arc<Queue>>,
+    /// Queues to start here as soon as what an earlier replica had is deleted.
+    delayed: BTreeMap<GroupId, Arc<Queue>>,
+    /// Nodes of which the view will show that they begin to drain, or do not any more.
+    drains: Vec<NodeId>,
     /// Queues whose sessions are to be told, once the view no longer shows them.
     gone: Vec<GroupId>,
     peers: BTreeMap<NodeId, PeerState>,
@@ -178,9 +183,11 @@ impl MetadataReplica {
             next_barrier: 1,
             asked: Vec::new(),
             published: 0,
-            queues: BTreeSet::new(),
+            queues: BTreeMap::new(),
             declared: Vec::new(),
             configured: Vec::new(),
+            delayed: BTreeMap::new(),
+            drains: Vec::new(),
             gone: Vec::new(),
             peers: BTreeMap::new(),
             absent: BTreeMap::new(),
@@ -224,11 +231,12 @@ impl MetadataReplica {
             }
         }
         self.shell.poll(&mut self.outputs)?;
-        if self.outputs.is_empty() {
+        let starts = self.end_delays();
+        if self.outputs.is_empty() && !starts {
             return Ok(None);
         }
         let outputs = std::mem::take(&mut self.outputs);
-        Ok(self.perform(outputs))
+        Ok(self.perform(outputs, starts))
     }
 
     fn round(&self) -> Round {
@@ -250,12 +258,28 @@ impl MetadataReplica {
         round
     }
 
-    fn perform(&mut self, outputs: Vec<Output<Effect>>) -> Option<Round> {
+    /// Whether queues can start that could not before.
+    fn end_delays(&mut self) -> bool {
+        let mut ends = false;
+        let directory = &self.setup.directory;
+        let declared = &mut self.declared;
+        self.delayed.retain(|group, queue| {
+            let waits = directory.is_retiring(*group);
+            if !waits {
+                declared.push(queue.clone());
+                ends = true;
+            }
+            waits
+        });
+        ends
+    }
+
+    fn perform(&mut self, outputs: Vec<Output<Effect>>, mut applied: bool) -> Option<Round> {
         let mut round = self.round();
-        let mut applied = false;
         for output in outputs {
             match output {
                 Output::Role { role, .. } => self.entered(role),
+                Output::Members => {}
                 Output::Restored => {
                     applied = true;
                     self.restored(&mut round);
@@ -315,11 +339,15 @@ impl MetadataReplica {
             Effect::QueueDeclared(queue) | Effect::QueuePlaced(queue) => self.declared.push(queue),
             Effect::QueueConfigured(queue) => self.configured.push(queue),
             Effect::QueueDeleted(queue) => {
-                self.queues.remove(&queue.group);
+                self.delayed.remove(&queue.group);
+                if self.queues.remove(&queue.group).is_none() && !queue.is_transient() {
+                    self.drop_legacy(queue.group);
+                }
                 // One that comes and goes in one round never starts.
                 self.declared.retain(|declared| declared.group != queue.group);
                 self.gone.push(queue.group);
             }
+            Effect::NodeDrains(node) => self.drains.push(node),
             Effect::NodeUp(run) => {
                 if run == self.setup.announce.0 {
                     self.has_been_taken_in();
@@ -378,22 +406,53 @@ impl MetadataReplica {
         if std::mem::replace(&mut self.joined, true) {
             return;
         }
+        // Those who wait for what is shown from now on look again.
+        self.drains.push(self.setup.directory.node());
         let picture = self.shell.core().machine().picture();
         let Ok(groups) = self.setup.io.store.groups() else {
             return;
         };
         // Their queues were deleted while this node was away. What it runs itself ends in its own time.
         for group in groups {
-            if group != GROUP && picture.queue_by_group(group).is_none() && !self.queues.contains(&group) {
-                let writes = vec![Write::DropGroup { group }];
-                // A stopped writer has reported why; the node is on its way down.
-                let _ = self.setup.io.writer.submit(writer::Request {
-                    writes,
-                    sync: false,
-                    done: None,
-                });
+            if group == GROUP || self.queues.contains_key(&group) {
+                continue;
+            }
+            match picture.queue_by_group(group) {
+                None => self.write(vec![Write::DropGroup { group }], None),
+                // It begins with this round.
+                Some(queue) if queue.replicas().contains(&self.setup.directory.node()) => {}
+                // The queue went elsewhere meanwhile.
+                Some(_) => match warren_cluster::group::retire(&*self.setup.io.store, group) {
+                    Ok(writes) if writes.is_empty() => {}
+                    Ok(writes) => {
+                        self.setup.directory.retire(group);
+                        let done = writer::Done {
+                            listener: self.setup.directory.clone(),
+                            group,
+                            number: 0,
+                        };
+                        self.write(writes, Some(done));
+                    }
+                    Err(error) => tracing::warn!(group, %error, "what a removed replica left cannot be read"),
+                },
             }
         }
+    }
+
+    /// What a removed replica of a queue left here is of no use when the queue is no more.
+    fn drop_legacy(&self, group: GroupId) {
+        if let Ok(Some(_)) = self.setup.io.store.state(group) {
+            self.write(vec![Write::DropGroup { group }], None);
+        }
+    }
+
+    fn write(&self, writes: Vec<Write>, done: Option<writer::Done>) {
+        // A stopped writer has reported why; the node is on its way down.
+        let _ = self.setup.io.writer.submit(writer::Request {
+            writes,
+            sync: done.is_some(),
+            done,
+        });
     }
 
     /// The state came as a whole: what it says of this run was not told as entries.
@@ -452,16 +511,48 @@ impl MetadataReplica {
                 mailbox.always(Inbound::Configured(queue));
             }
         }
-        let node = self.setup.directory.node();
+        let directory = self.setup.directory.clone();
+        let node = directory.node();
         let run = self.setup.announce.0;
-        let mut started = std::mem::take(&mut self.declared);
-        started.retain(|queue| {
+        let mut started = Vec::new();
+        for queue in std::mem::take(&mut self.declared) {
+            let group = queue.group;
             let here = match &queue.placement {
                 Placement::Replicated { replicas, .. } => replicas.contains(&node),
                 Placement::Transient { home } => *home == run,
             };
-            here && self.queues.insert(queue.group)
-        });
+            self.delayed.remove(&group);
+            let runs = self.queues.get(&group).copied();
+            match (here, runs.is_some()) {
+                // It may have been declared and placed in one round.
+                (true, false) if directory.is_retiring(group) => drop(self.delayed.insert(group, queue)),
+                (true, false) => {
+                    // What is stored may have come by a later decision than the one that is being followed up.
+                    let stored = self.setup.io.store.state(group).ok().flatten();
+                    let stored = stored.filter(|state| !state.removed).map(|state| state.era);
+                    self.queues.insert(group, stored.unwrap_or_else(|| queue.era()));
+                    started.push(queue);
+                }
+                (true, true) if queue.is_transient() => {}
+                (true, true) => directory.placed(queue),
+                // That it was to leave once, before it came again, is known already.
+                (false, true) if runs.is_some_and(|runs| queue.era() < runs) => {}
+                (false, true) => {
+                    self.queues.remove(&group);
+                    directory.replica_removed(group);
+                }
+                (false, false) => {}
+            }
+        }
+        if self.joined {
+            directory.caught_up();
+        }
+        for drained in std::mem::take(&mut self.drains) {
+            for mailbox in directory.mailboxes() {
+                // One message for each group and change.
+                mailbox.always(Inbound::Drains(drained));
+            }
+        }
         started
     }
 
@@ -551,6 +642,7 @@ impl MetadataReplica {
         if self.ticks >= ENDS_TICKS {
             self.ticks = 0;
             self.setup.directory.repeat_ends();
+            self.hand_over();
         }
         let mut again = Vec::new();
         self.requests.retain(|_, waiter| {
@@ -635,6 +727,7 @@ impl MetadataReplica {
                     },
                     leader: status.leader,
                     raft: Some(status),
+                    voters: self.shell.core().members().to_vec(),
                     ..crate::directory::Description::default()
                 };
                 let _ = answer.send(description);
@@ -645,7 +738,34 @@ impl MetadataReplica {
             | Inbound::LinkReset(_)
             | Inbound::LinkWritable(_)
             | Inbound::LeaderQuery(_)
-            | Inbound::Configured(_) => {}
+            | Inbound::Configured(_)
+            | Inbound::Placed(_)
+            | Inbound::ReplicaQuery(_)
+            | Inbound::ReplicaIs { .. }
+            | Inbound::Drains(_)
+            | Inbound::Retire => {}
+        }
+    }
+
+    /// Whether this node drains.
+    pub fn drains(&self) -> bool {
+        let own = self.setup.directory.node();
+        let picture = self.setup.client.view().picture();
+        picture.nodes().any(|(node, known)| node == own && known.draining)
+    }
+
+    /// A draining node does not lead the metadata if another one can.
+    fn hand_over(&mut self) {
+        if self.role != Role::Leader || !self.drains() {
+            return;
+        }
+        let picture = self.setup.client.view().picture();
+        let own = self.setup.directory.node();
+        let core = self.shell.core();
+        let drains = |node: NodeId| picture.nodes().any(|(id, known)| id == node && known.draining);
+        let can = |node: &NodeId| *node != own && !drains(*node) && core.has_caught_up(*node);
+        if let Some(heir) = core.members().iter().copied().find(can) {
+            self.shell.handle(Event::TransferLeader(heir));
         }
     }
 

@@ -88,6 +88,7 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
             since: node.since,
             name: node.name.clone(),
             address: node.address.clone(),
+            draining: node.draining,
             directory: node.directory,
             first_group: node.first_group,
         }));
@@ -307,6 +308,7 @@ fn read_row(mut edit: Edit<'_>, row: row::Row) -> Result<(), Error> {
                 since: row.since,
                 name: row.name,
                 address: row.address,
+                draining: row.draining,
                 directory: row.directory,
                 first_group: row.first_group,
             };
@@ -411,6 +413,12 @@ pub(super) fn difference(old: &Picture, new: &Picture, out: &mut Vec<Effect>) {
     }
     for (_, node) in new.nodes().filter(|(_, node)| node.live && !live(old, node.run)) {
         out.push(Effect::NodeUp(node.run));
+    }
+    let draining = |picture: &Picture, id| picture.nodes().any(|(node, known)| node == id && known.draining);
+    for (id, node) in new.nodes() {
+        if node.draining != draining(old, id) {
+            out.push(Effect::NodeDrains(id));
+        }
     }
     for space in new.vhosts.values() {
         out.extend(space.exchanges.values().cloned().map(Effect::ExchangeDeclared));

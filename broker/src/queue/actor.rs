@@ -114,7 +114,7 @@ impl Handler<Inbound> for QueueActor {
     type Result = ();
 
     fn handle(&mut self, message: Inbound, ctx: &mut Self::Context) {
-        let ends = matches!(message, Inbound::Stop { .. });
+        let ends = matches!(message, Inbound::Stop { .. } | Inbound::Retire);
         let result = self.replica.handle(message, now_ms());
         if ends {
             ctx.stop();

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use warren_cluster::group::shell::{GroupShell, Io, Output};
-use warren_cluster::group::{Error, Event, GroupCore, Options, ProposeError, Role};
+use warren_cluster::group::{Course, Error, Event, Goal, GroupCore, Options, ProposeError, Role};
 use warren_cluster::transport::PeerState;
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::node::{LeaderIs, SessionCheck, node_message::Kind};
+use warren_proto::node::{LeaderIs, ReplicaIs, ReplicaQuery, SessionCheck, node_message::Kind};
 use warren_proto::queue;
 use warren_proto::record::{self, Command, SessionId, batches, system};
 
@@ -20,10 +20,11 @@ use super::dead_letters::{DeadLetters, Source};
 use super::machine::{Effect, Place, QueueMachine};
 use super::outbox::Outbox;
 use super::pending::{Bound, Demand, Pending};
+use super::place::{Pace, Place as Whereabouts, Voter};
 use crate::directory::{Description, Directory, Inbound, SessionEvent};
 use crate::mailbox::{Mailbox, Post};
 use crate::metadata::client::MetadataClient;
-use crate::metadata::{Picture, Placement, Queue};
+use crate::metadata::{Change, Picture, Placement, Queue};
 
 /// Log entries on their way at once: one travels while the next is being gathered.
 const ENTRIES_IN_FLIGHT_MAX: u64 = 2;
@@ -61,6 +62,7 @@ pub struct QueueReplica {
     configured: u64,
     /// Whether this replica should lead when the group is new.
     preferred: bool,
+    place: Whereabouts,
 }
 
 impl QueueReplica {
@@ -75,13 +77,21 @@ impl QueueReplica {
         options: Options,
     ) -> Result<Self, Error> {
         let group = queue.group;
-        let new = io.store.state(group)?.is_none();
-        let machine = QueueMachine::new(super::declared(&queue));
         let options = Options {
-            fresh: may_have_been_lost(&metadata.view().picture(), &io, group),
+            era: queue.era(),
             ..options
         };
-        let shell = GroupShell::open(io.clone(), group, queue.replicas(), machine, options)?;
+        let new = io.store.state(group)?.is_none();
+        let machine = QueueMachine::new(super::declared(&queue));
+        let fresh = may_have_been_lost(&metadata.view().picture(), &io, group);
+        let options = Options { fresh, ..options };
+        // One that may have been here learns from its leader who its group consists of now.
+        let founders = if fresh && queue.era() > 0 {
+            &[]
+        } else {
+            queue.founders()
+        };
+        let shell = GroupShell::open(io.clone(), group, founders, machine, options)?;
         if new && shell.core().is_fresh() {
             tracing::warn!(group, queue = %queue.resource(), "the replica on this node may have lost its log, and is brought up by its leader");
         }
@@ -105,6 +115,7 @@ impl QueueReplica {
             removing: false,
             configured: 0,
             preferred,
+            place: Whereabouts::default(),
         })
     }
 
@@ -121,7 +132,28 @@ impl QueueReplica {
     /// Takes in one message and does what follows from it. Must not be called again after [`Inbound::Stop`].
     pub fn handle(&mut self, message: Inbound, now_ms: u64) -> Result<(), Error> {
         match message {
-            Inbound::Group(event) => self.shell.handle(event),
+            Inbound::Group(event) => {
+                let returned = matches!(event, Event::PeerUp(_));
+                self.shell.handle(event);
+                if returned {
+                    self.reconsider(Pace::Gentle, now_ms);
+                }
+            }
+            Inbound::Placed(queue) => {
+                self.queue = queue;
+                self.reconsider(Pace::Prompt, now_ms);
+            }
+            Inbound::ReplicaQuery(from) => {
+                let (group, era) = (self.group(), self.queue.era());
+                self.directory.tell(from, Kind::ReplicaIs(ReplicaIs { group, era }));
+            }
+            Inbound::ReplicaIs { node, era } => self.place.is_ready(node, era),
+            Inbound::Drains(_) => self.reconsider(Pace::Prompt, now_ms),
+            Inbound::Retire => {
+                self.dead_letters.stop();
+                self.shell.retire(self.directory.clone());
+                return Ok(());
+            }
             Inbound::Raft { bytes, .. } => self.shell.handle(Event::Message(bytes)),
             Inbound::Batch { from, bytes, .. } => self.batch(from, bytes),
             Inbound::Resync(request) => self.resync(request)?,
@@ -175,7 +207,7 @@ impl QueueReplica {
         let held_back = !self.pending.is_empty() && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX;
         let publishes = held_back.then(|| now_ms + self.pending.wait_ms());
         let letters = self.dead_letters.next_tick_ms(now_ms);
-        let look = publishes.into_iter().chain(letters).min();
+        let look = publishes.into_iter().chain(letters).chain(self.place.look_ms()).min();
         Some((self.shell.core().machine().next_deadline(), look))
     }
 
@@ -215,6 +247,7 @@ impl QueueReplica {
 
     /// Proposes what waits, performs what is due, until nothing is left.
     fn drive(&mut self, now_ms: u64) -> Result<(), Error> {
+        self.hand_over(now_ms);
         self.work_off(now_ms)?;
         // Once: there may be very many dead letters, and other things to do between them.
         if let Some(buried) = self.bury(now_ms)? {
@@ -238,6 +271,7 @@ impl QueueReplica {
     fn work_off(&mut self, now_ms: u64) -> Result<(), Error> {
         loop {
             self.propose(now_ms);
+            self.steer(now_ms);
             self.shell.poll(&mut self.outputs)?;
             if self.outputs.is_empty() {
                 let gone = self.outbox.flush();
@@ -249,7 +283,7 @@ impl QueueReplica {
                 }
             } else {
                 let outputs = std::mem::take(&mut self.outputs);
-                self.perform(outputs)?;
+                self.perform(outputs, now_ms)?;
             }
         }
     }
@@ -284,13 +318,73 @@ impl QueueReplica {
         }
     }
 
-    fn perform(&mut self, outputs: Vec<Output<Effect>>) -> Result<(), Error> {
+    /// Something may be otherwise than this replica last saw it: where the group should be, or who should lead it.
+    fn reconsider(&mut self, pace: Pace, now_ms: u64) {
+        let picture = self.metadata.view().picture();
+        let own = self.io.node;
+        let drains = picture.nodes().any(|(node, known)| node == own && known.draining);
+        self.place.changed(&self.queue, own, drains, pace, now_ms);
+    }
+
+    /// Brings the group to where it should be, one step at a time.
+    fn steer(&mut self, now_ms: u64) {
+        if self.role != Role::Leader || !self.place.moves() || !self.directory.is_up_to_date() {
+            return;
+        }
+        let core = self.shell.core();
+        let is_known = |node| core.members().contains(&node) || core.learners().contains(&node) || core.is_down(node);
+        let group = self.group();
+        for node in self.place.unready(&self.queue, is_known, now_ms) {
+            self.directory.tell(node, Kind::ReplicaQuery(ReplicaQuery { group }));
+        }
+        let ready = self.place.ready(&self.queue);
+        let goal = Goal {
+            voters: self.queue.wanted(),
+            leader: self.queue.preferred_leader(),
+            era: self.queue.era(),
+        };
+        let course = self.shell.steer(&goal, &ready);
+        if course == Course::Underway {
+            return;
+        }
+        if let Some(era) = self.queue.moves() {
+            if !self.shell.core_mut().is_settled() {
+                return;
+            }
+            tracing::info!(queue = %self.queue.name, replicas = ?self.queue.wanted(), "has moved");
+            self.metadata.submit_later(Change::QueueMoved { group, era });
+        }
+        self.place.settled();
+    }
+
+    /// Lets another replica lead that should.
+    fn hand_over(&mut self, now_ms: u64) {
+        let is_due = self.place.look_ms().is_some_and(|look_ms| look_ms <= now_ms);
+        if self.role != Role::Leader || !is_due || !self.directory.is_up_to_date() {
+            return;
+        }
+        let core = self.shell.core();
+        let picture = self.metadata.view().picture();
+        let voter = |node: &NodeId| Voter {
+            node: *node,
+            is_up: !core.is_down(*node),
+            is_able: core.has_caught_up(*node),
+        };
+        let voters: Vec<Voter> = core.members().iter().map(voter).collect();
+        let heir = self.place.heir(&self.queue, &picture, self.io.node, &voters, now_ms);
+        if let Some(heir) = heir {
+            tracing::debug!(queue = %self.queue.name, heir, "hands leadership over");
+            self.shell.handle(Event::TransferLeader(heir));
+        }
+    }
+
+    fn perform(&mut self, outputs: Vec<Output<Effect>>, now_ms: u64) -> Result<(), Error> {
         for output in outputs {
             match output {
                 Output::Machine(effect) => self.effect(effect)?,
-                Output::Role { role, term, leader } => self.entered(role, term, leader)?,
+                Output::Role { role, term, leader } => self.entered(role, term, leader, now_ms)?,
                 // A follower's state serves nobody yet.
-                Output::Restored => {}
+                Output::Restored | Output::Members => {}
             }
         }
         Ok(())
@@ -307,7 +401,7 @@ impl QueueReplica {
         Ok(())
     }
 
-    fn entered(&mut self, role: Role, term: u64, leader: Option<NodeId>) -> Result<(), Error> {
+    fn entered(&mut self, role: Role, term: u64, leader: Option<NodeId>, now_ms: u64) -> Result<(), Error> {
         let was = std::mem::replace(&mut self.role, role);
         self.term = term;
         if role != Role::Leader {
@@ -318,6 +412,7 @@ impl QueueReplica {
                 if was != Role::Leader {
                     tracing::debug!(queue = %self.queue.name, term, "leads");
                     self.directory.announce(self.group(), term);
+                    self.reconsider(Pace::Gentle, now_ms);
                     let mut effects = Vec::new();
                     self.shell.core().machine().entered_leader(&mut effects);
                     for request in std::mem::take(&mut self.resyncs) {
@@ -477,8 +572,24 @@ impl QueueReplica {
             role,
             leader: status.leader,
             raft: Some(status),
+            voters: self.shell.core().members().to_vec(),
+            able: self.able(),
             stats: machine.stats(),
             consumers: machine.consumers().map(Into::into).collect(),
+        }
+    }
+
+    fn able(&self) -> Vec<NodeId> {
+        let core = self.shell.core();
+        let able = core
+            .members()
+            .iter()
+            .copied()
+            .filter(|member| core.has_caught_up(*member));
+        if self.role == Role::Leader {
+            able.collect()
+        } else {
+            Vec::new()
         }
     }
 
@@ -545,7 +656,9 @@ impl Source for Log<'_> {
 /// Whether `node` should lead the queue's group when it begins.
 fn prefers(queue: &Queue, node: NodeId) -> bool {
     match &queue.placement {
-        Placement::Replicated { replicas, leader: 0 } => replicas.first() == Some(&node),
+        Placement::Replicated {
+            replicas, leader: 0, ..
+        } => replicas.first() == Some(&node),
         Placement::Replicated { leader, .. } => *leader == node,
         Placement::Transient { .. } => false,
     }

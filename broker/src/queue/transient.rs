@@ -177,6 +177,8 @@ impl TransientActor {
             role: "leader",
             leader: Some(self.directory.node()),
             raft: None,
+            voters: Vec::new(),
+            able: Vec::new(),
             stats: self.machine.stats(),
             consumers: self.machine.consumers().map(Into::into).collect(),
         }
@@ -258,7 +260,14 @@ impl Handler<Inbound> for TransientActor {
                 return;
             }
             // Concerns replicated queues.
-            Inbound::Group(_) | Inbound::Raft { .. } | Inbound::LeaderQuery(_) => {}
+            Inbound::Group(_)
+            | Inbound::Raft { .. }
+            | Inbound::LeaderQuery(_)
+            | Inbound::Placed(_)
+            | Inbound::ReplicaQuery(_)
+            | Inbound::ReplicaIs { .. }
+            | Inbound::Drains(_)
+            | Inbound::Retire => {}
         }
         self.flush(ctx);
     }

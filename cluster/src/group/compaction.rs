@@ -6,7 +6,7 @@ use std::ops::Range;
 use raft::StateRole;
 use raft::eraftpb::Snapshot;
 
-use super::{Effect, Error, GroupCore};
+use super::{Effect, Error, GroupCore, LINGER_TICKS};
 use crate::log::{LogStore, ReplicaState, Write};
 use crate::machine::Machine;
 use crate::{GroupId, NodeId};
@@ -79,6 +79,22 @@ impl<M: Machine> GroupCore<M> {
         }
     }
 
+    /// Stores the machine's state for a member that the stored one does not name.
+    pub(super) fn renew_snapshot(&mut self, out: &mut Vec<Effect<M::Effect>>) {
+        let view = self.raw.mut_store();
+        if view.lacks_snapshot.take() && self.applied > view.state.snapshot_index {
+            let mut writes = Vec::new();
+            self.store_snapshot(&mut writes);
+            out.push(Effect::Write {
+                writes,
+                sync: false,
+                number: None,
+            });
+            // Whoever waits for it is asked again with the next heartbeat.
+            self.linger = LINGER_TICKS;
+        }
+    }
+
     /// Stores the machine's state, and gives back the entries before the last one that it stored.
     fn store_snapshot(&mut self, writes: &mut Vec<Write>) {
         let group = self.group;
@@ -92,6 +108,8 @@ impl<M: Machine> GroupCore<M> {
         state.snapshot_index = self.applied;
         state.snapshot_term = term;
         state.snapshot_chunks = chunks.len() as u32;
+        state.voters.clone_from(&self.members);
+        state.learners.clone_from(&self.learners);
         state.commit = state.commit.max(self.applied);
         // Entries since the previous snapshot stay, so that a replica that was away briefly needs only the log.
         state.compacted_index = old.snapshot_index;
@@ -154,6 +172,7 @@ impl<M: Machine> GroupCore<M> {
         self.snapshot_bytes = restore(&*store, self.group, &state, chunks, &mut self.machine)?;
         view.reset(state.clone());
         self.applied = metadata.index;
+        self.changed_at = metadata.index;
         self.log_bytes_since_snapshot = 0;
         writes.push(Write::State {
             group: self.group,

@@ -14,8 +14,8 @@
 //! replica applies it, it holds everything that was committed before, and is fresh no more. What it may have voted in
 //! the term of that leader, it voted for that leader.
 //!
-//! In a group of two it votes and acknowledges all the same: nothing was or is decided without the other one, which alone
-//! may stand for election.
+//! In a cluster of two nodes it votes and acknowledges all the same: nothing was or is decided without the other replica,
+//! which alone may stand for election. In a larger one a group of two may have got a third member that it knows nothing of.
 //!
 //! A new group, whose replicas are all fresh, begins when each has heard from all of the others that they hold nothing.
 //! A replica that knows this already, while nobody was elected yet, says the same of itself when it is told.
@@ -55,6 +55,8 @@ pub(super) struct Freshness {
     readmitting: BTreeMap<NodeId, Readmission>,
     /// The peers are to be told that this replica is fresh.
     greets: bool,
+    /// As a fresh replica: who took it for the one that was here before.
+    called_by: Option<NodeId>,
     /// It may cease to be fresh: what the store is to say of it is on its way there, or is to be.
     ending: Option<Ending>,
 }
@@ -91,7 +93,7 @@ impl<M: Machine> GroupCore<M> {
 
     /// Whether nothing is decided without the only other member.
     fn is_half(&self) -> bool {
-        self.members.len() == 2
+        self.options.two_nodes && self.members.len() == 2
     }
 
     /// What a fresh replica does not hear. True: the message is not for raft-rs.
@@ -105,7 +107,10 @@ impl<M: Machine> GroupCore<M> {
     pub(super) fn mistrust(&mut self, message: &mut Message) {
         if message.get_msg_type() == MessageType::MsgHeartbeat {
             let log = &self.raw.raft.raft_log;
-            self.fresh.greets |= message.commit > log.last_index() && self.fresh.ending.is_none();
+            if message.commit > log.last_index() && self.fresh.ending.is_none() {
+                self.fresh.greets = true;
+                self.fresh.called_by = Some(message.from);
+            }
             message.commit = message.commit.min(log.committed);
         }
     }
@@ -127,8 +132,9 @@ impl<M: Machine> GroupCore<M> {
 
     /// A peer says that it is fresh.
     pub(super) fn hello(&mut self, hello: &Hello) {
-        if !self.members.contains(&hello.from) || hello.from == self.node {
-            tracing::warn!(
+        let is_member = self.members.contains(&hello.from) || self.learners.contains(&hello.from);
+        if !is_member || hello.from == self.node {
+            tracing::debug!(
                 group = self.group,
                 from = hello.from,
                 "a stranger asks to be readmitted"
@@ -226,7 +232,7 @@ impl<M: Machine> GroupCore<M> {
     }
 
     /// Not before the store knows: peers that were promised something by this replica count on it after a crash too.
-    fn end_freshness(&mut self) {
+    pub(super) fn end_freshness(&mut self) {
         if self.fresh.ending.is_none() {
             self.raw.mut_store().state.fresh = false;
             self.fresh.ending = Some(Ending::Unwritten);
@@ -262,8 +268,11 @@ impl<M: Machine> GroupCore<M> {
             };
             let message = wire::encode_hello(&hello);
             let leader = self.leader();
-            let to = |member: &NodeId| leader.is_none_or(|leader| leader == *member) && *member != self.node;
-            for to in self.members.iter().filter(|member| to(member)) {
+            let is_told = |member: &NodeId| leader.is_none_or(|leader| leader == *member);
+            // Whoever takes this one for a member may not be known to it as one.
+            let caller = self.fresh.called_by.filter(|caller| !self.members.contains(caller));
+            let told = self.members.iter().filter(|member| is_told(member)).chain(&caller);
+            for to in told.filter(|to| **to != self.node) {
                 out.push(Effect::Send {
                     to: *to,
                     message: message.clone(),

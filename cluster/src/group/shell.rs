@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Effect, Error, Event, GroupCore, Options, ProposeError, Role};
+use super::{Course, Effect, Error, Event, Goal, GroupCore, Options, ProposeError, Role};
 use crate::log::writer::{Done, Persisted, Request, Submit};
 use crate::log::{LogStore, ReplicaState, Write};
 use crate::machine::Machine;
@@ -57,6 +57,8 @@ pub enum Output<E> {
     Machine(E),
     /// See [`Effect::Restored`].
     Restored,
+    /// See [`Effect::Members`].
+    Members,
     /// See [`Effect::Role`].
     Role {
         /// Its role now.
@@ -81,7 +83,11 @@ impl<M: Machine> GroupShell<M> {
     /// Opens the replica: as stored, or new with `members` as its voters.
     pub fn open(io: Io, group: GroupId, members: &[NodeId], machine: M, options: Options) -> Result<Self, Error> {
         let mut effects = Vec::new();
-        let options = Options { run: io.run, ..options };
+        let options = Options {
+            run: io.run,
+            two_nodes: io.transport.peers().len() == 1,
+            ..options
+        };
         let core = GroupCore::open(
             io.node,
             group,
@@ -116,13 +122,22 @@ impl<M: Machine> GroupShell<M> {
     pub fn look_around(&mut self) {
         let peers = self.io.transport.peers();
         let up = |member: NodeId| peers.iter().any(|(node, state)| *node == member && state.is_up());
-        let members = self.core.members().to_vec();
-        for member in members
-            .into_iter()
-            .filter(|member| *member != self.io.node && !up(*member))
-        {
+        let members = self.core.members().iter().chain(self.core.learners());
+        let absent = members
+            .copied()
+            .filter(|member| *member != self.io.node && !up(*member));
+        for member in absent.collect::<Vec<_>>() {
             self.core.handle(Event::PeerDown(member));
         }
+    }
+
+    /// See [`GroupCore::steer`]: only nodes that are reachable and among `ready` are added. [`GroupShell::poll`] must
+    /// follow.
+    pub fn steer(&mut self, goal: &Goal<'_>, ready: &[NodeId]) -> Course {
+        let peers = self.io.transport.peers();
+        let is_up = |node: NodeId| peers.iter().any(|(peer, state)| *peer == node && state.is_up());
+        let may_join = |node: NodeId| ready.contains(&node) && is_up(node);
+        self.core.steer(goal, &may_join)
     }
 
     /// Takes one event in; [`GroupShell::poll`] must follow before the actor does anything else.
@@ -146,9 +161,27 @@ impl<M: Machine> GroupShell<M> {
         });
     }
 
+    /// The replica was removed from its group: leaves of it only what binds a later one, and says when that is so. The
+    /// shell must not be used after it.
+    pub fn retire(&mut self, listener: Arc<dyn Persisted>) {
+        let writes = self.core.retire();
+        let done = Done {
+            listener,
+            group: self.group,
+            number: 0,
+        };
+        // A stopped writer has reported why; the node is on its way down.
+        let _ = self.io.writer.submit(Request {
+            writes,
+            sync: true,
+            done: Some(done),
+        });
+    }
+
     /// Performs what has become due, and moves the rest into `out`.
     pub fn poll(&mut self, out: &mut Vec<Output<M::Effect>>) -> Result<(), Error> {
         self.core.poll(&mut self.effects)?;
+        let mut changed = false;
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Send { to, message } => {
@@ -171,6 +204,10 @@ impl<M: Machine> GroupShell<M> {
                 }
                 Effect::Machine(effect) => out.push(Output::Machine(effect)),
                 Effect::Restored => out.push(Output::Restored),
+                Effect::Members => {
+                    changed = true;
+                    out.push(Output::Members);
+                }
                 Effect::Role { role, term, leader } => out.push(Output::Role { role, term, leader }),
                 Effect::SendSnapshot {
                     to,
@@ -198,6 +235,10 @@ impl<M: Machine> GroupShell<M> {
                     );
                 }
             }
+        }
+        if changed {
+            // It may never have been told of the new ones' nodes.
+            self.look_around();
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //!
 //! raft-rs is shown entries whose payload is only named (see [`super::wire`]); the payloads stay here.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -43,6 +43,8 @@ pub(super) struct LogView {
     runs: RefCell<VecDeque<Vec<LogEntry>>>,
     /// Payloads of entries that raft-rs has and that were not appended yet.
     arriving: BTreeMap<Place, Bytes>,
+    /// A member wants a snapshot that was taken after it became one, and there is none.
+    pub(super) lacks_snapshot: Cell<bool>,
 }
 
 impl LogView {
@@ -66,6 +68,7 @@ impl LogView {
             reads: VecDeque::new(),
             runs: RefCell::default(),
             arriving: BTreeMap::new(),
+            lacks_snapshot: Cell::new(false),
         })
     }
 
@@ -352,8 +355,13 @@ impl Storage for LogView {
     }
 
     /// Only the announcement: the state and the live entries travel on a stream of their own.
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let state = &self.state;
+        if !state.voters.contains(&to) && !state.learners.contains(&to) {
+            // It would not believe it.
+            self.lacks_snapshot.set(true);
+            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
         if state.snapshot_index == 0 || state.snapshot_index < request_index {
             return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         }

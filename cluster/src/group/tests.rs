@@ -11,6 +11,7 @@ use crate::log::memory::MemoryStore;
 use crate::machine::RestoreError;
 
 mod fresh;
+mod members;
 
 const GROUP: GroupId = 9;
 const NODES: [NodeId; 3] = [1, 2, 3];
@@ -106,6 +107,10 @@ enum Packet {
 
 /// The cluster around the replicas.
 struct World {
+    /// Those that take part, or are about to.
+    nodes: Vec<NodeId>,
+    /// Those among them that opened a group which others had begun.
+    joined: Vec<NodeId>,
     replicas: BTreeMap<NodeId, Replica>,
     packets: Vec<(NodeId, NodeId, Packet)>,
     /// Values whose effect a leader performed: a majority has them.
@@ -131,6 +136,8 @@ fn options() -> Options {
 impl World {
     fn new(seed: u64) -> Self {
         let mut world = Self {
+            nodes: NODES.to_vec(),
+            joined: Vec::new(),
             replicas: BTreeMap::new(),
             packets: Vec::new(),
             confirmed: Vec::new(),
@@ -167,17 +174,23 @@ impl World {
         (self.random % below as u64) as usize
     }
 
+    fn any(&mut self) -> NodeId {
+        let at = self.pick(self.nodes.len());
+        self.nodes[at]
+    }
+
     fn open(&mut self, node: NodeId) {
         let replica = self.replicas.get_mut(&node).expect("a known node");
         let mut effects = Vec::new();
         let store: Arc<dyn LogStore> = replica.store.clone();
+        let members: &[NodeId] = if self.joined.contains(&node) { &[] } else { &NODES };
         self.runs += 1;
         let options = Options {
             run: self.runs,
             fresh: self.fresh,
             ..options()
         };
-        let core = GroupCore::open(node, GROUP, &NODES, store, Tape::default(), options, &mut effects)
+        let core = GroupCore::open(node, GROUP, members, store, Tape::default(), options, &mut effects)
             .expect("a replica opens on what it wrote");
         replica.core = Some(core);
         self.perform(node, effects);
@@ -189,7 +202,22 @@ impl World {
         replica.core = None;
         replica.writes.clear();
         replica.store.crash();
-        self.packets.retain(|(_, to, _)| *to != node);
+        self.lose_all(node);
+    }
+
+    /// A packet does not arrive. Of a snapshot its sender is told so.
+    fn lose(&mut self, index: usize) {
+        let (from, to, packet) = self.packets.remove(index);
+        if matches!(packet, Packet::Snapshot { .. }) {
+            self.event(from, Event::SnapshotSent { to, ok: false });
+        }
+    }
+
+    /// Nothing that is on its way to that node arrives.
+    fn lose_all(&mut self, node: NodeId) {
+        while let Some(index) = self.packets.iter().position(|(_, to, _)| *to == node) {
+            self.lose(index);
+        }
     }
 
     fn event(&mut self, node: NodeId, event: Event) {
@@ -201,7 +229,7 @@ impl World {
     }
 
     fn propose(&mut self, value: u64) -> bool {
-        for node in NODES {
+        for node in self.nodes.clone() {
             let replica = self.replicas.get_mut(&node).expect("a known node");
             if let Some(core) = &mut replica.core
                 && core.role() == Role::Leader
@@ -271,7 +299,7 @@ impl World {
                         },
                     ));
                 }
-                Effect::Role { .. } | Effect::Restored => {}
+                Effect::Role { .. } | Effect::Restored | Effect::Members => {}
             }
         }
     }
@@ -289,7 +317,7 @@ impl World {
 
     fn receive(&mut self, index: usize) {
         let (from, to, packet) = self.packets.remove(index);
-        if self.replicas[&to].core.is_none() {
+        if self.replicas.get(&to).is_none_or(|replica| replica.core.is_none()) {
             return;
         }
         match packet {
@@ -338,7 +366,7 @@ impl World {
 
     /// One random step among those that are possible.
     fn step(&mut self) {
-        let node = NODES[self.pick(3)];
+        let node = self.any();
         match self.pick(10) {
             0 => self.event(node, Event::Tick),
             1..4 => self.write(node),
@@ -353,7 +381,7 @@ impl World {
     /// Writes and delivers until nothing is on its way.
     fn settle(&mut self) {
         loop {
-            for node in NODES {
+            for node in self.nodes.clone() {
                 while !self.replicas[&node].writes.is_empty() {
                     self.write(node);
                 }
@@ -367,13 +395,13 @@ impl World {
 
     /// Everything works from here on: until all replicas agree.
     fn heal(&mut self) {
-        for node in NODES {
+        for node in self.nodes.clone() {
             if self.replicas[&node].core.is_none() {
                 self.open(node);
             }
         }
-        for node in NODES {
-            for peer in NODES {
+        for node in self.nodes.clone() {
+            for peer in self.nodes.clone() {
                 self.event(node, Event::PeerUp(peer));
             }
         }
@@ -382,7 +410,7 @@ impl World {
             if self.agreed() {
                 return;
             }
-            for node in NODES {
+            for node in self.nodes.clone() {
                 self.event(node, Event::Tick);
             }
         }
@@ -415,7 +443,7 @@ impl World {
         for value in &self.confirmed {
             assert!(machine.payloads.contains(value), "confirmed {value} is lost");
         }
-        for replica in self.replicas.values() {
+        for replica in self.nodes.iter().map(|node| &self.replicas[node]) {
             let core = replica.core.as_ref().expect("all are open");
             let generation = replica
                 .store
@@ -828,7 +856,7 @@ proptest! {
                 }
                 1 if !world.packets.is_empty() => {
                     let lost = world.pick(world.packets.len());
-                    world.packets.remove(lost);
+                    world.lose(lost);
                 }
                 2 => {
                     // A false alarm.

@@ -24,8 +24,12 @@ pub struct Options {
     pub effects_everywhere: bool,
     /// The run of this node: greater with each.
     pub run: u64,
+    /// Whether the cluster has two nodes: no group has a third member.
+    pub two_nodes: bool,
     /// Whether a replica of which nothing is stored may have been here before, on a disk that was lost.
     pub fresh: bool,
+    /// Kept with a new replica: see [`ReplicaState::era`].
+    pub era: u64,
 }
 
 impl Default for Options {
@@ -39,7 +43,9 @@ impl Default for Options {
             eager_commit: false,
             effects_everywhere: false,
             run: 0,
+            two_nodes: false,
             fresh: false,
+            era: 0,
         }
     }
 }
@@ -88,7 +94,7 @@ pub enum Event {
         /// Whether it arrived whole.
         ok: bool,
     },
-    /// Hand leadership to a peer.
+    /// Hand leadership to a voter. See [`super::GroupCore::hand_over`].
     TransferLeader(NodeId),
 }
 
@@ -115,6 +121,8 @@ pub enum Effect<E> {
     Machine(E),
     /// The machine's state was replaced by a peer's snapshot.
     Restored,
+    /// The group's members have changed: see [`super::GroupCore::members`].
+    Members,
     /// This replica's role, term or leader has changed.
     Role {
         /// Its role now.

@@ -72,7 +72,12 @@ impl Boxes {
     /// Has a queue's actor begin, before anything else that it is told.
     pub(crate) fn begin(&self, queue: Arc<Queue>) {
         let target = Target::Queue(queue.group);
-        // A queue begins once in a run.
+        // It may have been here before, and have gone elsewhere in between.
+        self.state
+            .lock()
+            .expect("one thread")
+            .closed
+            .retain(|closed| *closed != target);
         let _ = self.put(target, Letter::Begin(queue), false);
     }
 

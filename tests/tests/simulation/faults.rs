@@ -33,6 +33,7 @@ impl World {
             faults.clock_jumps,
             faults.connection_deaths,
             faults.lost_disks,
+            faults.moves,
         ];
         let sum: u64 = kinds.iter().sum();
         if sum == 0 {
@@ -115,11 +116,12 @@ impl World {
                 self.disconnect(at);
             }
             // One after the other: what two disks held that are lost together may have been nowhere else.
-            _ => {
+            10 => {
                 if self.is_whole() {
                     self.lose_disk(id);
                 }
             }
+            _ => self.move_queue(id),
         }
     }
 
@@ -134,6 +136,29 @@ impl World {
             self.summary.lost_disks += 1;
             self.say(|| format!("the disk of node {id} is lost"));
         }
+    }
+
+    /// An operator of node `id` has a queue go elsewhere.
+    fn move_queue(&mut self, id: NodeId) {
+        let members = self.members.clone();
+        // Enough for the loss of one node or disk, where there is one.
+        let loses = self.options.loses_node || self.options.faults.lost_disks > 0;
+        let least = if loses { 3 } else { 1 };
+        let count = self.faults.from(least, members.len() as u64) as usize;
+        let mut wanted = members;
+        while wanted.len() > count {
+            let at = self.faults.below(wanted.len() as u64) as usize;
+            wanted.remove(at);
+        }
+        let leader = *self.faults.pick(&wanted);
+        let drawn = self.faults.below(u64::from(u32::MAX));
+        let Some(run) = self.nodes.get(&id).and_then(|node| node.run.as_ref()) else {
+            return;
+        };
+        if let Some(group) = run.place_any_queue(drawn, wanted.clone(), leader) {
+            self.say(|| format!("group {group} is to move to {wanted:?}, led by {leader}"));
+        }
+        self.after_step(id, Ok(()));
     }
 
     fn block(&mut self, pairs: Vec<(NodeId, NodeId)>) {

@@ -287,12 +287,37 @@ impl NodeRun {
         here.map(|queue| queue.group).collect()
     }
 
-    /// Groups that are stored here although their queues are no more.
+    /// Groups that are stored here although their queues are no more, or are elsewhere.
     pub(crate) fn left_over(&self) -> Vec<GroupId> {
         let picture = self.metadata.core().machine().picture();
         let mut groups = self.io.store.groups().expect("a healthy store");
-        groups.retain(|group| *group != GROUP && picture.queue_by_group(*group).is_none());
+        let own = self.io.node;
+        groups.retain(|group| match picture.queue_by_group(*group) {
+            Some(queue) if !queue.replicas().contains(&own) => {
+                let state = self.io.store.state(*group).expect("a healthy store");
+                !state.is_some_and(|state| state.removed)
+            }
+            Some(_) => false,
+            None => *group != GROUP,
+        });
         groups
+    }
+
+    /// Has one of the replicated queues move, if there is any; answers which.
+    pub(crate) fn place_any_queue(&self, drawn: u64, replicas: Vec<NodeId>, leader: NodeId) -> Option<GroupId> {
+        let picture = self.view.picture();
+        let groups: Vec<GroupId> = picture
+            .all_queues()
+            .filter(|queue| !queue.is_transient())
+            .map(|queue| queue.group)
+            .collect();
+        let group = *groups.get(drawn as usize % groups.len().max(1))?;
+        self.client.submit_later(Change::PlaceQueue {
+            group,
+            replicas,
+            leader,
+        });
+        Some(group)
     }
 
     /// The metadata's or a queue's actor takes one letter.
@@ -303,7 +328,7 @@ impl NodeRun {
             (Target::Metadata, Letter::News(news)) => self.metadata.news(news),
             (Target::Queue(_), Letter::Begin(queue)) => return self.begin(queue, wall_ms),
             (Target::Queue(group), Letter::Inbound(message)) => {
-                let ends = matches!(message, Inbound::Stop { .. });
+                let ends = matches!(message, Inbound::Stop { .. } | Inbound::Retire);
                 if let Some(replica) = self.queues.get_mut(&group) {
                     replica.handle(message, wall_ms)?;
                 }

@@ -57,6 +57,8 @@ pub(crate) struct Faults {
     pub(crate) failed_writes: u64,
     pub(crate) clock_jumps: u64,
     pub(crate) connection_deaths: u64,
+    /// A queue is to have other replicas, or another leader.
+    pub(crate) moves: u64,
     pub(crate) lost_disks: u64,
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
@@ -125,6 +127,7 @@ impl Options {
             failed_writes: some(random, 20, 10),
             clock_jumps: some(random, 30, 30),
             connection_deaths: some(random, 60, 60),
+            moves: 0,
             // Drawn apart, so that older seeds keep their meaning.
             lost_disks: some(&mut Random::new(seed, 6), 20, 12),
             lost: some(random, 40, 400),
@@ -145,7 +148,7 @@ impl Options {
                 queue.letters = Some(Letters::draw(apart, queue.quorum));
             }
         }
-        Self {
+        let mut options = Self {
             nodes: if random.below(4) == 0 { 5 } else { 3 },
             queues,
             publishers: random.from(1, 3),
@@ -172,6 +175,9 @@ impl Options {
             skew_ms: *random.pick(&[0, 5, 500, 60_000]),
             silent_ticks: *random.pick(&[600, 600, 15]),
             loses_node: random.below(6) == 0,
-        }
+        };
+        // Drawn apart, so that older seeds without moves keep their meaning.
+        options.faults.moves = some(&mut Random::new(seed, 8), 50, 40);
+        options
     }
 }

@@ -506,6 +506,7 @@ impl World {
             return self.crash(id, true);
         }
         let slow = node.slow_until_us > now_us;
+        let wall_ms = node.wall_ms(now_us);
         let Some(run) = &node.run else { return };
         let number = run.number;
         let out = run.net.take_out();
@@ -515,7 +516,10 @@ impl World {
         let needs: Vec<_> = run
             .queues
             .iter()
-            .filter(|(_, replica)| replica.needs_ticks())
+            .filter(|(_, replica)| {
+                let look = replica.wakes(wall_ms).and_then(|(_, look)| look);
+                replica.needs_ticks() || look.is_some()
+            })
             .map(|(group, _)| *group)
             .collect();
         let writes = run.disk.begin();
@@ -702,6 +706,21 @@ impl World {
                         unrest += &format!(" consumer of {:?}: {} unsettled", row.session, row.unsettled);
                     }
                     unrest += "; ";
+                }
+                let core = replica.core();
+                if leads == 1 && self.gone.is_none() && status.role == warren_cluster::group::Role::Leader {
+                    let mut wanted = replica.queue().wanted().to_vec();
+                    wanted.sort_unstable();
+                    let mut members = core.members().to_vec();
+                    members.sort_unstable();
+                    if members != wanted || !core.learners().is_empty() || replica.queue().moves().is_some() {
+                        unrest += &format!(
+                            "group {group} is not where it should be: {:?} and {:?} of {:?}; ",
+                            core.members(),
+                            core.learners(),
+                            replica.queue().placement
+                        );
+                    }
                 }
             }
         }

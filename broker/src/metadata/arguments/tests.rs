@@ -252,10 +252,7 @@ fn quorum_queues_have_one_shape() {
             auto_delete,
             exclusive_owner: exclusive.then(Default::default),
             arguments: table(["x-queue-type=quorum", field]),
-            placement: Placement::Replicated {
-                replicas: vec![1],
-                leader: 1,
-            },
+            placement: Placement::on(vec![1], 1),
         };
         let refused = check_new_queue(&declare).err().map(|refusal| refusal.to_string());
         assert_eq!(refused.unwrap_or_default(), expected);

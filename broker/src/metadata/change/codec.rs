@@ -78,6 +78,14 @@ impl Change {
                     leader: placement.leader,
                 }
             }
+            Wire::QueueMoved(wire) => Self::QueueMoved {
+                group: wire.group,
+                era: wire.era,
+            },
+            Wire::DrainNode(wire) => Self::DrainNode {
+                node: wire.node,
+                draining: wire.draining,
+            },
             Wire::Bind(wire) => Self::Bind(wire.try_into()?),
             Wire::Unbind(wire) => Self::Unbind(wire.try_into()?),
             Wire::NodeUp(wire) => Self::NodeUp {
@@ -180,13 +188,21 @@ impl Change {
                 let placement = proto::Placement {
                     replicas: replicas.clone(),
                     leader: *leader,
-                    home: None,
+                    ..proto::Placement::default()
                 };
                 Wire::PlaceQueue(proto::PlaceQueue {
                     group: *group,
                     placement: Some(placement),
                 })
             }
+            Self::QueueMoved { group, era } => Wire::QueueMoved(proto::QueueMoved {
+                group: *group,
+                era: *era,
+            }),
+            Self::DrainNode { node, draining } => Wire::DrainNode(proto::DrainNode {
+                node: *node,
+                draining: *draining,
+            }),
             Self::Bind(bind) => Wire::Bind(bind.into()),
             Self::Unbind(bind) => Wire::Unbind(bind.into()),
             Self::NodeUp {
@@ -486,6 +502,9 @@ fn placement(wire: proto::Placement) -> Result<Placement, Refusal> {
         None => Placement::Replicated {
             replicas: wire.replicas,
             leader: wire.leader,
+            wanted: wire.wanted,
+            era: wire.era,
+            founders: wire.founders,
         },
     })
 }
@@ -507,15 +526,23 @@ impl From<&DeclareQueue> for proto::DeclareQueue {
 impl From<&Placement> for proto::Placement {
     fn from(placement: &Placement) -> Self {
         match placement {
-            Placement::Replicated { replicas, leader } => Self {
+            Placement::Replicated {
+                replicas,
+                leader,
+                wanted,
+                era,
+                founders,
+            } => Self {
                 replicas: replicas.clone(),
                 leader: *leader,
                 home: None,
+                wanted: wanted.clone(),
+                era: *era,
+                founders: founders.clone(),
             },
             Placement::Transient { home } => Self {
-                replicas: Vec::new(),
-                leader: 0,
                 home: Some((*home).into()),
+                ..Self::default()
             },
         }
     }

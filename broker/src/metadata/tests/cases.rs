@@ -206,6 +206,7 @@ fn describe(effect: &Effect) -> Option<String> {
         }
         Effect::NodeUp(run) => format!("+ run {}.{}", run.node, run.incarnation),
         Effect::NodeDown(run) => format!("- run {}.{}", run.node, run.incarnation),
+        Effect::NodeDrains(node) => format!("= node {node}"),
     })
 }
 

@@ -160,7 +160,12 @@ fn any_change() -> impl Strategy<Value = Change> {
         8 => any_bind().prop_map(Change::Unbind),
         // An index into the queues that there are, made a group when it is applied.
         4 => (0..8u64).prop_map(|group| Change::DeleteQueue { group }),
-        1 => (0..8u64, 1..4u64).prop_map(|(group, node)| Change::PlaceQueue { group, replicas: vec![node], leader: node }),
+        2 => (0..8u64, 1..4u64, 0..2u64).prop_map(|(group, node, more)| {
+            Change::PlaceQueue { group, replicas: (node..=node + more).collect(), leader: node }
+        }),
+        // Of the latest decision on that queue.
+        2 => (0..8u64).prop_map(|group| Change::QueueMoved { group, era: 0 }),
+        1 => (1..4u64, any::<bool>()).prop_map(|(node, draining)| Change::DrainNode { node, draining }),
         3 => (vhost(), name(EXCHANGES), any::<bool>()).prop_map(|(vhost, name, if_unused)| {
             Change::DeleteExchange(DeleteExchange { vhost, name: name.into(), if_unused })
         }),
@@ -215,6 +220,14 @@ fn resolve(change: &Change, picture: &Picture) -> Change {
     };
     match change.clone() {
         Change::DeleteQueue { group } => Change::DeleteQueue { group: pick(group) },
+        Change::QueueMoved { group, .. } => {
+            let group = pick(group);
+            let era = picture.queue_by_group(group).and_then(|queue| queue.moves());
+            Change::QueueMoved {
+                group,
+                era: era.unwrap_or_default(),
+            }
+        }
         Change::PlaceQueue {
             group,
             replicas,
@@ -246,6 +259,8 @@ fn check_invariants(node: &Node) {
             assert!(matches!(routed.as_slice(), [own] if own.group == queue.group));
             assert_eq!(queue.is_transient(), !queue.durable);
             assert_eq!(queue.is_transient(), queue.replicas().is_empty());
+            assert!(queue.wanted().iter().all(|node| queue.replicas().contains(node)));
+            assert_eq!(queue.moves().is_some(), queue.wanted().len() < queue.replicas().len());
             if let Some(home) = queue.home() {
                 assert!(picture.transient.contains(&(home, queue.group)));
             }
@@ -298,7 +313,7 @@ fn check_invariants(node: &Node) {
     assert_eq!(picture.groups.len(), queues + delayed.len());
     let mut load = BTreeMap::<u64, view::Load>::new();
     for queue in picture.all_queues() {
-        if let Placement::Replicated { replicas, leader } = &queue.placement {
+        if let Placement::Replicated { replicas, leader, .. } = &queue.placement {
             replicas
                 .iter()
                 .for_each(|node| load.entry(*node).or_default().replicas += 1);

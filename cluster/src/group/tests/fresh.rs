@@ -81,6 +81,7 @@ fn of_two_replicas_one_that_lost_its_log_is_filled_by_the_other() {
     const TWO: [NodeId; 2] = [1, 2];
     let options = |run| Options {
         run,
+        two_nodes: true,
         fresh: true,
         ..options()
     };

@@ -40,7 +40,7 @@ impl Inner {
     /// Closes those of this node; a row for each.
     pub(super) async fn close_here(&self, meant: &Meant, reason: &str) -> Vec<String> {
         let mut closed = Vec::new();
-        for Open { registry, .. } in self.listeners.get().into_iter().flatten() {
+        for Open { registry, .. } in self.open_listeners() {
             for description in registry.describe().await {
                 let connection = &description.connection;
                 let pid = self.pid(connection.session);

@@ -78,8 +78,5 @@ fn placed(
             .filter(|node| live.contains(node))
             .min_by_key(|node| (picture.load(*node).leaders, *node)),
     };
-    Placement::Replicated {
-        leader: leader.unwrap_or(0),
-        replicas,
-    }
+    Placement::on(replicas, leader.unwrap_or(0))
 }

@@ -177,10 +177,7 @@ fn exchange(name: &str, kind: &str) -> DeclareExchange {
         auto_delete: false,
         internal: false,
         arguments: Table::new(),
-        delays: (kind == "x-delayed-message").then_some(Placement::Replicated {
-            replicas: vec![1, 2, 3],
-            leader: 2,
-        }),
+        delays: (kind == "x-delayed-message").then_some(Placement::on(vec![1, 2, 3], 2)),
     }
 }
 
@@ -845,19 +842,13 @@ fn what_an_exchange_delays_is_placed_and_goes_with_it() {
     check_delays(&node, &["later"]);
     let restored = node.restored();
     check_delays(&restored, &["later"]);
-    let placed = restored
-        .picture()
-        .queue_by_group(group)
-        .expect("placed")
-        .placement
-        .clone();
-    assert_eq!(
-        placed,
-        Placement::Replicated {
-            replicas: vec![2, 3],
-            leader: 3
-        }
-    );
+    let placed = restored.picture().queue_by_group(group).expect("placed").clone();
+    assert_eq!((placed.wanted(), placed.replicas()), (&[2, 3][..], &[1, 2, 3][..]));
+    let era = placed.moves().expect("a move that is to be carried out");
+    node.apply(&Change::QueueMoved { group, era });
+    check_delays(&node, &["later"]);
+    let placed = node.restored().picture().queue_by_group(group).expect("placed").clone();
+    assert_eq!((placed.replicas(), placed.preferred_leader()), (&[2, 3][..], 3));
 
     // A queue of the same name is another thing.
     node.apply(&Change::DeclareQueue(declare("later")));

@@ -14,6 +14,9 @@ fn led(group: u64, leader: NodeId, replicas: &[NodeId], len: u64) -> Led {
         exclusive_owner: None,
         settings: Arguments::read(Kind::Quorum, &arguments),
         arguments,
+        policies: crate::metadata::Applied::default(),
+        configured: 0,
+        is_delay: false,
         placement: Placement::on(replicas.to_vec(), leader),
     };
     Led {

@@ -389,6 +389,11 @@ impl<M: Machine> GroupCore<M> {
                 // It was meant for an earlier replica of this node, which was removed.
                 return;
             }
+            if last_index == 0 {
+                // Its queue was deleted here before, which this node does not know yet, or its disk was lost unnoticed.
+                self.turn_fresh();
+                return;
+            }
             // A leader never names a commit index beyond what its follower had acknowledged.
             self.failed = Some(Error::Lost {
                 group: self.group,

@@ -53,6 +53,8 @@ pub(super) struct Freshness {
     empty: BTreeMap<NodeId, u64>,
     /// As a leader: the peers that asked to be readmitted.
     readmitting: BTreeMap<NodeId, Readmission>,
+    /// The store is to be told that this replica is fresh.
+    begins: bool,
     /// The peers are to be told that this replica is fresh.
     greets: bool,
     /// As a fresh replica: who took it for the one that was here before.
@@ -79,6 +81,17 @@ impl<M: Machine> GroupCore<M> {
     /// Whether this replica may have lost its log, and has not caught up since.
     pub fn is_fresh(&self) -> bool {
         self.raw.store().state.fresh || self.fresh.ending.is_some()
+    }
+
+    /// A replica that holds nothing learns that it had held something.
+    pub(super) fn turn_fresh(&mut self) {
+        tracing::warn!(
+            group = self.group,
+            "the replica held entries that are no more, and is brought up again"
+        );
+        self.raw.mut_store().state.fresh = true;
+        self.fresh.begins = true;
+        self.fresh.greets = true;
     }
 
     /// A tick of a fresh replica.
@@ -247,15 +260,18 @@ impl<M: Machine> GroupCore<M> {
 
     /// What follows for the disk and the peers.
     pub(super) fn poll_freshness(&mut self, out: &mut Vec<Effect<M::Effect>>) {
-        if self.fresh.ending == Some(Ending::Unwritten) {
-            self.fresh.ending = Some(Ending::Written);
+        let ends = self.fresh.ending == Some(Ending::Unwritten);
+        if std::mem::take(&mut self.fresh.begins) || ends {
+            if ends {
+                self.fresh.ending = Some(Ending::Written);
+            }
             out.push(Effect::Write {
                 writes: vec![Write::State {
                     group: self.group,
                     state: self.raw.store().state.clone(),
                 }],
                 sync: true,
-                number: Some(ENDED),
+                number: ends.then_some(ENDED),
             });
         }
         if std::mem::take(&mut self.fresh.greets) {

@@ -5,6 +5,7 @@
 #   cluster.sh status      which nodes run, and what they say of the cluster
 #   cluster.sh kill N      SIGKILL node N
 #   cluster.sh start N     start node N again
+#   cluster.sh join        start one more node, which joins the cluster
 #   cluster.sh logs N [-f] the end of node N's log (-f: and what follows)
 #   cluster.sh ctl ARGS... warrenctl, on a node that runs
 # WARREN_CLUSTER_DIR (.cluster): data, logs, the cluster's secret. Delete it to begin anew.
@@ -32,7 +33,7 @@ elif [ -n "${WARREN_NODES:-}" ] && [ "$WARREN_NODES" != "$SIZE" ]; then
   die "The cluster in $DIR has $SIZE nodes, and WARREN_NODES says $WARREN_NODES"
 fi
 mapfile -t NODES < <(seq "$SIZE")
-BIN=${WARREN_BIN:-${CARGO_TARGET_DIR:-$HOME/.cache/warren-target}/release}
+BIN=${WARREN_BIN:-${CARGO_TARGET_DIR:-$HOME/.cache/warren-target}/dist}
 READY_S=120
 STOP_S=30
 
@@ -108,6 +109,7 @@ data_dir = "$DIR/node$n/data"
 [cluster]
 listen = "127.0.0.1:$(cluster_port "$n")"
 seeds = [$seeds]
+join = $([ "$n" = "${JOINING:-}" ] && echo true || echo false)
 secret_file = "$DIR/secret"
 $([ -z "$TLS_BASE" ] || printf 'tls_cert_file = "%s"\ntls_key_file = "%s"\ntls_ca_file = "%s"' \
   "$DIR/tls/node.pem" "$DIR/tls/node.key" "$DIR/tls/ca.pem")
@@ -156,6 +158,9 @@ await() {
     if why=$(ctl_of "$n" -q -t 2 await_startup 2>&1); then return; fi
     if ! pid_of "$n" >/dev/null; then
       tail -n 20 "$DIR/node$n/log" >&2
+      if tail -n 20 "$DIR/node$n/log" | grep -q 'its cluster goes on without it'; then
+        die "Node $n was forgotten or given up by its cluster: delete $DIR/node$n, then $0 up"
+      fi
       die "Node $n ended; its log is $DIR/node$n/log"
     fi
   done
@@ -181,9 +186,7 @@ number() {
 
 up() {
   if [ -z "${WARREN_BIN:-}" ]; then
-    prepare_build
-    say "Building ..."
-    (cd "$TOP" && cargo build --release -p warren-broker --bins)
+    build_programs
   fi
   write_files
   local n
@@ -198,6 +201,18 @@ Look into it:       deploy/cluster.sh ctl list_queues name messages_ready messag
 Kill a node:        deploy/cluster.sh kill 1      and start it again: deploy/cluster.sh start 1
 Stop it:            deploy/cluster.sh down        Logs: deploy/cluster.sh logs 1
 TEXT
+}
+
+join() {
+  local n=$((SIZE + 1))
+  [ "$n" -le 9 ] || die "The cluster in $DIR has $SIZE nodes, and no more fit"
+  any_node >/dev/null
+  check_ports "$n"
+  NODES+=("$n")
+  JOINING=$n write_files
+  launch "$n"
+  await "$n"
+  say "Node $n has joined the cluster: AMQP on 127.0.0.1:$(amqp_port "$n")"
 }
 
 down() {
@@ -235,6 +250,7 @@ status() {
 
 case ${1:-} in
   up) up ;;
+  join) join ;;
   down) down ;;
   status) status ;;
   kill)

@@ -29,9 +29,10 @@ install() {
   rm -f "$log"
 }
 
-# Everything for `cargo build`, and the environment that all builds share: another would build RocksDB again.
+# Everything for `cargo build`, and the environment that all builds share: another would build RocksDB again. With the
+# profile that is built.
 prepare_build() {
-  local packages
+  local packages profile=${1:-release}
   packages=$(missing clang clang; missing protoc protobuf-compiler; missing make make; missing g++ g++
              missing pkg-config pkg-config; missing ccache ccache)
   # Its headers and its library, which bindgen loads while it builds.
@@ -45,7 +46,14 @@ prepare_build() {
     export CC=${CC:-ccache cc} CXX=${CXX:-ccache c++}
   fi
   export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOME/.cache/warren-target}
-  if ! compgen -G "$CARGO_TARGET_DIR/release/build/librocksdb-sys-*/out/librocksdb.a" >/dev/null; then
-    say "The first build compiles RocksDB, which takes about ten minutes on two cores; later ones find it in $CARGO_TARGET_DIR."
+  if ! compgen -G "$CARGO_TARGET_DIR/$profile/build/librocksdb-sys-*/out/librocksdb.a" >/dev/null; then
+    say "The first build compiles RocksDB, which takes about ten minutes on two cores; later ones find it in $CARGO_TARGET_DIR/$profile."
   fi
+}
+
+# The programs as they are to be run: $CARGO_TARGET_DIR/dist has them then.
+build_programs() {
+  prepare_build dist
+  say "Building ..."
+  (cd "$TOP" && cargo build --profile dist --locked -p warren-broker --bins)
 }

@@ -4,10 +4,11 @@
 #   fuzz         the AMQP codec against made-up bytes, for FUZZ_S (20) seconds
 #   simulation   the cluster's cores in one thread each, from a seed: SIMULATION_SEEDS (5,000) of them, the same ones each
 #                time, or as many as fit in SIMULATION_S seconds
-#   conformance  what any AMQP 0-9-1 client sees, asked over raw sockets of a cluster of three
+#   conformance  what any AMQP 0-9-1 client sees, asked over raw sockets of each of CONFORMANCE (single apart): a single
+#                node; a cluster of three, in which clients talk to other nodes than those that lead what they use
 #   interop      clients of several languages and ages against the same cluster
 #   durability   what is confirmed survives nodes that are killed
-#   chaos        and disks that fail, networks that fall apart: five nodes in network namespaces, which needs root
+#   chaos        and disks and clocks that fail, networks that fall apart: five nodes in network namespaces, which needs root
 # Installs what is missing. Ends with each suite's counts and a line `N passed, N failed`; the status is 0 only if
 # every suite ran and nothing failed. The cluster has a directory and ports (WARREN_AMQP_BASE, WARREN_CLUSTER_BASE) of
 # its own, so that one started with deploy/cluster.sh is left alone. Logs of a failed run stay in the directory it names.
@@ -20,14 +21,19 @@ cd "$TOP"
 
 ALL=(unit fuzz simulation conformance interop durability chaos)
 # Test binaries that are suites of their own.
-OWN=(simulation conformance durability disks)
+OWN=(simulation conformance durability machine)
 FUZZ_S=${FUZZ_S:-20}
+read -ra CONFORMANCE <<<"${CONFORMANCE:-single apart}"
 
 case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 wanted=("$@")
 [ $# -gt 0 ] || wanted=("${ALL[@]}")
 for name in "${wanted[@]}"; do
   [[ " ${ALL[*]} " == *" $name "* ]] || { say "No such suite: $name. There are: ${ALL[*]}"; exit 64; }
+done
+
+for name in "${CONFORMANCE[@]}"; do
+  [[ $name =~ ^(single|apart)$ ]] || { say "CONFORMANCE names single, apart or both, not $name"; exit 64; }
 done
 
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/warren-tests.XXXXXX")
@@ -47,6 +53,7 @@ passed=0 failed=0 summary=()
 cleanup() {
   local status=$?
   trap - EXIT INT TERM
+  [ ! -d "$WORK/single" ] || WARREN_CLUSTER_DIR=$WORK/single deploy/cluster.sh down >/dev/null 2>&1 || status=1
   [ ! -d "$WARREN_CLUSTER_DIR" ] || deploy/cluster.sh down >/dev/null 2>&1 || status=1
   if [ "$status" -eq 0 ]; then rm -rf "$WORK"; else say "Logs: $WORK"; fi
   exit "$status"
@@ -78,7 +85,7 @@ record() {
   if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1 note=" (ended with status $status)"; fi
   if [ "$p" -eq 0 ] && [ "$f" -eq 0 ]; then f=1 note=" (nothing ran)"; fi
   passed=$((passed + p)) failed=$((failed + f))
-  summary+=("$(printf '%-12s %5d passed, %d failed%s' "$name" "$p" "$f" "$note")")
+  summary+=("$(printf '%-18s %5d passed, %d failed%s' "$name" "$p" "$f" "$note")")
 }
 
 # suite NAME COMMAND...: runs it, shows its output, records its counts.
@@ -124,35 +131,42 @@ simulation() {
 }
 
 # Of the whole workspace, like the build: one package alone would get other features, and be built again.
-conformance() { cargo test --release --workspace --no-fail-fast --test conformance; }
+# Cases wait more than they work.
+conformance() { cargo test --release --workspace --no-fail-fast --test conformance -- --test-threads=4; }
 durability() { cargo test --release --workspace --no-fail-fast --test durability; }
 interop() { python3 tests/interop/run.py; }
 chaos() {
   local status=0
   # shellcheck disable=SC2046 # a list of words
-  install $(missing mkfs.ext4 e2fsprogs; missing mount mount) || return
-  cargo test --release --workspace --no-fail-fast --test disks || status=1
+  install $(missing mkfs.ext4 e2fsprogs; missing mount mount; missing strace strace) || return
+  cargo test --release --workspace --no-fail-fast --test machine || status=1
   tests/chaos/run.sh || status=1
   return "$status"
 }
 
-# Starts the nodes that do not run, and tells the suites where they are.
+conformance-single() { conformance; }
+conformance-apart() { WARREN_TEST_APART=1 conformance; }
+
+# Starts the nodes that do not run, of as many as given or three, and tells the suites where they are.
 cluster_up() {
-  if ! deploy/cluster.sh up >"$WORK/up.log" 2>&1; then
+  local nodes=${1:-3}
+  if ! WARREN_NODES=$nodes deploy/cluster.sh up >"$WORK/up.log" 2>&1; then
     tail -n 30 "$WORK/up.log" >&2
     return 1
   fi
   local b=$WARREN_AMQP_BASE
-  export WARREN_TEST_AMQP=127.0.0.1:$b,127.0.0.1:$((b + 1)),127.0.0.1:$((b + 2))
   local t=$WARREN_TLS_BASE
-  export WARREN_TEST_AMQPS=localhost:$t,localhost:$((t + 1)),localhost:$((t + 2))
+  WARREN_TEST_AMQP=$(seq -s , -f '127.0.0.1:%.0f' "$b" $((b + nodes - 1)))
+  WARREN_TEST_AMQPS=$(seq -s , -f 'localhost:%.0f' "$t" $((t + nodes - 1)))
+  export WARREN_TEST_AMQP WARREN_TEST_AMQPS
+  export WARREN_TEST_NODES=$TOP/deploy/cluster.sh
   export WARREN_TEST_CERTIFICATES=$WARREN_CLUSTER_DIR/tls
   export WARREN_TEST_CTL="$CARGO_TARGET_DIR/release/warrenctl --config $WARREN_CLUSTER_DIR/node1/warren.toml"
 }
 
-# live NAME: a suite against the cluster. A node that died meanwhile is a failure of its own.
+# live NAME [NODES]: a suite against the cluster. A node that died meanwhile is a failure of its own.
 live() {
-  if ! cluster_up; then
+  if ! cluster_up "${2:-3}"; then
     echo "0 passed, 1 failed" >"$WORK/$1.log"
     record "$1" 1 "$WORK/$1.log"
     return
@@ -164,6 +178,14 @@ live() {
     echo "0 passed, $(wc -l <<<"$down") failed" >"$WORK/$1-nodes.log"
     record "nodes" 1 "$WORK/$1-nodes.log"
   fi
+}
+
+# alone NAME: a suite against a single node beside the cluster.
+alone() {
+  local -x WARREN_CLUSTER_DIR=$WORK/single WARREN_AMQP_BASE=$((WARREN_AMQP_BASE + 10))
+  local -x WARREN_CLUSTER_BASE=$((WARREN_CLUSTER_BASE + 10)) WARREN_TLS_BASE=$((WARREN_TLS_BASE + 10))
+  live "$1" 1
+  deploy/cluster.sh down >/dev/null 2>&1 || true
 }
 
 prepare_build
@@ -183,7 +205,14 @@ export WARREN_BIN=$CARGO_TARGET_DIR/release
 for name in "${wanted[@]}"; do
   case $name in
     unit | fuzz | simulation | durability | chaos) suite "$name" "$name" ;;
-    conformance | interop) live "$name" ;;
+    interop) live "$name" ;;
+    conformance)
+      for topology in "${CONFORMANCE[@]}"; do
+        case $topology in
+          single) alone conformance-single ;;
+          apart) live conformance-apart ;;
+        esac
+      done ;;
   esac
 done
 

@@ -35,9 +35,11 @@ pub mod definitions;
 mod listings;
 mod local;
 mod members;
+mod nodes;
 mod one_shot;
 pub mod protocol;
 mod settings;
+mod shrink;
 
 /// How long the other nodes are waited for.
 const NODES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -93,6 +95,8 @@ struct Facts {
     names: BTreeMap<NodeId, String>,
     /// Replicas of a queue that does not say.
     group_size: usize,
+    /// Virtual hosts with which no more is created; 0: no limit.
+    vhosts_max: u64,
     started: Instant,
 }
 
@@ -153,6 +157,7 @@ impl Admin {
             data_dir: config.node.data_dir.display().to_string(),
             names,
             group_size: config.cluster.group_size,
+            vhosts_max: config.cluster.vhosts_max,
             started: Instant::now(),
         };
         let cluster_listen = config.cluster.listen.to_string();
@@ -216,7 +221,26 @@ impl Inner {
     }
 
     fn name_of(&self, node: NodeId) -> String {
-        self.facts.names.get(&node).cloned().unwrap_or_else(|| node.to_string())
+        let picture = self.view.picture();
+        let known = picture.node(node).map(|known| known.name.clone());
+        known
+            .or_else(|| self.facts.names.get(&node).cloned())
+            .or_else(|| {
+                picture
+                    .forgotten()
+                    .find(|(id, _)| *id == node)
+                    .map(|(_, gone)| gone.name.clone())
+            })
+            .unwrap_or_else(|| node.to_string())
+    }
+
+    /// The cluster's nodes, and those that are to begin it together.
+    fn names(&self) -> BTreeMap<NodeId, String> {
+        let picture = self.view.picture();
+        let mut names = self.facts.names.clone();
+        names.retain(|node, _| !picture.is_gone(*node));
+        names.extend(picture.nodes().map(|(node, known)| (node, known.name.clone())));
+        names
     }
 
     /// The nodes that are heard, this one included.
@@ -315,7 +339,7 @@ impl Inner {
                 vhost_pattern,
                 queue_pattern,
             } => self.grow(&node, growth, &vhost_pattern, &queue_pattern).await,
-            Request::Shrink { node } => self.shrink(&node).await,
+            Request::Shrink { node, errors_only } => self.shrink(&node, errors_only).await,
             Request::Rebalance {
                 kind,
                 vhost_pattern,
@@ -324,6 +348,14 @@ impl Inner {
             Request::Drain => self.drain(true).await,
             Request::Revive => self.drain(false).await,
             Request::CheckQuorum => self.check_quorum().await,
+            Request::JoinCluster {
+                name,
+                address,
+                directory,
+                seeds,
+            } => self.join(name, address, directory, &seeds).await,
+            Request::ForgetClusterNode { node } => self.forget(&node).await,
+            Request::ForceShrink { vhost, queue } => self.force_shrink(&vhost, &queue).await,
             Request::ListQueues { vhost, columns } => self.list_queues(&vhost, &columns).await,
             Request::ListExchanges { vhost, columns } => Ok(self.list_exchanges(&vhost, &columns).await),
             Request::ListBindings { vhost } => Ok(self.list_bindings(&vhost)),
@@ -331,6 +363,8 @@ impl Inner {
             Request::ListConnections => Ok(self.rows_of_all(local::Question::Connections).await),
             Request::ListChannels => Ok(self.rows_of_all(local::Question::Channels).await),
             Request::ListUsers => Ok(self.list_users()),
+            Request::ListFeatureFlags => Ok(self.feature_flags().iter().map(json).collect()),
+            Request::EnableFeatureFlag { name } => self.enable_feature_flag(&name),
             Request::ListVhosts => Ok(self.list_vhosts()),
             Request::ListPermissions { vhost } => Ok(self.list_permissions(|_, of| of == vhost)),
             Request::ListUserPermissions { user } => Ok(self.list_permissions(|of, _| of == user)),

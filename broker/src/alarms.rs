@@ -210,11 +210,16 @@ pub async fn watch(alarms: Arc<Alarms>, directory: Arc<Directory>, registries: V
             }
         }
         if let Some(shortage) = alarms.change() {
-            tracing::warn!(
-                memory = shortage.memory,
-                disk = shortage.disk,
-                "publishers are held back while the cluster is short of anything"
-            );
+            let Shortage { memory, disk } = shortage;
+            if shortage.is_any() {
+                tracing::warn!(
+                    memory,
+                    disk,
+                    "publishers are held back: the cluster is short of something"
+                );
+            } else {
+                tracing::info!("publishers go on: the cluster is short of nothing any more");
+            }
             for registry in &registries {
                 registry.tell(shortage);
             }

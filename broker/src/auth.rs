@@ -158,6 +158,41 @@ pub enum CertLogin {
     DistinguishedName,
     /// The subject's common name; several are joined with commas.
     CommonName,
+    /// A subject alternative name, of a type and at a place that are options of their own.
+    SubjectAlternativeName,
+}
+
+/// Which subject alternative name is the user's, as `ssl_cert_login_san_type` of RabbitMQ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SanType {
+    #[default]
+    Dns,
+    Email,
+    Ip,
+    Uri,
+}
+
+impl FromStr for SanType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "dns" => Ok(Self::Dns),
+            "email" => Ok(Self::Email),
+            "ip" => Ok(Self::Ip),
+            "uri" => Ok(Self::Uri),
+            _ => Err("must be dns, email, ip or uri".into()),
+        }
+    }
+}
+
+/// Where in a client's certificate the user's name is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CertName {
+    pub from: CertLogin,
+    pub san_type: SanType,
+    /// From 0, among the names of that type.
+    pub san_index: usize,
 }
 
 impl FromStr for CertLogin {
@@ -167,7 +202,8 @@ impl FromStr for CertLogin {
         match text {
             "distinguished_name" => Ok(Self::DistinguishedName),
             "common_name" => Ok(Self::CommonName),
-            _ => Err("must be distinguished_name or common_name".into()),
+            "subject_alternative_name" => Ok(Self::SubjectAlternativeName),
+            _ => Err("must be distinguished_name, common_name or subject_alternative_name".into()),
         }
     }
 }

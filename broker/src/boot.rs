@@ -9,9 +9,8 @@
 //! Clients are let in once the cluster's metadata has taken this run in: only then does a majority stand behind it.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use actix::prelude::*;
 use anyhow::Context as _;
@@ -22,6 +21,7 @@ use warren_cluster::log::writer::Writer;
 use warren_cluster::log::{LogStore, rocks::RocksStore};
 use warren_cluster::tls::{Callers, Credentials};
 use warren_cluster::transport::{self, GrpcTransport, Peer, Transport};
+use warren_cluster::version::Versions;
 
 use crate::admin::Admin;
 use crate::alarms::{self, Alarms, Bounds};
@@ -29,18 +29,24 @@ use crate::auth::{Algorithm, PasswordHash};
 use crate::config::{Address, Config};
 use crate::connection::Limits;
 use crate::connection::census::Census;
+use crate::connection::registry::Total;
+use crate::data_dir::{DIRECTORY, INCARNATION, LOG, first_run, next_incarnation};
 use crate::directory::Directory;
 use crate::fatal;
+use crate::joining::{self, Joined};
 use crate::listener::{Listener, Service};
 use crate::mailbox::Mailbox as _;
 use crate::metadata::actor::{Environment, MetadataActor};
 use crate::metadata::replica::News;
 use crate::metadata::{AddUser, Bootstrap, Run, View};
 use crate::node::NodeInbox;
+use crate::recovery;
 use crate::renewal;
 
 /// How long connections may take to end when the node stops.
 const SHUTDOWN: Duration = Duration::from_secs(5);
+/// By so much a node that would begin a cluster alone waits longer than others pause that look for it.
+const FOUNDS_ALONE_SLACK: Duration = Duration::from_millis(500);
 
 /// Runs the node until it is told to stop by a signal.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -65,9 +71,27 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         cluster: config.cluster.name.clone(),
         node: name.clone(),
     };
-    let store: Arc<dyn LogStore> = Arc::new(RocksStore::open(data_dir.join("log"), &identity)?);
-    let incarnation = next_incarnation(&data_dir.join("incarnation"))?;
-    let directory_run = first_run(&data_dir.join("directory"), store.groups()?.is_empty(), incarnation)?;
+    let joined = joining::at_start(&config, cluster_tls.as_ref()).await?;
+    let store: Arc<dyn LogStore> = Arc::new(RocksStore::open(data_dir.join(LOG), &identity)?);
+    let incarnation = next_incarnation(&data_dir.join(INCARNATION))?;
+    let is_new = joined.as_ref().is_some_and(|joined| !joined.begun);
+    let lost = store.groups()?.is_empty() && !is_new;
+    let directory_run = first_run(&data_dir.join(DIRECTORY), lost, incarnation)?;
+    if let Some(joined) = &joined {
+        let begun = true;
+        joining::write(
+            &data_dir,
+            &Joined {
+                begun,
+                ..joined.clone()
+            },
+        )?;
+    }
+    let kept = recovery::read(&data_dir)?;
+    if let Some(kept) = &kept {
+        tracing::warn!(survivors = ?kept.survivors, cluster_id = kept.cluster_id, "an operator had the cluster go on without its majority");
+    }
+    let recovery = kept.map(|kept| kept.decision(incarnation));
 
     let view = View::new();
     let directory = Arc::new(Directory::new(node, incarnation, view.clone()));
@@ -99,26 +123,56 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .address_of(&name)
         .unwrap_or(&config.cluster.listen)
         .to_string();
-    let peers: Vec<Peer> = config
-        .cluster
-        .seeds
-        .iter()
-        .filter(|member| member.name != name)
+    let others = config.cluster.seeds.iter().filter(|member| member.name != name);
+    let mut peers: Vec<Peer> = others
         .map(|member| Peer {
             node: node_id(&member.name),
             name: member.name.clone(),
             address: member.address.to_string(),
         })
         .collect();
-    let mut members: Vec<NodeId> = peers.iter().map(|peer| peer.node).collect();
-    members.push(node);
-    members.sort_unstable();
+    let mut members: Vec<NodeId> = Vec::new();
+    let (mut era, mut reformed) = (u64::MAX, 0);
+    match &joined {
+        None => {
+            members.extend(peers.iter().map(|peer| peer.node));
+            members.push(node);
+            members.sort_unstable();
+        }
+        // Its cluster tells it who its members are.
+        Some(joined) => {
+            let unknown = |peer: &Peer| !peers.iter().any(|known| known.node == peer.node);
+            let told: Vec<Peer> = joined.peers(&name).into_iter().filter(unknown).collect();
+            peers.extend(told);
+            reformed = joined.answer.reformed;
+            if joined.directory == directory_run {
+                era = joined.answer.era;
+            }
+        }
+    }
     let nodes = members.clone();
+    // Those that were lost must not be heard before it is agreed on that they are.
+    let mut first_peers = peers.clone();
+    if let Some(recovery) = &recovery {
+        first_peers.retain(|peer| recovery.survivors.contains(&peer.node));
+    }
+    let versions = match config.cluster.version_max {
+        0 => Versions::default(),
+        most => Versions::new(most),
+    };
+    let membership = transport::Membership::default();
     let introduction = transport::Identity {
+        address: match own.parse::<Address>() {
+            Ok(address) if !address.is_unspecified() => own.clone(),
+            _ => String::new(),
+        },
+        membership: membership.clone(),
         cluster: config.cluster.name.clone(),
         name: name.clone(),
         node,
         incarnation,
+        directory: directory_run,
+        versions: versions.clone(),
         secret: transport::Secret::new(config.cluster.link_secret().as_bytes().to_vec()),
     };
     let options = transport::Options {
@@ -126,8 +180,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tls: cluster_tls.clone(),
         ..transport::Options::default()
     };
+    let founds_alone_after = Duration::from_millis(options.retries_within_ms()) + FOUNDS_ALONE_SLACK;
     let listen = resolve(&config.cluster.listen)?;
-    let links = GrpcTransport::start(introduction, listen, peers, options, inbox.clone(), admin.clone())?;
+    let links = GrpcTransport::start(introduction, listen, first_peers, options, inbox.clone(), admin.clone())?;
     let transport: Arc<dyn Transport> = links.transport();
     directory.set_transport(transport.clone());
 
@@ -147,12 +202,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             node,
             run: incarnation,
             directory: directory_run,
+            versions,
             store,
             writer: writer.clone(),
             transport: transport.clone(),
             events: inbox.clone(),
         },
         members,
+        peers,
+        era,
+        reformed,
+        founds_alone_after,
+        membership,
+        recovery,
         arbiters: handles.clone(),
         bootstrap: bootstrap(&config),
         announce: (Run { node, incarnation }, name.clone(), own),
@@ -187,6 +249,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             channel_max: config.amqp.channel_max,
             frame_max: config.amqp.frame_max,
             heartbeat_s: config.amqp.heartbeat_s,
+            channels_max: config.amqp.channels_max,
+            consumers_max: config.amqp.consumers_max,
+            default_queue_type: config.amqp.default_queue_type,
+            queues_max: config.cluster.queues_max,
+            exchanges_max: config.cluster.exchanges_max,
             message_size_max: config.amqp.message_size_max,
             handshake_timeout_ms: config.amqp.handshake_timeout_ms,
             consumer_timeout_ms: config.amqp.consumer_timeout_ms,
@@ -198,13 +265,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             group_size: config.cluster.group_size,
             members: nodes,
             loopback_users: config.users.loopback_users.clone(),
-            cert_login_from: config.tls.cert_login_from,
+            cert_name: config.tls.cert_name,
             cluster_name: config.cluster.name.clone(),
             node_name: name.clone(),
             ..Limits::default()
         };
         let service = Service {
             connections_max: config.amqp.connections_max,
+            connections: Total::default(),
             limits,
             arbiters: handles.clone(),
             directory: directory.clone(),
@@ -279,53 +347,6 @@ pub fn node_id(name: &str) -> NodeId {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     hash.max(1)
-}
-
-/// A number greater than that of every earlier run, on disk before it is used.
-///
-/// It also follows the clock, so that a node that lost its disk does not introduce itself as an older run.
-fn next_incarnation(path: &Path) -> anyhow::Result<u64> {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let next = (stored_number(path)? + 1).max(u64::try_from(clock.as_millis()).unwrap_or(0));
-    store_number(path, next)?;
-    Ok(next)
-}
-
-/// The first run that had this data directory; 0 where an earlier version made it, which did not say.
-///
-/// One whose log holds nothing is a new one, whatever else is there.
-fn first_run(path: &Path, is_empty: bool, incarnation: u64) -> anyhow::Result<u64> {
-    if !is_empty {
-        return stored_number(path);
-    }
-    store_number(path, incarnation)?;
-    Ok(incarnation)
-}
-
-/// 0 where there is no such file.
-fn stored_number(path: &Path) -> anyhow::Result<u64> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => text
-            .trim()
-            .parse::<u64>()
-            .with_context(|| format!("{} does not hold a number: {text:?}", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
-    }
-}
-
-fn store_number(path: &Path, number: u64) -> anyhow::Result<()> {
-    let new: PathBuf = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        std::fs::write(&new, number.to_string())?;
-        std::fs::File::open(&new)?.sync_all()?;
-        std::fs::rename(&new, path)?;
-        if let Some(parent) = path.parent() {
-            std::fs::File::open(parent)?.sync_all()?;
-        }
-        Ok(())
-    };
-    write().with_context(|| format!("{} cannot be written", path.display()))
 }
 
 /// Where this run's numbers for staged snapshots start: seconds, of which a run uses fewer than pass.

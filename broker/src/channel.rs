@@ -30,15 +30,18 @@ use self::direct_reply::Replies;
 use self::transaction::Transaction;
 use self::unacked::Unacked;
 use self::waiting::Waiting;
+use self::window::Window;
 
 mod confirm;
 mod consume;
 mod declare;
 mod direct_reply;
 mod publish;
+mod reading;
 mod transaction;
 mod unacked;
 mod waiting;
+mod window;
 
 /// Bodies that announce more than this are not read at all.
 const BODY_SIZE_HARD_MAX: u64 = 512 << 20;
@@ -104,6 +107,7 @@ pub(crate) struct Channel {
     last_tag: u64,
     unacked: Unacked,
     prefetch: u16,
+    window: Window,
     consumers: BTreeMap<ShortStr, u32>,
     replies: Option<Replies>,
     /// What an empty queue name means.
@@ -127,6 +131,7 @@ impl Channel {
             last_tag: 0,
             unacked: Unacked::default(),
             prefetch: 0,
+            window: Window::default(),
             consumers: BTreeMap::new(),
             replies: None,
             last_queue: None,
@@ -347,13 +352,18 @@ impl Channel {
             Method::BasicQos {
                 prefetch_size,
                 prefetch_count,
-                ..
+                global,
             } => {
                 if prefetch_size != 0 {
                     return not_implemented(&format!("prefetch_size!=0 ({prefetch_size})"));
                 }
-                // As with RabbitMQ 4.3, `global` makes no difference: the limit holds for each later consumer.
-                self.prefetch = prefetch_count;
+                if global {
+                    self.window.set_limit(prefetch_count);
+                    self.go_on_delivering(session);
+                } else {
+                    // For each consumer that starts later.
+                    self.prefetch = prefetch_count;
+                }
                 session.reply(self.id.number, &Method::BasicQosOk {});
             }
             Method::BasicConsume {
@@ -490,22 +500,29 @@ impl Channel {
         self.replies = None;
         // What the transaction would have settled is unsettled.
         self.drop_transaction(session);
-        let consumers = std::mem::take(&mut self.consumers);
-        for &id in consumers.values() {
-            if let Some(consumer) = session.consumers.remove(&id) {
-                let cancel = Command::Cancel(queue::Cancel {
-                    consumer: id,
-                    requeue: true,
-                });
-                session.ask(consumer.group, self.id, Asked::Cancel(id), &cancel);
-            }
+        // What waits goes back with its consumers.
+        self.window.clear();
+        let ended = std::mem::take(&mut self.consumers).into_values();
+        let consumers: Vec<(u32, u64)> = ended
+            .filter_map(|id| Some((id, session.consumers.remove(&id)?.group)))
+            .collect();
+        // What the client had counts as failed, as at the end of a channel's process. Before that its consumers end, or
+        // they would be given more.
+        if self.unacked.len() > 0 {
+            self.cancel_all(session, &consumers, false);
+            self.unacked.take_all(|_, held| {
+                session.settle(Settlement::Reject, held.group, held.message, held.consumer);
+            });
         }
-        self.unacked.take_all(|_, held| {
-            // Those of a consumer that ends here go back with it.
-            if !consumers.values().any(|id| *id == held.consumer) {
-                session.settle(Settlement::Release, held.group, held.message);
-            }
-        });
+        // What was on its way goes back.
+        self.cancel_all(session, &consumers, true);
+    }
+
+    fn cancel_all(&self, session: &mut Session, consumers: &[(u32, u64)], requeue: bool) {
+        for &(consumer, group) in consumers {
+            let cancel = Command::Cancel(queue::Cancel { consumer, requeue });
+            session.ask(group, self.id, Asked::Cancel(consumer), &cancel);
+        }
     }
 
     /// For listings.
@@ -516,6 +533,7 @@ impl Channel {
             messages_unacknowledged: self.unacked.len() as u64,
             messages_unconfirmed: self.confirms.as_ref().map_or(0, Confirms::open) as u64,
             confirm: self.confirms.is_some(),
+            transaction: self.transaction.as_deref().map(Transaction::len),
             prefetch_count: self.prefetch,
             held_frames: self.held.len() as u64,
         }

@@ -12,7 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::auth::CertLogin;
+use crate::auth::CertName;
+use crate::metadata::Kind as QueueType;
 use warren_cluster::tls::{Callers, Files};
 
 mod options;
@@ -57,6 +58,8 @@ pub struct Cluster {
     pub listen: Address,
     /// Every node of the cluster, this one included, names and addresses distinct. Empty: a cluster of one.
     pub seeds: Vec<Member>,
+    /// With an empty data directory, the node joins the cluster of the other `seeds` rather than to begin one with them.
+    pub join: bool,
     /// At least [`SECRET_LEN_MIN`] bytes, except in a cluster of one that only listens on loopback.
     /// Read from `secret_file` when that is given.
     pub secret: Secret,
@@ -69,6 +72,13 @@ pub struct Cluster {
     pub silence_ms: u64,
     /// Replicas of a new durable queue; never more than there are nodes.
     pub group_size: usize,
+    /// The newest version of the log's entries that this node agrees to; 0: all that it knows. With an older one, the
+    /// cluster can go back to the older build.
+    pub version_max: u16,
+    /// Beyond these none can be declared by clients of this node; 0: no limit.
+    pub queues_max: u64,
+    pub exchanges_max: u64,
+    pub vhosts_max: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +89,12 @@ pub struct Amqp {
     /// 0: no heartbeats.
     pub heartbeat_s: u16,
     pub connections_max: usize,
+    /// Of all clients of this node; 0: no limit.
+    pub channels_max: u64,
+    /// Of one channel; 0: no limit.
+    pub consumers_max: usize,
+    /// Of a durable queue that names none, where its virtual host names none either.
+    pub default_queue_type: QueueType,
     pub message_size_max: u64,
     pub handshake_timeout_ms: u64,
     /// How long a consumer of a quorum queue may hold a message, where neither says; 0: for ever.
@@ -100,7 +116,7 @@ pub struct Tls {
     pub verify_peer: bool,
     /// Clients without one are refused. Needs `verify_peer`.
     pub fail_if_no_peer_cert: bool,
-    pub cert_login_from: CertLogin,
+    pub cert_name: CertName,
 }
 
 /// The first start of a cluster creates this user and vhost; later starts leave users alone.
@@ -159,6 +175,7 @@ impl Default for Cluster {
             name: "warren".into(),
             listen: Address::loopback(7101),
             seeds: Vec::new(),
+            join: false,
             secret: Secret::default(),
             secret_file: None,
             tls_cert_file: None,
@@ -166,6 +183,10 @@ impl Default for Cluster {
             tls_ca_file: None,
             silence_ms: 1_000,
             group_size: 3,
+            version_max: 0,
+            queues_max: 0,
+            exchanges_max: 0,
+            vhosts_max: 0,
         }
     }
 }
@@ -178,6 +199,9 @@ impl Default for Amqp {
             frame_max: 131_072,
             heartbeat_s: 60,
             connections_max: 10_000,
+            channels_max: 0,
+            consumers_max: 0,
+            default_queue_type: QueueType::Classic,
             message_size_max: 16 << 20,
             handshake_timeout_ms: 10_000,
             consumer_timeout_ms: 1_800_000,
@@ -418,6 +442,12 @@ impl Config {
             return Err((
                 "cluster.seeds",
                 format!("must name every node, and node.name {} is missing", self.node.name),
+            ));
+        }
+        if self.cluster.join && seeds.len() < 2 {
+            return Err((
+                "cluster.join",
+                "cluster.seeds must name a node of the cluster to join, and this one".into(),
             ));
         }
         let alone = seeds.len() <= 1 && listen.is_loopback();

@@ -368,6 +368,13 @@ impl Connection {
             );
             return self.fault(0, Fault::new(ReplyCode::NotAllowed, text));
         }
+        let max = self.session.limits.channels_max;
+        if max > 0 && self.session.census.channels() >= max {
+            let node = &self.session.limits.node_name;
+            let text =
+                format!("number of channels opened on node '{node}' has reached the maximum allowed limit of {max}");
+            return self.fault(0, Fault::new(ReplyCode::NotAllowed, text));
+        }
         self.openings = self.openings.wrapping_add(1);
         let id = ChannelId {
             number,
@@ -417,12 +424,12 @@ impl Connection {
                 if now_ms >= self.accepted_ms + self.session.limits.handshake_timeout_ms =>
             {
                 tracing::warn!(peer = %self.ends.peer, state = self.phase.name(), "handshake timed out");
-                self.on_lost();
+                self.hang_up();
             }
             Phase::Running if self.heartbeat_ms > 0 => {
                 if now_ms >= self.heard_ms() + 2 * self.heartbeat_ms {
                     tracing::warn!(peer = %self.ends.peer, "missed heartbeats from the client");
-                    self.on_lost();
+                    self.hang_up();
                 } else if now_ms >= self.sent_ms + self.heartbeat_ms / 2 && self.session.output.is_empty() {
                     self.session.output.put_heartbeat();
                     self.sent_ms = now_ms;
@@ -431,7 +438,7 @@ impl Connection {
             Phase::Closing { until_ms } | Phase::Refused { until_ms } | Phase::Closed { until_ms }
                 if now_ms >= until_ms =>
             {
-                self.on_lost();
+                self.hang_up();
             }
             _ => {}
         }
@@ -473,7 +480,8 @@ impl Connection {
 
     /// Offers to the queues what has come up since the turn's end.
     pub fn flush(&mut self, carrier: &mut impl Carrier) {
-        self.session.queues.flush(self.session.now_ms, carrier);
+        let (unwritten, now_ms) = (self.session.output.len(), self.session.now_ms);
+        self.session.queues.flush(unwritten, now_ms, carrier);
         self.fan_out(carrier);
         if let Ending::Draining { .. } = self.ending
             && self.session.queues.is_all_applied()

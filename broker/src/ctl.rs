@@ -14,6 +14,7 @@ use crate::{
     admin::protocol::{CertificateRow, ClusterStatusRow, Request, status},
     auth::{Algorithm, PasswordHash},
     config::{self, Address, Config, Secret},
+    recovery,
 };
 
 mod format;
@@ -23,7 +24,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-use format::Style;
+use format::{Style, plain_lines};
 use plan::{Plan, Show};
 
 /// A line that was understood: whom to call, what to ask, and how to show what comes back.
@@ -39,6 +40,8 @@ pub struct Invocation {
     pub timeout: Duration,
     style: Style,
     plan: Plan,
+    /// The node of this machine, if the line is about what it holds while it is stopped.
+    stopped: Option<Config>,
 }
 
 /// How the tool ends: a text, for standard output if the status is 0 and standard error otherwise.
@@ -101,10 +104,12 @@ impl Invocation {
             status: error.exit_code(),
             text: error.to_string(),
         })?;
-        let node = match wanted {
+        let node = match plan.joins.clone().or(wanted) {
             Some(wanted) => address(&wanted, &config)?,
             None => local(&config.cluster.listen),
         };
+        let is_here = plan.joins.is_some() || plan.recovers.is_some();
+        let stopped = is_here.then(|| config.clone());
         let timeout = Duration::from_secs(common.timeout.unwrap_or(plan.timeout_s));
         Ok(Self {
             node,
@@ -114,7 +119,59 @@ impl Invocation {
             timeout,
             style,
             plan,
+            stopped,
         })
+    }
+
+    /// The node that is to join a cluster, as it is configured, if that is what the line asks for. It must be stopped,
+    /// and gets its number before the call.
+    pub fn joins(&self) -> Option<&Config> {
+        self.stopped.as_ref().filter(|_| self.plan.joins.is_some())
+    }
+
+    /// The end of a line that concerns the data of the stopped node of this machine only.
+    pub fn ends_offline(&self) -> Option<Exit> {
+        let (config, (survivors, accept_loss)) = (self.stopped.as_ref()?, self.plan.recovers.as_ref()?);
+        let done = recovery::Plan::of(config, survivors).and_then(|plan| {
+            let report = plan.report.clone();
+            let answering = plan.answering(config)?;
+            if !answering.is_empty() {
+                anyhow::bail!(
+                    "{report}These nodes are to be given up, and run: {}. Stop them first; or start them all, if they are a \
+                     majority together.",
+                    answering.join(", ")
+                );
+            }
+            if !accept_loss {
+                return Ok((false, report));
+            }
+            plan.carry_out(&config.node.data_dir).map(|()| (true, report))
+        });
+        Some(match done {
+            Ok((true, report)) => Exit {
+                status: 0,
+                text: format!(
+                    "{report}Done. Do the same on the other survivor, if there is one, and start them.\n\
+                     Never start the removed nodes with the data that they have.\n"
+                ),
+            },
+            Ok((false, report)) => Exit {
+                status: status::SOFTWARE,
+                text: format!("{report}Nothing was changed. To do this, call it again with --accept-loss.\n"),
+            },
+            Err(error) => Exit {
+                status: status::SOFTWARE,
+                text: format!("Error:\n{error:#}\n"),
+            },
+        })
+    }
+
+    /// What to ask for once the data directory of the node that [`Invocation::joins`] has its number.
+    pub fn set_directory(&mut self, directory: u64) -> Result<(), crate::joining::Error> {
+        if let Some(config) = self.joins() {
+            self.plan.request = crate::joining::request(config, directory)?;
+        }
+        Ok(())
     }
 
     /// The call. A password that the line left out is still empty.
@@ -170,7 +227,7 @@ impl Invocation {
 
     /// What to show before the call.
     pub fn banner(&self) -> Option<String> {
-        let banner = self.plan.banner.as_ref().filter(|_| self.style.banner)?;
+        let banner = plain_lines(self.plan.banner.as_ref().filter(|_| self.style.banner)?);
         let seconds = self.timeout.as_secs();
         Some(match self.plan.request {
             Request::ListQueues { .. } => format!("Timeout: {seconds}.0 seconds ...\n{banner}\n"),
@@ -182,7 +239,7 @@ impl Invocation {
     pub fn judge(&self, outcome: Result<Vec<Value>, Failure>) -> Next {
         match outcome {
             Ok(rows) => self.show(&rows),
-            Err(Failure::Refused { status, text }) => self.failed(status, format!("Error:\n{text}\n")),
+            Err(Failure::Refused { status, text }) => self.failed(status, format!("Error:\n{}\n", plain_lines(&text))),
             Err(Failure::Unreachable(text)) => {
                 let text = format!(
                     "Error: unable to perform an operation on node '{}'. {text}\n",
@@ -291,6 +348,7 @@ fn address(wanted: &str, config: &Config) -> Result<String, Exit> {
     if let Some(address) = config.cluster.address_of(wanted) {
         return Ok(address.to_string());
     }
+    let (_, wanted) = wanted.split_once('=').unwrap_or(("", wanted));
     wanted
         .parse::<Address>()
         .map(|address| address.to_string())

@@ -8,15 +8,13 @@
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use actix::prelude::*;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use rustc_hash::{FxHashMap, FxHashSet};
-use tokio::sync::oneshot;
-use warren_cluster::group::Event;
 use warren_cluster::log::writer::Persisted;
 use warren_cluster::transport::{Envelope, Port, Transport};
 use warren_cluster::{GroupId, NodeId};
@@ -31,186 +29,13 @@ use crate::metadata::{Queue, View};
 use crate::name::{UserName, VhostName};
 use crate::queue::client::ChannelId;
 
+mod description;
+mod inbound;
 mod replies;
 
-/// What a queue's or the metadata's actor takes in.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub enum Inbound {
-    /// For its Raft group.
-    Group(Event),
-    /// Commands for its machine.
-    Batch {
-        /// The node that the sender is on: where a wrong address is corrected.
-        from: NodeId,
-        /// As in `record.rs`; metadata commands for the metadata group.
-        bytes: Bytes,
-        /// What it takes of the room before the actor.
-        room: Room,
-    },
-    /// A Raft message for its group.
-    Raft {
-        /// Opaque.
-        bytes: Bytes,
-        /// What it takes of the room before the actor.
-        room: Room,
-    },
-    /// A session asks what is checked out to it.
-    Resync(queue::Resync),
-    /// A node's run has certainly ended.
-    RunEnded {
-        /// The node.
-        node: NodeId,
-        /// All its runs up to this one.
-        incarnation: u64,
-    },
-    /// Messages to and from that node may have been lost.
-    LinkReset(NodeId),
-    /// The link to that node has room again.
-    LinkWritable(NodeId),
-    /// Somebody asks who leads.
-    LeaderQuery(NodeId),
-    /// The queue's settings are others now.
-    Configured(Arc<Queue>),
-    /// The queue shall have these replicas and this leader.
-    Placed(Arc<Queue>),
-    /// A node begins to drain, or does not any more.
-    Drains(NodeId),
-    /// The queue's leader asks whether this replica knows that it is one.
-    ReplicaQuery(NodeId),
-    /// A node has a replica, and knows of this decision on it.
-    ReplicaIs {
-        /// The node.
-        node: NodeId,
-        /// The decision.
-        era: u64,
-    },
-    /// The replica is no part of its group any more: end, and leave nothing but what binds a later one.
-    Retire,
-    /// Describe yourself for operators.
-    Describe(oneshot::Sender<Description>),
-    /// End; with `delete`, leave nothing behind.
-    Stop {
-        /// Whether the queue was deleted.
-        delete: bool,
-    },
-}
-
-impl Inbound {
-    /// Commands for its machine.
-    pub fn batch(from: NodeId, bytes: Bytes) -> Self {
-        let room = Room::default();
-        Self::Batch { from, bytes, room }
-    }
-
-    /// A Raft message for its group.
-    pub fn raft(bytes: Bytes) -> Self {
-        let room = Room::default();
-        Self::Raft { bytes, room }
-    }
-}
-
-/// Bytes that wait before an actor, given back when the message is dropped.
-#[derive(Debug, Default)]
-pub struct Room(Option<(Arc<AtomicUsize>, usize)>);
-
-impl Room {
-    /// Takes so much of what `most` leaves; whatever its size, one message fits where nothing waits.
-    fn take(waiting: &Arc<AtomicUsize>, bytes: usize, most: usize) -> Option<Self> {
-        let fits = |before: usize| (before == 0 || before + bytes <= most).then_some(before + bytes);
-        waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
-        Some(Self(Some((waiting.clone(), bytes))))
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        if let Some((waiting, bytes)) = self.0.take() {
-            waiting.fetch_sub(bytes, Ordering::Relaxed);
-        }
-    }
-}
-
-/// An actor's mailbox that also bounds the bytes in it, each kind apart: what is refused is sent again.
-#[derive(Debug)]
-struct Bounded<M> {
-    mailbox: M,
-    batches: Arc<AtomicUsize>,
-    raft: Arc<AtomicUsize>,
-}
-
-impl<M: Mailbox<Inbound>> Bounded<M> {
-    fn new(mailbox: M) -> Self {
-        Self {
-            mailbox,
-            batches: Arc::default(),
-            raft: Arc::default(),
-        }
-    }
-}
-
-impl<M: Mailbox<Inbound>> Mailbox<Inbound> for Bounded<M> {
-    fn offer(&self, mut message: Inbound) -> Result<(), Refused> {
-        let (room, bytes, waiting) = match &mut message {
-            Inbound::Batch { bytes, room, .. } => (room, bytes, &self.batches),
-            Inbound::Raft { bytes, room } => (room, bytes, &self.raft),
-            _ => return self.mailbox.offer(message),
-        };
-        *room = Room::take(waiting, bytes.len(), WAITING_BYTES_MAX).ok_or(Refused::Full)?;
-        self.mailbox.offer(message)
-    }
-
-    fn always(&self, message: Inbound) {
-        self.mailbox.always(message);
-    }
-}
-
-/// A queue's replica as operators see it.
-#[derive(Clone, Debug, Default)]
-pub struct Description {
-    /// The group.
-    pub group: GroupId,
-    /// The describing node.
-    pub node: NodeId,
-    /// `leader`, `follower` or `candidate`.
-    pub role: &'static str,
-    /// The leader, if known.
-    pub leader: Option<NodeId>,
-    /// The Raft figures; none for a transient queue.
-    pub raft: Option<warren_cluster::group::Status>,
-    /// The voters of its group, as this replica knows them; none for a transient queue.
-    pub voters: Vec<NodeId>,
-    /// Voters that could lead at once, as the leader sees them.
-    pub able: Vec<NodeId>,
-    /// Figures of the queue machine.
-    pub stats: crate::queue::machine::Stats,
-    /// The queue's consumers.
-    pub consumers: Vec<ConsumerDescription>,
-}
-
-/// A consumer as operators see it.
-#[derive(Clone, Debug)]
-pub struct ConsumerDescription {
-    /// Whose it is.
-    pub session: SessionId,
-    /// How it was started.
-    pub attach: queue::Attach,
-    /// Unsettled deliveries.
-    pub unsettled: u64,
-    /// Whether it is served, and does not wait behind a single active consumer.
-    pub is_active: bool,
-}
-
-impl From<crate::queue::machine::ConsumerRow<'_>> for ConsumerDescription {
-    fn from(row: crate::queue::machine::ConsumerRow<'_>) -> Self {
-        Self {
-            session: row.session,
-            attach: row.attach.clone(),
-            unsettled: row.unsettled,
-            is_active: row.is_active,
-        }
-    }
-}
+pub use description::{ConsumerDescription, Description};
+use inbound::Bounded;
+pub use inbound::{Inbound, Room};
 
 /// What a connection's actor hears from outside its socket.
 #[derive(Message, Debug)]
@@ -261,8 +86,6 @@ pub enum Deleted {
     Vhost(VhostName),
 }
 
-/// Bytes of batches that may wait in one mailbox, and as many of Raft messages.
-const WAITING_BYTES_MAX: usize = 32 << 20;
 /// Ends of sessions that are repeated until their queues know of them.
 const ENDING_MAX: usize = 65_536;
 
@@ -316,7 +139,13 @@ struct Ended {
     certain: u64,
     /// The cluster has agreed that they have; one that was only cut off may return.
     concluded: u64,
+    /// A run that was counted as alive, perhaps again, and the first of its sessions that did not end before.
+    returned: (u64, u64),
 }
+
+/// The decision that a group obeys, and a term in it: whoever leads in the greater one leads. Those who were given up may
+/// be further on in terms.
+pub type Tenure = (u64, u64);
 
 #[derive(Default)]
 struct Group {
@@ -324,7 +153,7 @@ struct Group {
     /// Where its queue shall be, for an actor that is about to begin.
     placed: Option<Arc<Queue>>,
     leader: Option<NodeId>,
-    term: u64,
+    tenure: Tenure,
     watchers: FxHashSet<SessionId>,
 }
 
@@ -376,8 +205,9 @@ impl Directory {
 
     /// Gives a connection its identity.
     pub fn open_session(&self, mailbox: impl Mailbox<SessionEvent> + 'static) -> SessionId {
+        let mut sessions = self.sessions();
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
-        self.sessions().insert(id, Arc::new(mailbox));
+        sessions.insert(id, Arc::new(mailbox));
         SessionId {
             node: self.node,
             incarnation: self.incarnation,
@@ -411,11 +241,12 @@ impl Directory {
         ended.concluded = ended.concluded.max(incarnation);
     }
 
-    /// The cluster counts this run as alive, perhaps again.
-    pub fn run_returned(&self, node: NodeId, incarnation: u64) {
+    /// The cluster counts this run as alive, perhaps again: then its sessions before number `from` have ended.
+    pub fn run_returned(&self, node: NodeId, incarnation: u64, from: u64) {
         let mut ended = self.ended.write().unwrap_or_else(PoisonError::into_inner);
         let ended = ended.entry(node).or_default();
         ended.concluded = ended.concluded.min(incarnation.saturating_sub(1));
+        ended.returned = ended.returned.max((incarnation, from));
     }
 
     /// Nodes, and the last of their runs that has ended as far as this node knows.
@@ -428,14 +259,18 @@ impl Directory {
     /// Whether a session's run has ended, as far as this node knows: nobody would end what it begins now.
     pub fn has_ended(&self, session: SessionId) -> bool {
         let ended = self.ended.read().unwrap_or_else(PoisonError::into_inner);
-        ended
-            .get(&session.node)
-            .is_some_and(|ended| session.incarnation <= ended.certain.max(ended.concluded))
+        ended.get(&session.node).is_some_and(|ended| {
+            let (returned, from) = ended.returned;
+            session.incarnation <= ended.certain.max(ended.concluded)
+                || session.incarnation == returned && session.id < from
+        })
     }
 
-    /// Every open connection's mailbox.
-    pub fn session_mailboxes(&self) -> Vec<Post<SessionEvent>> {
-        self.sessions().values().cloned().collect()
+    /// Every open connection's mailbox, and the number of the next session: all of these have lower ones.
+    pub fn session_mailboxes(&self) -> (Vec<Post<SessionEvent>>, u64) {
+        let sessions = self.sessions();
+        let mailboxes = sessions.values().cloned().collect();
+        (mailboxes, self.next_session.load(Ordering::Relaxed))
     }
 
     /// Tells the session of every change of that queue's leader from now on; answers the present one.
@@ -627,7 +462,7 @@ impl Directory {
     /// it ends at once.
     pub fn register_queue(&self, group: GroupId, mailbox: impl Mailbox<Inbound> + 'static) {
         self.register(group, mailbox);
-        if self.is_retiring(group) {
+        if self.is_retiring(group) && self.view.queue_by_group(group).is_some() {
             return self.replica_removed(group);
         }
         let mut groups = self.groups();
@@ -640,6 +475,7 @@ impl Directory {
         drop(groups);
         // Whoever takes it out of the view after this finds the mailbox.
         if self.view.queue_by_group(group).is_none() {
+            self.retiring().remove(&group);
             self.queue_gone(group);
         }
     }
@@ -673,14 +509,20 @@ impl Directory {
         }
     }
 
-    /// Somebody leads the group in `term`, or (with `None`) the leader that was known is no more.
-    pub fn leader_is(&self, group: GroupId, term: u64, leader: Option<NodeId>) {
+    /// Somebody leads the group in `tenure`, or (with `None`) the leader that was known is no more.
+    pub fn leader_is(&self, group: GroupId, (reformed, term): Tenure, leader: Option<NodeId>) {
+        self.hear_leader(group, Some(reformed), term, leader);
+    }
+
+    /// The same by a build that may not say which decision the group obeys: the latest that this node knows of.
+    pub fn hear_leader(&self, group: GroupId, reformed: Option<u64>, term: u64, leader: Option<NodeId>) {
         let mut groups = self.groups();
         let Some(entry) = groups.get_mut(&group) else { return };
-        if term < entry.term || (term == entry.term && (leader.is_none() || leader == entry.leader)) {
+        let tenure = (reformed.unwrap_or(entry.tenure.0), term);
+        if tenure < entry.tenure || (tenure == entry.tenure && (leader.is_none() || leader == entry.leader)) {
             return;
         }
-        entry.term = term;
+        entry.tenure = tenure;
         if leader.is_some() {
             entry.leader = leader;
             self.notify(group, entry);
@@ -737,6 +579,22 @@ impl Directory {
         if entry.leader == Some(self.node) {
             entry.leader = None;
             self.notify(group, entry);
+        }
+    }
+
+    /// Ends the sessions of this node that use the queue.
+    pub fn end_users(&self, group: GroupId, text: &str) {
+        let groups = self.groups();
+        let Some(entry) = groups.get(&group) else { return };
+        let sessions = self.sessions();
+        for watcher in &entry.watchers {
+            if let Some(mailbox) = sessions.get(&watcher.id) {
+                // One message for each session, which ends with it.
+                mailbox.always(SessionEvent::Close {
+                    code: ReplyCode::ConnectionForced,
+                    text: text.into(),
+                });
+            }
         }
     }
 
@@ -849,27 +707,19 @@ impl Directory {
         self.post_envelope(node, Envelope { port, to, payload })
     }
 
-    /// Tells a node something that may be lost.
-    pub fn tell(&self, node: NodeId, kind: Kind) {
+    /// Tells a node something that may be lost; answers whether its link took it.
+    pub fn tell(&self, node: NodeId, kind: Kind) -> bool {
         let payload = NodeMessage { kind: Some(kind) }.encode_to_vec().into();
-        if self.post(node, Port::NODE, 0, payload).is_err() {
+        let is_taken = self.post(node, Port::NODE, 0, payload).is_ok();
+        if !is_taken {
             tracing::debug!(node, "a node message was dropped: the link is full or down");
         }
+        is_taken
     }
 
-    /// Tells every other node who leads.
-    pub fn announce(&self, group: GroupId, term: u64) {
-        self.leader_is(group, term, Some(self.node));
-        for peer in self.peers() {
-            self.tell(
-                peer,
-                Kind::LeaderIs(LeaderIs {
-                    group,
-                    term,
-                    leader: self.node,
-                }),
-            );
-        }
+    /// Tells a node that this one leads; answers whether the link took it.
+    pub fn tell_leader(&self, node: NodeId, group: GroupId, tenure: Tenure) -> bool {
+        self.tell(node, leader_is(group, tenure, self.node))
     }
 
     /// A session of another node that does not exist (any more).
@@ -889,6 +739,16 @@ impl Directory {
             transport.peers().into_iter().map(|(node, _)| node).collect()
         })
     }
+}
+
+/// What another node is told of who leads.
+pub fn leader_is(group: GroupId, (reformed, term): Tenure, leader: NodeId) -> Kind {
+    Kind::LeaderIs(LeaderIs {
+        group,
+        term,
+        leader,
+        reformed: Some(reformed),
+    })
 }
 
 impl Persisted for Directory {

@@ -6,10 +6,17 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use warren_cluster::group;
+
 /// Exit status of a node whose store failed, cannot be opened, or holds what it cannot hold.
 pub const EXIT_STORE: u8 = 74;
 /// Exit status of a node that could not start or end in good order, or in which something happened that cannot happen.
 pub const EXIT_BROKEN: u8 = 70;
+
+/// Exit status of a node that its cluster has removed for good, or cannot be part of: only an operator can help, as with a configuration.
+pub const EXIT_FORGOTTEN: u8 = 78;
+/// Exit status of a node that the cluster, or its data, has left behind: an entry is of a later version.
+pub const EXIT_VERSION: u8 = 76;
 
 static DATA_DIR: OnceLock<PathBuf> = OnceLock::new();
 
@@ -31,6 +38,27 @@ pub fn watch(data_dir: &Path) {
 pub fn stop(reason: &dyn Display) -> ! {
     tracing::error!(%reason, data_dir = %data_dir_text(), "the node stops: its store failed");
     exit(EXIT_STORE)
+}
+
+/// Ends the process: the cluster has removed this node for good, or has given it up.
+pub fn forgotten(reason: &str) -> ! {
+    tracing::error!(reason, data_dir = %data_dir_text(), "the node stops: its cluster goes on without it");
+    exit(EXIT_FORGOTTEN)
+}
+
+/// Ends the process: there is a cluster of its name which this node cannot be part of as it is.
+pub fn misplaced(reason: &dyn Display) -> ! {
+    tracing::error!(%reason, data_dir = %data_dir_text(), "the node stops: it cannot be part of the cluster that there is");
+    exit(EXIT_FORGOTTEN)
+}
+
+/// Ends the process for a group that cannot go on.
+pub fn stop_group(reason: &group::Error) -> ! {
+    if let group::Error::Version { .. } = reason {
+        tracing::error!(%reason, data_dir = %data_dir_text(), "the node stops: its cluster runs a later version");
+        exit(EXIT_VERSION)
+    }
+    stop(reason)
 }
 
 fn data_dir_text() -> String {

@@ -16,7 +16,7 @@ use crate::amqp::{Fault, ReplyCode};
 use crate::connection::Limits;
 use crate::connection::actor::{ConnectionActor, Shared};
 use crate::connection::census::Census;
-use crate::connection::registry::Registry;
+use crate::connection::registry::{Registry, Total};
 use crate::directory::Directory;
 use crate::metadata::client::MetadataClient;
 use warren_cluster::tls::Credentials;
@@ -32,8 +32,10 @@ const STOP_POLL: Duration = Duration::from_millis(20);
 /// What all listeners of a node share.
 #[derive(Clone)]
 pub struct Service {
-    /// At most so many connections of one listener at a time.
+    /// At most so many connections of the node at a time.
     pub connections_max: usize,
+    /// How many there are.
+    pub connections: Total,
     pub limits: Limits,
     /// Connections run on these, in turn; there is one or more.
     pub arbiters: Vec<ArbiterHandle>,
@@ -57,6 +59,7 @@ impl Listener {
     pub fn start(address: SocketAddr, tls: Option<Credentials>, service: Service) -> io::Result<Self> {
         let Service {
             connections_max,
+            connections,
             limits,
             arbiters,
             directory,
@@ -79,7 +82,7 @@ impl Listener {
             metadata,
             limits: Arc::new(limits),
             alarms,
-            registry: Registry::new(),
+            registry: Registry::new(connections.clone()),
             tls,
             census,
         };
@@ -87,6 +90,7 @@ impl Listener {
         let accepting = Accepting {
             shared: shared.clone(),
             connections_max,
+            connections,
             arbiters,
             next: 0,
         };
@@ -135,6 +139,7 @@ impl Listener {
 struct Accepting {
     shared: Shared,
     connections_max: usize,
+    connections: Total,
     arbiters: Vec<ArbiterHandle>,
     next: usize,
 }
@@ -166,7 +171,7 @@ impl Accepting {
     }
 
     fn start(&mut self, stream: std::net::TcpStream, peer: SocketAddr) {
-        let (count, max) = (self.shared.registry.len(), self.connections_max);
+        let (count, max) = (self.connections.count(), self.connections_max);
         if count >= max + REFUSED_MAX {
             tracing::warn!(%peer, count, "a connection beyond the limit was dropped");
             return;

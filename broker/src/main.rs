@@ -46,7 +46,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(reason = format!("{error:#}"), "the node cannot go on");
-            let of_config = error.is::<warren_broker::config::Error>() || error.is::<warren_cluster::tls::Error>();
+            let of_config = error.is::<warren_broker::config::Error>()
+                || error.is::<warren_cluster::tls::Error>()
+                || error.is::<warren_broker::joining::Error>();
             ExitCode::from(if of_config {
                 EXIT_CONFIG
             } else if error.is::<warren_cluster::log::Error>() {

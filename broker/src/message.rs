@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
-use warren_proto::record::put_short_string;
+use warren_proto::record::{Stored, put_short_string};
 
 use crate::amqp::content::with_headers;
 use crate::amqp::{Fault, Properties, ReplyCode, Table, Value};
@@ -27,13 +27,25 @@ pub(crate) fn expiration_ms(text: &str) -> Result<u64, Fault> {
     if !rest.is_empty() {
         return Err(refused(format!("{{leftover_string,\"{rest}\"}}")));
     }
-    let Ok(value) = number.parse::<i128>() else {
-        return Err(refused(format!("{{value_too_large,{number}}}")));
-    };
-    match u64::try_from(value) {
-        Err(_) => Err(refused(format!("{{value_negative,{value}}}"))),
-        Ok(_) if value > EXPIRATION_MS_MAX => Err(refused(format!("{{value_too_large,{value}}}"))),
-        Ok(value) => Ok(value),
+    let is_negative = number.starts_with('-');
+    let value = number.parse::<i128>();
+    let fits = |value: &i128| (0..=EXPIRATION_MS_MAX).contains(value);
+    match value
+        .as_ref()
+        .ok()
+        .filter(|value| fits(value))
+        .map(|value| u64::try_from(*value))
+    {
+        Some(Ok(value)) => Ok(value),
+        _ => {
+            let why = if is_negative {
+                "value_negative"
+            } else {
+                "value_too_large"
+            };
+            let value = value.map_or_else(|_| number.to_owned(), |value| value.to_string());
+            Err(refused(format!("{{{why},{value}}}")))
+        }
     }
 }
 
@@ -135,6 +147,35 @@ pub(crate) fn redelivery(properties: &Bytes, acquired: u32, failed: u32) -> Byte
     if failed > 0 {
         headers.insert("x-delivery-count", Value::I64(i64::from(failed)));
     }
+    with_headers(properties, Some(&headers), true).unwrap_or_else(|_| properties.clone())
+}
+
+const FILTER_VALUE: &str = "x-stream-filter-value";
+const OFFSET: &str = "x-stream-offset";
+
+/// What a stored message, as a publish payload, says to those who read a stream in part; `None` if it says nothing, or
+/// something that is no text.
+pub(crate) fn filter_value(payload: &Bytes) -> Option<String> {
+    let stored = Stored::decode(payload).ok()?;
+    let may_have = |window: &[u8]| window == FILTER_VALUE.as_bytes();
+    if !stored.properties.windows(FILTER_VALUE.len()).any(may_have) {
+        return None;
+    }
+    let properties = Properties::decode(&payload.slice_ref(stored.properties)).ok()?;
+    let headers = properties.headers?;
+    headers.get(FILTER_VALUE)?.as_str().map(str::to_owned)
+}
+
+/// The properties of a message as readers of a stream get them: with its offset among the headers.
+///
+/// Properties that cannot be read, which no publisher can have stored, stay as they are.
+pub(crate) fn with_offset(properties: &Bytes, offset: u64) -> Bytes {
+    let Ok(decoded) = Properties::decode(properties) else {
+        return properties.clone();
+    };
+    let mut headers = decoded.headers.unwrap_or_default();
+    headers.remove(OFFSET);
+    headers.insert(OFFSET, Value::I64(i64::try_from(offset).unwrap_or(i64::MAX)));
     with_headers(properties, Some(&headers), true).unwrap_or_else(|_| properties.clone())
 }
 

@@ -33,8 +33,9 @@ pub use self::checks::{
     check_server_named,
 };
 pub use self::edit::predeclared;
-pub use self::facts::{Binding, Destination, Exchange, Node, Placement, Queue, Resource, Run, User, Vhost};
+pub use self::facts::{Binding, Destination, Exchange, Forgotten, Node, Placement, Queue, Resource, Run, User, Vhost};
 pub use self::limits::{Limits, USER_LIMITS, VHOST_LIMITS};
+pub use self::nodes::{SURVIVORS_MAX, reform_number, reform_of, reformed_id};
 pub use self::permission::{Access, Permission, TopicPermission, TopicPermissions};
 pub use self::placement::{place, place_delays, place_replicas};
 pub use self::policy::{Applied, ApplyTo, Definition, Policy, SetPolicy};
@@ -52,6 +53,7 @@ mod edit;
 mod facts;
 mod limits;
 mod moves;
+mod nodes;
 mod orphans;
 mod permission;
 mod placement;
@@ -101,6 +103,8 @@ pub enum Effect {
     NodeDown(Run),
     /// Whether that node drains is not what it was.
     NodeDrains(NodeId),
+    /// Which nodes there are, or where they are, is not what it was.
+    NodesChanged,
 }
 
 /// The machine. Its whole state is a [`Picture`].
@@ -133,7 +137,7 @@ impl Machine for MetadataMachine {
     }
 
     fn restore(&mut self, chunks: &[Bytes]) -> Result<(), RestoreError> {
-        self.picture = snapshot::read(chunks).map_err(|error| RestoreError(error.to_string()))?;
+        self.picture = snapshot::read(chunks).map_err(|error| RestoreError::Damaged(error.to_string()))?;
         Ok(())
     }
 
@@ -142,7 +146,7 @@ impl Machine for MetadataMachine {
         false
     }
 
-    fn live(&self) -> Vec<u64> {
+    fn live(&self) -> Vec<std::ops::Range<u64>> {
         Vec::new()
     }
 

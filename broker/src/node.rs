@@ -14,7 +14,7 @@ use warren_cluster::group::shell::Events;
 use warren_cluster::log::writer::{Done, Persisted, Request, Submit};
 use warren_cluster::log::{LogEntry, LogStore, ReplicaState, Write};
 use warren_cluster::transport::{
-    BoxError, Envelope, Inbox, PeerState, Port, Refused, SnapshotEnd, SnapshotOffer, SnapshotSink,
+    BoxError, Envelope, Inbox, Met, PeerState, Port, Refused, SnapshotEnd, SnapshotOffer, SnapshotSink,
 };
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{NoReplica, NodeMessage, node_message::Kind};
@@ -24,6 +24,7 @@ use warren_proto::{queue, record, transport};
 use crate::admin::Forwarded;
 use crate::alarms::Alarms;
 use crate::directory::{Directory, Inbound};
+use crate::fatal;
 use crate::mailbox::{Mailbox, Post};
 use crate::metadata::replica::News;
 
@@ -72,8 +73,8 @@ impl NodeInbox {
     fn node_message(&self, from: NodeId, kind: Kind) {
         match kind {
             Kind::LeaderIs(is) => {
-                self.directory
-                    .leader_is(is.group, is.term, (is.leader != 0).then_some(is.leader));
+                let leader = (is.leader != 0).then_some(is.leader);
+                self.directory.hear_leader(is.group, is.reformed, is.term, leader);
             }
             Kind::NoReplica(none) => self.directory.no_replica(from, none.group),
             Kind::ReplicaQuery(query) => self.directory.deliver(query.group, Inbound::ReplicaQuery(from)),
@@ -107,6 +108,8 @@ impl NodeInbox {
                     };
                     if !self.directory.has_session(session) {
                         self.directory.session_gone(check.group, session, from);
+                        // Said until the queue knows: others may have been told before, and were given up.
+                        self.directory.end_session_in(check.group, session);
                     }
                 }
             }
@@ -231,6 +234,15 @@ impl Inbox for NodeInbox {
             // At most one for each refused send that a mailbox began.
             mailbox.always(Inbound::LinkWritable(node));
         }
+    }
+
+    fn forgotten(&self, reason: String) {
+        fatal::forgotten(&reason);
+    }
+
+    fn met(&self, met: Met) {
+        // One for each stream that opens.
+        self.news(News::Met(met));
     }
 
     fn snapshot_begin(&self, from: NodeId, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, Refused> {

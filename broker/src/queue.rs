@@ -6,8 +6,10 @@
 //!                      └────Events───────┘
 //! ```
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use warren_cluster::machine::{Machine, Meta, RestoreError};
+use warren_cluster::machine::{Machine, Meta, RestoreError, Stamp};
 
 use crate::metadata::Queue;
 use crate::metadata::arguments::{Arguments, Overflow};
@@ -21,8 +23,12 @@ pub mod machine;
 mod outbox;
 mod pending;
 mod place;
+mod readers;
 pub mod replica;
+mod silence;
 pub mod transient;
+
+pub use alarm::Due;
 
 /// What the machine must know of its queue from the first entry on: what it was declared with, which is the same
 /// whenever and wherever a replica begins.
@@ -44,6 +50,7 @@ fn config_of(queue: &Queue, settings: &Arguments) -> machine::Config {
         kind: match queue.kind {
             crate::metadata::Kind::Classic => machine::Kind::Classic,
             crate::metadata::Kind::Quorum => machine::Kind::Quorum,
+            crate::metadata::Kind::Stream => machine::Kind::Stream,
         },
         delivery_limit: settings.delivery_limit,
         message_ttl_ms: settings.message_ttl_ms,
@@ -60,7 +67,9 @@ fn config_of(queue: &Queue, settings: &Arguments) -> machine::Config {
         priority_max: settings.priority_max,
         auto_delete: queue.auto_delete,
         deduplicates: queue.settings.deduplicates,
-        retry: queue.settings.delayed_retry.map(|retry| machine::Retry {
+        age_max_ms: settings.age_max_ms,
+        segment_bytes: settings.segment_bytes,
+        retry: settings.delayed_retry.map(|retry| machine::Retry {
             failed: retry.failed,
             returned: retry.returned,
             min_ms: retry.min_ms,
@@ -81,17 +90,23 @@ impl Machine for QueueMachine {
     }
 
     fn restore(&mut self, chunks: &[Bytes]) -> Result<(), RestoreError> {
-        *self =
-            QueueMachine::restore(self.declared().clone(), chunks).map_err(|error| RestoreError(error.to_string()))?;
+        *self = QueueMachine::restore(self.declared().clone(), chunks).map_err(|error| match error {
+            machine::RestoreError::Version(version) => RestoreError::Version(version),
+            error => RestoreError::Damaged(error.to_string()),
+        })?;
         Ok(())
+    }
+
+    fn stamp(&self) -> Stamp {
+        QueueMachine::stamp(self)
     }
 
     fn is_live(&self, index: u64) -> bool {
         QueueMachine::is_live(self, index)
     }
 
-    fn live(&self) -> Vec<u64> {
-        QueueMachine::live(self).collect()
+    fn live(&self) -> Vec<Range<u64>> {
+        QueueMachine::live(self)
     }
 
     fn take_freed(&mut self, out: &mut Vec<u64>) {

@@ -23,15 +23,18 @@ use raft::{RawNode, SnapshotStatus, StateRole};
 use crate::log::{LogStore, ReplicaState, Write};
 use crate::machine::{Machine, Meta};
 use crate::{GroupId, NodeId};
+use clock::Clock;
 use compaction::restore;
 pub use members::{Course, Goal, retire};
 use storage::LogView;
-pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status};
+pub use types::{Effect, Error, Event, Options, ProposeError, Role, Status, check_version};
 use wire::Place;
 
+mod clock;
 mod compaction;
 mod fresh;
 mod members;
+pub mod reform;
 pub mod shell;
 mod sound;
 mod storage;
@@ -42,8 +45,12 @@ mod wire;
 
 /// Bytes before the payload of a normal entry: version and time.
 const ENTRY_HEADER_LEN: usize = 10;
-/// The behaviour that this build stamps into the entries it proposes.
-pub const MACHINE_VERSION: u16 = 1;
+
+/// The version, the time and the payload of a normal entry; `None`: it holds nothing.
+fn stamped(data: &[u8]) -> Option<(u16, u64, &[u8])> {
+    let (mut header, payload) = data.split_at_checked(ENTRY_HEADER_LEN)?;
+    Some((header.get_u16_le(), header.get_u64_le(), payload))
+}
 
 const ELECTION_TICKS: usize = 10;
 /// Ticks that a leader goes on after all is settled.
@@ -71,6 +78,10 @@ pub struct GroupCore<M: Machine> {
     applied: u64,
     /// The newest stamp that this leader has proposed or seen applied.
     stamp_ms: u64,
+    /// The group's time, since this replica leads and has looked.
+    clock: Option<Clock>,
+    /// The newest version among the entries that made the machine's state.
+    version: u16,
     role: Role,
     reported: Option<(Role, u64, u64)>,
     /// Messages that must wait for the write with their number.
@@ -100,6 +111,8 @@ pub struct GroupCore<M: Machine> {
     freed: Vec<u64>,
     /// See [`fresh`].
     fresh: fresh::Freshness,
+    /// See [`GroupCore::poll_reform`].
+    reforms: bool,
 }
 
 impl<M: Machine> GroupCore<M> {
@@ -120,18 +133,31 @@ impl<M: Machine> GroupCore<M> {
             Some(state) if !state.removed => state,
             known => {
                 let state = match known {
+                    // What it had promised was to a group that another one has taken the place of, as far as its build
+                    // has said: it may have been to this one, and it votes when it has caught up.
+                    Some(state) if state.reformed < options.reformed => ReplicaState {
+                        term: state.term,
+                        vote: state.vote,
+                        voters: members.to_vec(),
+                        era: options.era,
+                        reformed: options.reformed,
+                        fresh: members != [node],
+                        ..ReplicaState::default()
+                    },
                     Some(state) => ReplicaState {
                         removed: false,
                         // Those that it began with may be there no more, and it must not begin anew with them.
                         voters: if state.fresh { Vec::new() } else { members.to_vec() },
                         era: options.era,
+                        reformed: options.reformed.max(state.reformed),
                         ..state
                     },
                     None => ReplicaState {
                         voters: members.to_vec(),
-                        // There is nobody to catch up with.
-                        fresh: options.fresh && members != [node],
+                        // The only one has nobody to catch up with, or must be told that it has.
+                        fresh: options.fresh && (members != [node] || options.founds_after_ticks > 0),
                         era: options.era,
+                        reformed: options.reformed,
                         ..ReplicaState::default()
                     },
                 };
@@ -159,11 +185,7 @@ impl<M: Machine> GroupCore<M> {
                 number: None,
             });
         }
-        let snapshot_bytes = if state.snapshot_index > 0 {
-            restore(&*store, group, &state, state.snapshot_chunks, &mut machine)?
-        } else {
-            0
-        };
+        let (snapshot_bytes, stamp) = restore(&*store, group, &state, &mut machine, &options.versions)?;
         let (members, learners) = (state.voters.clone(), state.learners.clone());
         let config = raft::Config {
             id: node,
@@ -179,6 +201,7 @@ impl<M: Machine> GroupCore<M> {
             ..raft::Config::default()
         };
         let applied = state.snapshot_index;
+        let freed = state.freed.clone();
         let view = LogView::open(store, group, state, options.cache_bytes_max)?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&config, view, &logger).map_err(|source| Error::Raft { group, source })?;
@@ -195,7 +218,9 @@ impl<M: Machine> GroupCore<M> {
             raw,
             machine,
             applied,
-            stamp_ms: 0,
+            stamp_ms: stamp.time_ms,
+            clock: None,
+            version: stamp.version,
             role: Role::Follower,
             reported: None,
             waiting: VecDeque::new(),
@@ -211,8 +236,9 @@ impl<M: Machine> GroupCore<M> {
             staged: None,
             effects: Vec::new(),
             failed: None,
-            freed: Vec::new(),
+            freed,
             fresh: fresh::Freshness::default(),
+            reforms: false,
         };
         core.await_turn();
         Ok(core)
@@ -275,19 +301,42 @@ impl<M: Machine> GroupCore<M> {
 
     /// The payload of an entry that is live or recent.
     pub fn payload(&mut self, index: u64) -> Result<Option<Bytes>, Error> {
+        Ok(self.stamped_payload(index)?.map(|(_, payload)| payload))
+    }
+
+    /// The same, and its time: see [`Meta::time_ms`].
+    pub fn stamped_payload(&mut self, index: u64) -> Result<Option<(u64, Bytes)>, Error> {
         let entry = self.raw.mut_store().entry(index)?;
-        Ok(
-            entry
-                .and_then(|entry| (entry.data.len() >= ENTRY_HEADER_LEN).then(|| entry.data.slice(ENTRY_HEADER_LEN..))),
-        )
+        Ok(entry.and_then(|entry| {
+            let (_, time_ms, payload) = stamped(&entry.data)?;
+            Some((time_ms, entry.data.slice_ref(payload)))
+        }))
     }
 
-    /// Appends one entry whose payload is `parts` in order, stamped with `now_ms`.
+    /// Appends one entry whose payload is `parts` in order, stamped with the version agreed on and with the group's time,
+    /// where `now_ms` is that of this node.
     pub fn propose(&mut self, parts: &[Bytes], now_ms: u64) -> Result<(), ProposeError> {
-        self.append(MACHINE_VERSION, parts, now_ms)
+        let time_ms = self.clock(now_ms).time_ms();
+        let version = self.options.versions.agreed().max(self.version);
+        self.append(version, parts, time_ms)
     }
 
-    fn append(&mut self, version: u16, parts: &[Bytes], now_ms: u64) -> Result<(), ProposeError> {
+    /// When the group's time will be `time_ms`, by this node's clock, which shows `now_ms`; as long as this replica leads.
+    pub fn comes_ms(&mut self, time_ms: u64, now_ms: u64) -> u64 {
+        self.clock(now_ms).comes_ms(time_ms)
+    }
+
+    /// The group's clock. It runs from the first look of a leader on.
+    fn clock(&mut self, now_ms: u64) -> Clock {
+        let clock = self.clock.unwrap_or_else(|| Clock::new(now_ms, self.stamp_ms));
+        let clock = clock.at(now_ms);
+        if self.role == Role::Leader {
+            self.clock = Some(clock);
+        }
+        clock
+    }
+
+    fn append(&mut self, version: u16, parts: &[Bytes], time_ms: u64) -> Result<(), ProposeError> {
         if self.raw.raft.state != StateRole::Leader {
             return Err(ProposeError::NotLeader);
         }
@@ -297,7 +346,8 @@ impl<M: Machine> GroupCore<M> {
         }
         let mut data = Vec::with_capacity(ENTRY_HEADER_LEN + len);
         data.put_u16_le(version);
-        data.put_u64_le(now_ms.max(self.stamp_ms));
+        let time_ms = time_ms.max(self.stamp_ms);
+        data.put_u64_le(time_ms);
         for part in parts {
             data.extend_from_slice(part);
         }
@@ -306,7 +356,7 @@ impl<M: Machine> GroupCore<M> {
         if self.raw.propose(Vec::new(), wire::name(&data)).is_err() {
             return Err(ProposeError::Full);
         }
-        self.stamp_ms = self.stamp_ms.max(now_ms);
+        self.stamp_ms = time_ms;
         self.uncommitted_bytes += len as u64;
         let place = Place {
             index: self.raw.raft.raft_log.last_index(),
@@ -360,11 +410,19 @@ impl<M: Machine> GroupCore<M> {
             self.hello(&hello);
             return;
         }
-        let decoded = wire::decode(bytes.clone()).filter(|(message, _)| sound::is_sound(message));
-        let Some((mut message, payloads)) = decoded else {
+        let decoded = wire::decode(bytes.clone()).filter(|decoded| sound::is_sound(&decoded.message));
+        let Some(wire::Decoded {
+            mut message,
+            payloads,
+            reformed,
+        }) = decoded
+        else {
             tracing::warn!(group = self.group, "a peer sent bytes that are no Raft message");
             return;
         };
+        if !self.passes_fence(message.from, reformed) {
+            return;
+        }
         // Who leads, or stands, may have become a member with an entry that this replica lacks.
         let known = message.from != self.node && message.to == self.node;
         let raft = &self.raw.raft;
@@ -379,6 +437,7 @@ impl<M: Machine> GroupCore<M> {
         }
         if self.is_fresh() {
             if self.is_deaf_to(&message) {
+                self.greet(message.from);
                 return;
             }
             self.mistrust(&mut message);
@@ -421,6 +480,9 @@ impl<M: Machine> GroupCore<M> {
         }
         if stands && !self.may_vote_for(&message) {
             return;
+        }
+        if stands {
+            self.defer(&mut message);
         }
         for (place, payload) in payloads {
             self.raw.mut_store().arrives(place, payload);
@@ -569,6 +631,7 @@ impl<M: Machine> GroupCore<M> {
         // Whoever needs only its own vote leads at once, with what is on its disk.
         let is_stored = self.members.len() > 1 || log.last_index() == log.persisted;
         !self.is_fresh()
+            && !self.members.is_empty()
             && is_stored
             && log.applied >= state.compacted_index
             && (log.last_term(), log.last_index()) >= (state.promised_term, state.promised_index)
@@ -579,6 +642,8 @@ impl<M: Machine> GroupCore<M> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
+        self.raw.store().check()?;
+        self.poll_reform(out);
         self.poll_freshness(out);
         while self.raw.has_ready() {
             self.ready(out)?;
@@ -589,11 +654,13 @@ impl<M: Machine> GroupCore<M> {
         self.renew_snapshot(out);
         self.raw.mut_store().round_ends();
         self.report_role(out);
+        self.raw.store().check()?;
         Ok(())
     }
 
     fn ready(&mut self, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
         let mut ready = self.raw.ready();
+        self.raw.store().check()?;
         let number = ready.number();
         for message in ready.take_messages() {
             self.send(message, out)?;
@@ -644,7 +711,20 @@ impl<M: Machine> GroupCore<M> {
         let committed = ready.take_committed_entries();
         self.raw.advance_append_async(ready);
 
-        if !persisted_messages.is_empty() {
+        let acknowledges = |message: &Message| message.get_msg_type() == MessageType::MsgAppendResponse;
+        if !writes.is_empty()
+            && self.waiting.is_empty()
+            && !self.is_fresh()
+            && persisted_messages.iter().all(acknowledges)
+        {
+            for message in persisted_messages {
+                let to = message.to;
+                let view = self.raw.mut_store();
+                let reformed = view.state.reformed;
+                let message = wire::encode(&message, reformed, |place| view.payload(place))?;
+                out.push(Effect::SendStored { to, message });
+            }
+        } else if !persisted_messages.is_empty() {
             self.waiting.push_back((number, persisted_messages));
         }
         if writes.is_empty() && self.writing.is_empty() {
@@ -709,14 +789,15 @@ impl<M: Machine> GroupCore<M> {
         }
         let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
         let view = self.raw.mut_store();
-        let message = wire::encode(&message, |place| view.payload(place))?;
+        let reformed = view.state.reformed;
+        let message = wire::encode(&message, reformed, |place| view.payload(place))?;
         if snapshot {
             let state = self.raw.store().state.clone();
-            let live = self
-                .machine
-                .live()
-                .into_iter()
-                .take_while(|index| *index <= state.snapshot_index)
+            let end = state.snapshot_index + 1;
+            let live = self.machine.live().into_iter();
+            let live = live
+                .take_while(|range| range.start < end)
+                .map(|range| range.start..range.end.min(end))
                 .collect();
             self.sending.insert(to, state.snapshot_index);
             out.push(Effect::SendSnapshot {
@@ -743,18 +824,19 @@ impl<M: Machine> GroupCore<M> {
                 continue;
             }
             let data = self.raw.mut_store().payload(Place::of(&entry))?;
+            let Some((version, time_ms, payload)) = stamped(&data) else {
+                continue;
+            };
             if entry.term == self.raw.raft.term {
-                let len = (data.len() - ENTRY_HEADER_LEN) as u64;
-                self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(len);
+                self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(payload.len() as u64);
             }
-            let (mut header, payload) = data.split_at(ENTRY_HEADER_LEN);
-            let version = header.get_u16_le();
-            let time_ms = header.get_u64_le();
             self.stamp_ms = self.stamp_ms.max(time_ms);
             if version == fresh::OWN_VERSION {
-                self.apply_own(payload);
+                self.apply_own(payload, out);
                 continue;
             }
+            check_version(self.group, entry.index, version, &self.options.versions)?;
+            self.version = self.version.max(version);
             let meta = Meta {
                 index: entry.index,
                 term: entry.term,
@@ -797,6 +879,7 @@ impl<M: Machine> GroupCore<M> {
         let now = (self.role, raft.term, raft.leader_id);
         if self.role != Role::Leader {
             self.proof = None;
+            self.clock = None;
         }
         if self.reported != Some(now) {
             if raft.state == StateRole::Leader {
@@ -825,7 +908,7 @@ impl<M: Machine> GroupCore<M> {
 
 /// The index of the snapshot that an encoded Raft message announces; none if it announces none.
 pub fn snapshot_index(message: &[u8]) -> Option<u64> {
-    let (message, _) = wire::decode(Bytes::copy_from_slice(message))?;
+    let message = wire::decode(Bytes::copy_from_slice(message))?.message;
     match message.get_msg_type() {
         MessageType::MsgSnapshot => Some(message.get_snapshot().get_metadata().index),
         _ => None,

@@ -9,6 +9,7 @@ pub mod log;
 pub mod machine;
 pub mod tls;
 pub mod transport;
+pub mod version;
 
 /// A node of the cluster. Never 0.
 pub type NodeId = u64;

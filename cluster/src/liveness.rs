@@ -158,6 +158,11 @@ impl Liveness {
         self.peers.get(&node).map(|peer| peer.state)
     }
 
+    /// The peer is one no more, as if it had never been: its last state.
+    pub fn forget(&mut self, node: NodeId) -> Option<PeerState> {
+        self.peers.remove(&node).map(|peer| peer.state)
+    }
+
     /// All peers that ever proved themselves, by node.
     pub fn states(&self) -> impl Iterator<Item = (NodeId, PeerState)> + '_ {
         self.peers.iter().map(|(node, peer)| (*node, peer.state))

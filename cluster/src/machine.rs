@@ -1,6 +1,10 @@
 //! The only seam between a replicated group and what it replicates.
 
+use std::ops::Range;
+
 use bytes::Bytes;
+
+use crate::version;
 
 /// What the log says about an entry beside its payload. Equal on every replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,10 +19,34 @@ pub struct Meta {
     pub version: u16,
 }
 
-/// A snapshot that does not describe a state of this machine.
+/// What a state keeps of the entries that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The newest version among them.
+    pub version: u16,
+    /// The last time.
+    pub time_ms: u64,
+}
+
+impl Default for Stamp {
+    fn default() -> Self {
+        Self {
+            version: version::FIRST,
+            time_ms: 0,
+        }
+    }
+}
+
+/// Why a snapshot is no state of this machine.
 #[derive(Debug, thiserror::Error)]
-#[error("machine snapshot cannot be restored: {0}")]
-pub struct RestoreError(pub String);
+pub enum RestoreError {
+    /// It is none of any.
+    #[error("machine snapshot cannot be restored: {0}")]
+    Damaged(String),
+    /// It was made by entries of a version that this build does not know.
+    #[error("machine snapshot is of version {0}")]
+    Version(u16),
+}
 
 /// A deterministic state machine: the same entries give the same state on every node and every build.
 ///
@@ -36,11 +64,16 @@ pub trait Machine: 'static {
     /// Replaces the state by one that [`Machine::snapshot`] described.
     fn restore(&mut self, chunks: &[Bytes]) -> Result<(), RestoreError>;
 
+    /// Of the last entry that the state has seen, if the machine keeps it.
+    fn stamp(&self) -> Stamp {
+        Stamp::default()
+    }
+
     /// Whether the entry at `index` must stay readable after it was compacted.
     fn is_live(&self, index: u64) -> bool;
 
-    /// Ascending indexes of the entries that must stay readable.
-    fn live(&self) -> Vec<u64>;
+    /// The entries that must stay readable: ascending ranges of their indexes, which do not overlap.
+    fn live(&self) -> Vec<Range<u64>>;
 
     /// Moves out the entries that ceased to be live since the last call.
     fn take_freed(&mut self, out: &mut Vec<u64>);

@@ -17,7 +17,9 @@ mod listener;
 mod queue;
 mod secure;
 mod snapshot;
+mod standing;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -25,8 +27,10 @@ use bytes::Bytes;
 
 pub use self::admin::{AdminAnswer, AdminError, AdminGone, AdminHandler, AdminRows, admin_call};
 pub use self::grpc::{GrpcTransport, Handle};
+pub use self::standing::{Membership, Met, Side, Standing};
 pub use crate::liveness::PeerState;
 use crate::tls::Credentials;
+use crate::version::Versions;
 use crate::{GroupId, NodeId};
 pub use warren_proto::transport::{LogEntry, SnapshotEnd};
 
@@ -45,6 +49,14 @@ pub struct Identity {
     pub node: NodeId,
     /// Grows with every start of this node.
     pub incarnation: u64,
+    /// The first run that had this node's data directory; 0: not known.
+    pub directory: u64,
+    /// Where its peers reach it, `host:port`; empty: not known.
+    pub address: String,
+    /// What it tells others of its cluster.
+    pub membership: Membership,
+    /// Which entries it applies, and which its cluster has agreed on: a peer that does not apply those is refused.
+    pub versions: Versions,
     /// What all nodes of the cluster know, and nobody else.
     pub secret: Secret,
 }
@@ -73,8 +85,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Another node of the cluster, as configured.
-#[derive(Clone, Debug)]
+/// Another node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its id.
     pub node: NodeId,
@@ -135,6 +147,13 @@ pub trait Inbox: Send + Sync + 'static {
     /// The link to that node has opened, or has room again after a send was refused as full.
     fn link_writable(&self, _node: NodeId) {}
 
+    /// A peer that proved itself says that the cluster has removed this node for good.
+    fn forgotten(&self, _reason: String) {}
+
+    /// Another node has proved itself over a link, be it a peer or not, and says this of its cluster and this node's part
+    /// in it. Called for each stream that it opens or answers.
+    fn met(&self, _met: Met) {}
+
     /// A peer offers a snapshot. Called, like the sink's methods, on a thread that may block.
     fn snapshot_begin(&self, from: NodeId, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, Refused>;
 }
@@ -146,6 +165,13 @@ pub trait Transport: Send + Sync {
 
     /// All peers that ever proved themselves to this run, by id.
     fn peers(&self) -> Vec<(NodeId, PeerState)>;
+
+    /// From now on the peers are these: links to others end, those to peers that are as before go on.
+    fn set_peers(&self, _peers: Vec<Peer>) {}
+
+    /// From now on these nodes are told that they are removed for good, if their data directory is of that run or an
+    /// earlier one.
+    fn set_forgotten(&self, _forgotten: BTreeMap<NodeId, u64>) {}
 
     /// Starts to send a snapshot; its outcome goes to [`OutgoingSnapshot::done`].
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot);
@@ -297,6 +323,15 @@ impl Default for Options {
             admin_calls_max: 16,
             tls: None,
         }
+    }
+}
+
+impl Options {
+    /// How long it takes at most until a peer is tried that can be reached again, in milliseconds, but for one that was
+    /// lost in the midst of a greeting.
+    pub fn retries_within_ms(&self) -> u64 {
+        // A connection that is not accepted is given up after the silence.
+        self.silence_ms.saturating_add(self.backoff_max_ms)
     }
 }
 

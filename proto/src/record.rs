@@ -45,6 +45,17 @@ impl SessionId {
     };
 }
 
+impl queue::Resync {
+    /// The session that asks.
+    pub fn session(&self) -> SessionId {
+        SessionId {
+            node: self.node,
+            incarnation: self.incarnation,
+            id: self.id,
+        }
+    }
+}
+
 /// A record that does not follow this module's grammar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -85,6 +96,7 @@ const KIND_NODE_DOWN: u8 = 21;
 const KIND_TICK: u8 = 22;
 const KIND_BURIED: u8 = 23;
 const KIND_CONFIGURE: u8 = 24;
+const KIND_NODE_SILENT: u8 = 25;
 
 /// What a session does with messages it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,9 +106,9 @@ pub enum Outcome {
     Ack = 1,
     /// basic.reject or basic.nack without requeue.
     Discard = 2,
-    /// basic.reject with requeue: a failed delivery.
+    /// basic.reject with requeue, a closed channel: a failed delivery.
     Reject = 3,
-    /// basic.nack with requeue, basic.recover, a closed channel: back to its place.
+    /// basic.nack with requeue, basic.recover: back to its place.
     Release = 4,
 }
 
@@ -304,6 +316,13 @@ pub enum Command<'a> {
         /// The highest incarnation that has ended.
         incarnation: u64,
     },
+    /// A node's runs up to an incarnation are not heard, and may be yet: their sessions hold nothing any more (system).
+    NodeSilent {
+        /// The node.
+        node: u64,
+        /// The highest incarnation that is meant.
+        incarnation: u64,
+    },
     /// Time has passed (system): what is due by the entry's time happens.
     Tick,
     /// These dead letters are where they had to go (system).
@@ -461,6 +480,15 @@ impl BatchWriter {
                     },
                 );
             }
+            Command::NodeSilent { node, incarnation } => {
+                self.message(
+                    KIND_NODE_SILENT,
+                    &queue::NodeSilent {
+                        node: *node,
+                        incarnation: *incarnation,
+                    },
+                );
+            }
             Command::Publish { .. } | Command::Settle { .. } => {
                 unreachable!("messages and settlements are pushed by their own methods")
             }
@@ -554,6 +582,18 @@ pub fn batches(payload: &[u8]) -> Batches<'_> {
         rest: payload,
         failed: false,
     }
+}
+
+/// Where the publish payloads of a log entry's payload are, in order: what a message's place says of it, as offset and
+/// length. What cannot be read is passed over.
+pub fn publishes(payload: &[u8]) -> impl Iterator<Item = (u32, u32)> {
+    let commands = batches(payload).flatten().flat_map(|batch| batch.commands().flatten());
+    commands.filter_map(|command| {
+        let Command::Publish { offset, payload } = command else {
+            return None;
+        };
+        Some((offset, u32::try_from(payload.len()).ok()?))
+    })
 }
 
 /// Iterator of [`batches`].
@@ -655,6 +695,13 @@ impl<'a> Commands<'a> {
                     incarnation: down.incarnation,
                 }
             }
+            KIND_NODE_SILENT => {
+                let silent = queue::NodeSilent::decode(payload).map_err(invalid("node silent"))?;
+                Command::NodeSilent {
+                    node: silent.node,
+                    incarnation: silent.incarnation,
+                }
+            }
             _ => return Err(Error::Invalid("command kind")),
         })
     }
@@ -680,9 +727,10 @@ pub struct Delivery {
     pub consumer: u32,
     /// Counts this consumer's deliveries from 1 without gaps; 0 for a get.
     pub delivery_id: u64,
-    /// The message's number in its queue: what a settlement names.
+    /// The message's number in its queue, what a settlement names; its offset in a stream.
     pub seq: u64,
-    /// For a get: the number of the command that it answers; else 0.
+    /// For a get: the number of the command that it answers. From a stream: the offset from which on this message is
+    /// the reader's next. Else 0.
     pub get_seq: u64,
     /// Handed out before.
     pub redelivered: bool,

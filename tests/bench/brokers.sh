@@ -34,10 +34,8 @@ prepare() {
   # shellcheck disable=SC2046 # a list of words
   install $(missing ss iproute2; missing python3 python3)
   if [ -z "${WARREN_BIN:-}" ]; then
-    prepare_build
-    say "Building ..."
-    (cd "$TOP" && cargo build --release -p warren-broker --bins)
-    export WARREN_BIN=$CARGO_TARGET_DIR/release
+    build_programs
+    export WARREN_BIN=$CARGO_TARGET_DIR/dist
   fi
   PERF=$WARREN_BIN/warren-perf
   [ -x "$PERF" ] || die "There is no $PERF"

@@ -18,9 +18,8 @@ case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;; es
 # shellcheck disable=SC2046 # a list of words
 install $(missing python3 python3; missing ip iproute2; missing iptables iptables; missing ping iputils-ping)
 if [ -z "${WARREN_BIN:-}" ]; then
-  prepare_build
-  (cd "$TOP" && cargo build --release -p warren-broker --bins)
-  export WARREN_BIN=$CARGO_TARGET_DIR/release
+  build_programs
+  export WARREN_BIN=$CARGO_TARGET_DIR/dist
 fi
 clients=${WARREN_CHAOS_DIR:-$HOME/.cache/warren-chaos}/python
 if ! "$clients/bin/python" -c 'import pika' 2>/dev/null; then

@@ -10,6 +10,7 @@ keyed by content), runs every program with a time limit, and prints a line for e
 
 The exit status is 0 only if all ran and passed. Case n speaks to node n first and to the next ones after it.
 --ctl is the operator's command line, such as "warrenctl --node 127.0.0.1:15672"; WARREN_TEST_CTL says the same.
+WARREN_TEST_NODES is a command that takes `kill N` and `start N`, for what kills nodes: deploy/cluster.sh.
 """
 
 import argparse
@@ -168,7 +169,12 @@ def cases(ctl):
         built = java() / "target"
         return ["java", "-cp", "%s:%s/*" % (built / "classes", built / "dependency"), "Client", *arguments]
 
+    def spring_command(*arguments):
+        line = java_command(*arguments)
+        return [part if part != "Client" else "Listener" for part in line]
+
     yield Case("java", java_command)
+    yield Case("spring listener container", spring_command)
     yield Case("java direct-reply-to", lambda: java_command("direct-reply-to"))
     yield Case("lapin", lambda: [lapin()])
     yield Case("amqp-tools", script("amqp-tools/client.py", amqp_tools))
@@ -193,6 +199,23 @@ def cases(ctl):
     yield Case("pika tls", script("python/pika_tls_client.py"), environment=certificates)
     yield Case("amqplib tls", lambda: ["node", node() / "client.js", "tls"], environment=certificates)
     yield Case("java tls", lambda: java_command("tls"), environment=certificates)
+    def nodes():
+        if not os.environ.get("WARREN_TEST_NODES") or not os.environ.get("WARREN_TEST_AMQP"):
+            raise CannotBuild("needs WARREN_TEST_NODES, a command that takes `kill N` and `start N`, and WARREN_TEST_AMQP")
+        return {}
+
+    def recovery(command):
+        return lambda: [new_python(), HERE / "scenarios" / "recovery.py", *command()]
+
+    for name, command in (
+        ("java", lambda: java_command("recover")),
+        ("spring", lambda: spring_command("recover")),
+        ("amqplib", lambda: ["node", node() / "client.js", "recover"]),
+        ("amqp091-go", lambda: [go(), "recover"]),
+        ("aio-pika", lambda: [new_python(), HERE / "python" / "robust_client.py"]),
+    ):
+        yield Case("scenario recovery of %s" % name, recovery(command), environment=nodes)
+    yield Case("scenario celery_recovery", script("scenarios/celery_recovery.py"), environment=nodes)
     yield Case("scenario forgotten_ack", script("scenarios/forgotten_ack.py"), environment=with_ctl)
 
 

@@ -4,6 +4,7 @@
 //! A failed expectation panics with what was seen instead; every wait has a limit.
 //! It shares no code with the broker.
 
+mod apart;
 pub mod method;
 mod socket;
 pub mod wire;
@@ -11,6 +12,7 @@ pub mod wire;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+pub use apart::asked as asked_apart;
 use method::*;
 pub use socket::{BODY, Frame, HEADER, HEARTBEAT, Input, METHOD, Socket, endpoints};
 use wire::{Properties, Reader, Table, Wire};
@@ -201,6 +203,8 @@ impl Delivery {
 pub struct Login {
     /// Which of the endpoints.
     pub endpoint: usize,
+    /// Instead of these: `host:port`.
+    pub address: Option<String>,
     /// SASL mechanism.
     pub mechanism: String,
     /// SASL response.
@@ -229,6 +233,7 @@ impl Default for Login {
         ];
         Self {
             endpoint: 0,
+            address: None,
             mechanism: "PLAIN".into(),
             response: plain(&user, &password),
             vhost: "/".into(),
@@ -254,7 +259,16 @@ pub fn plain(user: &str, password: &str) -> Vec<u8> {
 impl Login {
     /// Goes through the whole handshake.
     pub fn attempt(&self) -> Result<Client, End> {
-        let mut client = self.start();
+        self.attempt_over(match &self.address {
+            Some(address) => Socket::dial_to(address),
+            None => Socket::dial(self.endpoint),
+        })
+    }
+
+    /// The same over a connection that is there already.
+    pub fn attempt_over(&self, socket: Socket) -> Result<Client, End> {
+        let mut client = Self::start_over(socket);
+        client.login = Some(self.clone());
         client.send(0, &self.start_ok());
         client.tune = client.handshake()?;
         let proposed = client.tune.clone();
@@ -295,7 +309,15 @@ impl Login {
     /// Only as far as the broker's connection.start.
     #[track_caller]
     pub fn start(&self) -> Client {
-        let mut client = Client::new(Socket::dial(self.endpoint));
+        Self::start_over(match &self.address {
+            Some(address) => Socket::dial_to(address),
+            None => Socket::dial(self.endpoint),
+        })
+    }
+
+    #[track_caller]
+    fn start_over(socket: Socket) -> Client {
+        let mut client = Client::new(socket);
         client.socket.send(&PROTOCOL_HEADER);
         match client.handshake() {
             Ok(start) => client.start = start,
@@ -327,6 +349,8 @@ pub struct Client {
     pub frame_max: u32,
     /// Heartbeat frames seen.
     pub heartbeats: u32,
+    /// What was said in the handshake.
+    login: Option<Login>,
     inbox: VecDeque<Incoming>,
     unfinished: HashMap<u16, (Incoming, Option<u64>)>,
     channels: u16,
@@ -347,6 +371,7 @@ impl Client {
             tune: ConnectionTune::default(),
             frame_max: 8192,
             heartbeats: 0,
+            login: None,
             inbox: VecDeque::new(),
             unfinished: HashMap::new(),
             channels: 0,
@@ -396,6 +421,9 @@ impl Client {
     /// Sends a method and awaits its answer or a close.
     #[track_caller]
     pub fn try_call<C: Call>(&mut self, channel: u16, method: &C) -> Result<C::Reply, Closed> {
+        if let Some(login) = &self.login {
+            apart::declare_elsewhere(login, method);
+        }
         self.send(channel, method);
         let answer = self.wait(|incoming| {
             incoming.id == ConnectionClose::ID || (incoming.channel == channel && !UNASKED.contains(&incoming.id))

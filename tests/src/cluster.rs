@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Nodes of a cluster.
+/// Nodes that a cluster begins with.
 pub const NODES: usize = 3;
+/// Nodes that it can have: those beyond [`NODES`] join it.
+pub const SLOTS: usize = 5;
 /// How long anything that must happen may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a call of the operator's tool may take.
@@ -26,7 +28,7 @@ const CALL_S: u64 = 2;
 const PAUSE: Duration = Duration::from_millis(25);
 /// Below the range that outgoing connections take their ports from.
 const FIRST_PORT: u16 = 28_000;
-const PORTS_EACH: u16 = 10;
+const PORTS_EACH: u16 = 20;
 const SECRET: &str = "the secret of a cluster under test";
 
 static RUNNING: Mutex<()> = Mutex::new(());
@@ -37,7 +39,9 @@ pub struct Cluster {
     directory: PathBuf,
     binaries: PathBuf,
     ports: u16,
-    nodes: [Option<Child>; NODES],
+    nodes: [Option<Child>; SLOTS],
+    /// Its members, as they should be.
+    members: Vec<usize>,
     variables: Vec<(String, String)>,
     /// Its end was orderly, and nothing is left to look into.
     finished: bool,
@@ -78,7 +82,8 @@ impl Cluster {
             directory,
             binaries: binaries(),
             ports,
-            nodes: [const { None }; NODES],
+            nodes: [const { None }; SLOTS],
+            members: (0..NODES).collect(),
             variables: options
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -88,14 +93,46 @@ impl Cluster {
         };
         for node in 0..NODES {
             fs::create_dir_all(cluster.path(node)).expect("the directory can be written");
-            fs::write(cluster.file(node), cluster.configuration(node)).expect("the directory can be written");
+            let seeds: Vec<usize> = (0..NODES).collect();
+            cluster.write_configuration(node, &seeds);
         }
         cluster
     }
 
-    fn configuration(&self, node: usize) -> String {
-        let seeds: Vec<String> = (0..NODES)
-            .map(|other| format!("\"{}={}\"", name(other), self.cluster_address(other)))
+    /// Makes room for a new node that knows of the members, and of itself.
+    pub fn prepare_new(&mut self, node: usize) {
+        fs::create_dir_all(self.path(node)).expect("the directory can be written");
+        let seeds: Vec<usize> = self.members.iter().copied().chain([node]).collect();
+        self.write_configuration(node, &seeds);
+    }
+
+    /// Starts a new node that joins the cluster, and waits until it serves clients.
+    #[track_caller]
+    pub fn join(&mut self, node: usize) {
+        self.prepare_new(node);
+        self.configure(node, "cluster", "join = true");
+        self.start_node(node);
+        self.members.push(node);
+    }
+
+    /// From now on the cluster has these members.
+    pub fn has_members(&mut self, members: &[usize]) {
+        self.members = members.to_vec();
+    }
+
+    /// Its members, as they should be.
+    pub fn members(&self) -> &[usize] {
+        &self.members
+    }
+
+    fn write_configuration(&self, node: usize, seeds: &[usize]) {
+        fs::write(self.file(node), self.configuration(node, seeds)).expect("the directory can be written");
+    }
+
+    fn configuration(&self, node: usize, seeds: &[usize]) -> String {
+        let seeds: Vec<String> = seeds
+            .iter()
+            .map(|other| format!("\"{}={}\"", name(*other), self.cluster_address(*other)))
             .collect();
         format!(
             "[node]\nname = {:?}\ndata_dir = {:?}\n[cluster]\nlisten = {:?}\nseeds = [{}]\nsecret = {SECRET:?}\n\
@@ -121,7 +158,7 @@ impl Cluster {
 
     /// Where clients connect with TLS, if the node is told so.
     pub fn tls_address(&self, node: usize) -> String {
-        format!("127.0.0.1:{}", usize::from(self.ports) + 2 * NODES + node)
+        format!("127.0.0.1:{}", usize::from(self.ports) + 2 * SLOTS + node)
     }
 
     /// Where clients connect.
@@ -131,7 +168,7 @@ impl Cluster {
 
     /// Where other nodes connect.
     pub fn cluster_address(&self, node: usize) -> String {
-        format!("127.0.0.1:{}", usize::from(self.ports) + NODES + node)
+        format!("127.0.0.1:{}", usize::from(self.ports) + SLOTS + node)
     }
 
     /// A node's own directory.
@@ -298,16 +335,22 @@ impl Cluster {
         self.signal(node, "CONT");
     }
 
-    /// Sends a signal to a node that runs.
+    /// The process of a node that runs.
     #[track_caller]
-    pub fn signal(&mut self, node: usize, signal: &str) {
+    pub fn pid(&mut self, node: usize) -> u32 {
         assert!(
             self.runs(node),
             "{} does not run; its log:\n{}",
             name(node),
             self.tail(node)
         );
-        let pid = self.nodes[node].as_ref().map_or(0, Child::id);
+        self.nodes[node].as_ref().map_or(0, Child::id)
+    }
+
+    /// Sends a signal to a node that runs.
+    #[track_caller]
+    pub fn signal(&mut self, node: usize, signal: &str) {
+        let pid = self.pid(node);
         assert!(send(pid, signal), "no signal to process {pid}");
     }
 
@@ -371,7 +414,7 @@ impl Cluster {
     pub fn leader(&self, asked: usize, queue: &str) -> usize {
         await_some(&format!("{queue} has a leader"), PATIENCE, || {
             let row = self.queue(asked, queue)?;
-            (0..NODES)
+            (0..SLOTS)
                 .find(|node| row["leader"] == name(*node))
                 .ok_or_else(|| row.to_string())
         })
@@ -404,7 +447,7 @@ impl Cluster {
     /// which have caught up.
     #[track_caller]
     pub fn await_whole(&mut self) {
-        for node in 0..NODES {
+        for node in self.members.clone() {
             self.await_ready(node);
         }
         await_some("the cluster is whole", PATIENCE, || self.is_whole());
@@ -412,9 +455,9 @@ impl Cluster {
 
     /// What [`Cluster::await_whole`] waits for, or why it is not so.
     pub fn is_whole(&self) -> Result<(), String> {
-        for node in 0..NODES {
-            self.ctl(node, &["await_startup"])?;
-            self.sees_all(node)?;
+        for node in &self.members {
+            self.ctl(*node, &["await_startup"])?;
+            self.sees_all(*node)?;
         }
         self.replicas_level()
     }
@@ -424,7 +467,7 @@ impl Cluster {
         let running = status
             .first()
             .and_then(|row| row["running_nodes"].as_array().map(Vec::len));
-        if running != Some(NODES) {
+        if running != Some(self.members.len()) {
             return Err(format!("{} sees {status:?}", name(node)));
         }
         for row in self.rows(node, &["list_queues", "name", "state", "online", "members"])? {
@@ -436,9 +479,10 @@ impl Cluster {
     }
 
     fn replicas_level(&self) -> Result<(), String> {
-        for row in self.rows(0, &["list_queues", "name"])? {
+        let asked = self.members[0];
+        for row in self.rows(asked, &["list_queues", "name"])? {
             let queue = row["name"].as_str().unwrap_or_default();
-            let replicas = self.rows(0, &["quorum_status", queue])?;
+            let replicas = self.rows(asked, &["quorum_status", queue])?;
             let number = |row: &Value, key: &str| row[key].as_u64().unwrap_or(0);
             // Traffic goes on meanwhile: a replica that is behind by little is not behind.
             let commit = replicas
@@ -463,12 +507,12 @@ impl Cluster {
     /// The end of a test: every node that runs stops in good order, and none has panicked.
     #[track_caller]
     pub fn finish(mut self) {
-        for node in 0..NODES {
+        for node in 0..SLOTS {
             if self.runs(node) {
                 self.signal(node, "TERM");
             }
         }
-        for node in 0..NODES {
+        for node in 0..SLOTS {
             if self.nodes[node].is_some() {
                 let status = self.await_exit(node);
                 assert!(
@@ -486,7 +530,7 @@ impl Cluster {
     /// No node has panicked so far.
     #[track_caller]
     pub fn assert_no_panic(&self) {
-        for node in 0..NODES {
+        for node in 0..SLOTS {
             let log = self.log(node);
             if let Some(at) = log.find("panicked at") {
                 let rest: String = log[at..].chars().take(600).collect();
@@ -570,7 +614,7 @@ fn binaries() -> PathBuf {
 fn free_ports() -> u16 {
     for _ in 0..200 {
         let first = NEXT_PORTS.fetch_add(PORTS_EACH, Ordering::Relaxed);
-        let needed = u16::try_from(3 * NODES).unwrap_or(PORTS_EACH);
+        let needed = u16::try_from(3 * SLOTS).unwrap_or(PORTS_EACH);
         if (first..first + needed).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return first;
         }

@@ -4,11 +4,18 @@
 //! publish through one node and consume through another.
 //! `WARREN_TEST_CTL` is the operator's command line (`warrenctl --node ...`), needed by the cases that make users,
 //! policies and limits, or look at what only listings show.
-//! With `WARREN_TEST_PEER=rabbitmq` the same cases run against a real RabbitMQ 4.3; where we differ on purpose the case
-//! carries both answers. That RabbitMQ must permit `transient_nonexcl_queues` and `global_qos`.
+//! With `WARREN_TEST_APART=1` what a case uses is led by another node than the one it talks to.
+//! With `WARREN_TEST_PEER=rabbitmq` the same cases run against a real RabbitMQ 4.3; where we differ on purpose,
+//! `differences.md` says so, and the case expects what it says. That RabbitMQ must permit `transient_nonexcl_queues` and `global_qos`.
 
+#[path = "conformance/accounts.rs"]
+mod accounts;
 #[path = "conformance/acknowledgements.rs"]
 mod acknowledgements;
+#[path = "conformance/argument_types.rs"]
+mod argument_types;
+#[path = "conformance/arguments.rs"]
+mod arguments;
 #[path = "conformance/case.rs"]
 mod case;
 #[path = "conformance/channels.rs"]
@@ -25,6 +32,8 @@ mod dead_letters;
 mod definitions;
 #[path = "conformance/delays.rs"]
 mod delays;
+#[path = "conformance/differences.rs"]
+mod differences;
 #[path = "conformance/direct_reply.rs"]
 mod direct_reply;
 #[path = "conformance/duplicates.rs"]
@@ -59,7 +68,13 @@ mod rights;
 mod routing;
 #[path = "conformance/single_active.rs"]
 mod single_active;
+#[path = "conformance/stream_retention.rs"]
+mod stream_retention;
+#[path = "conformance/streams.rs"]
+mod streams;
 #[path = "conformance/timeouts.rs"]
 mod timeouts;
+#[path = "conformance/topology.rs"]
+mod topology;
 #[path = "conformance/transactions.rs"]
 mod transactions;

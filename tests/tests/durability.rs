@@ -8,6 +8,8 @@
 
 #[path = "durability/alarms.rs"]
 mod alarms;
+#[path = "durability/bounds.rs"]
+mod bounds;
 #[path = "durability/consumers.rs"]
 mod consumers;
 #[path = "durability/damage.rs"]
@@ -16,6 +18,8 @@ mod damage;
 mod dead_letters;
 #[path = "durability/delays.rs"]
 mod delays;
+#[path = "durability/features.rs"]
+mod features;
 #[path = "durability/history.rs"]
 mod history;
 #[path = "durability/kills.rs"]
@@ -26,13 +30,21 @@ mod load;
 mod members;
 #[path = "durability/minority.rs"]
 mod minority;
+#[path = "durability/nodes.rs"]
+mod nodes;
 #[path = "durability/policies.rs"]
 mod policies;
+#[path = "durability/recovery.rs"]
+mod recovery;
 #[path = "durability/refusals.rs"]
 mod refusals;
 #[path = "durability/starts.rs"]
 mod starts;
+#[path = "durability/streams.rs"]
+mod streams;
 #[path = "durability/tls.rs"]
 mod tls;
 #[path = "durability/transactions.rs"]
 mod transactions;
+#[path = "durability/upgrades.rs"]
+mod upgrades;

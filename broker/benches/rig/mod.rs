@@ -86,6 +86,8 @@ impl Rig {
             name: "one".to_owned(),
             address: "127.0.0.1:1".to_owned(),
             directory: 0,
+            version: warren_cluster::version::LATEST,
+            sessions_from: 0,
         });
         rig
     }

@@ -58,7 +58,7 @@ impl Inner {
     pub(super) async fn import_definitions(&self, vhost: Option<&str>, text: &str) -> Rows {
         let refused = |text: String| Failure::new(status::DATA, text);
         let document: Value =
-            serde_json::from_str(text).map_err(|error| refused(format!("the definitions are no JSON: {error}")))?;
+            crate::json::read(text).map_err(|error| refused(format!("the definitions are no JSON: {error}")))?;
         let metadata = &self.parts()?.metadata;
         let picture = self.view.picture();
         let target = Target {
@@ -67,7 +67,7 @@ impl Inner {
                 node: self.directory.node(),
                 incarnation: self.directory.incarnation(),
             },
-            members: &self.facts.names.keys().copied().collect::<Vec<_>>(),
+            members: &self.names().into_keys().collect::<Vec<_>>(),
             group_size: self.facts.group_size,
         };
         let stages = Importer::plan(&picture, &document, &target).map_err(refused)?;

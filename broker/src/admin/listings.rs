@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use super::local::{Question, Replica, session_pid};
 use super::protocol::{
-    Arguments, BindingRow, CertificateRow, ClusterStatusRow, ConsumerRow, ExchangeRow, PermissionRow, QueueRow,
-    ReplicaRow, StatusRow, Totals, UserRow, Version, VhostRow, status,
+    Arguments, BindingRow, CertificateRow, ClusterStatusRow, ConsumerRow, ExchangeRow, FeatureFlag, PermissionRow,
+    QueueRow, ReplicaRow, StatusRow, Totals, UserRow, Version, VhostRow, status,
 };
 use super::{Failure, Inner, Rows, json};
 use crate::alarms::resident_bytes;
 use crate::amqp::Table;
+use crate::clock;
 use crate::connection::Certificate;
 use crate::metadata::{Access, Policy, Queue};
 
@@ -113,7 +113,9 @@ impl Inner {
     }
 
     pub(super) async fn quorum_status(&self, vhost: &str, name: &str) -> Rows {
-        let queue = self.queue(vhost, name, status::DATA)?;
+        let missing = || format!("queue '{name}' was not found in virtual host '{vhost}'");
+        let queue = self.view.queue(vhost, name);
+        let queue = queue.ok_or_else(|| Failure::new(status::DATA, missing()))?;
         let replicas = self
             .replicas_of(vec![queue.group])
             .await
@@ -128,10 +130,17 @@ impl Inner {
             .filter(|replica| replica.role == "leader")
             .max_by_key(|replica| replica.term);
         // Where nobody leads, all that is known is where replicas shall be.
-        let membership = |node| match leader {
-            Some(leader) if !leader.voters.is_empty() && !leader.voters.contains(&node) => "non_voter",
-            _ => "voter",
+        let membership = |node| {
+            let is_fresh = replicas.iter().any(|replica| replica.node == node && replica.is_fresh);
+            match leader {
+                Some(leader) if leader.learners.contains(&node) => "promotable",
+                Some(leader) if !leader.voters.is_empty() && !leader.voters.contains(&node) => "non_voter",
+                // It has a vote again once it has caught up.
+                _ if is_fresh => "promotable",
+                _ => "voter",
+            }
         };
+        let agreed = self.view.picture().version();
         let rows = nodes.into_iter().map(|node| {
             let found = replicas.iter().find(|replica| replica.node == node);
             let of = |read: fn(&Replica) -> Option<u64>| found.and_then(read);
@@ -148,7 +157,7 @@ impl Inner {
                     index => i64::try_from(index).unwrap_or(i64::MAX),
                 }),
                 term: of(|replica| replica.term),
-                version: found.map(|_| u64::from(warren_cluster::group::MACHINE_VERSION)),
+                version: found.map(|_| u64::from(agreed)),
             }
         });
         Ok(rows.map(|row| json(&row)).collect())
@@ -236,7 +245,7 @@ impl Inner {
     }
 
     pub(super) fn list_certificates(&self) -> Vec<String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_s = clock::wall_ms().cast_signed() / 1_000;
         let rows = self.certificates.iter().filter_map(|credentials| {
             let read = Certificate::parse(&credentials.certificate())?;
             let until = i64::try_from(read.valid_until).unwrap_or(i64::MAX);
@@ -244,7 +253,7 @@ impl Inner {
                 file: credentials.files().cert.display().to_string(),
                 subject: read.subject,
                 validity: read.validity,
-                expires_in: until.saturating_sub(i64::try_from(now.as_secs()).unwrap_or(i64::MAX)),
+                expires_in: until.saturating_sub(now_s),
             })
         });
         rows.map(|row| json(&row)).collect()
@@ -270,6 +279,7 @@ impl Inner {
             description: vhost.description.clone(),
             tags: vhost.tags.clone(),
             default_queue_type: vhost.default_queue_type.clone(),
+            protected_from_deletion: vhost.is_protected,
         });
         rows.map(|row| json(&row)).collect()
     }
@@ -344,9 +354,48 @@ impl Inner {
         picture.nodes().map(row).collect()
     }
 
+    /// Each version of the log's entries after the first: whether the cluster has gone over to it.
+    pub(super) fn feature_flags(&self) -> Vec<FeatureFlag> {
+        let agreed = self.view.picture().version();
+        let flag = |version| FeatureFlag {
+            name: format!("entries_v{version}"),
+            state: if version <= agreed { "enabled" } else { "disabled" }.to_owned(),
+        };
+        (warren_cluster::version::FIRST + 1..=warren_cluster::version::LATEST)
+            .map(flag)
+            .collect()
+    }
+
+    /// The cluster goes over to a version by itself as soon as it can, so what is disabled cannot be enabled yet.
+    pub(super) fn enable_feature_flag(&self, name: &str) -> Rows {
+        let flags = self.feature_flags();
+        let mut wanted = flags
+            .iter()
+            .filter(|flag| name == "all" || flag.name == name)
+            .peekable();
+        if wanted.peek().is_none() {
+            let own = &self.facts.name;
+            let text = format!("This feature flag is not supported by node {own}");
+            return Err(Failure::new(status::USAGE, text));
+        }
+        let Some(disabled) = wanted.find(|flag| flag.state != "enabled") else {
+            return Ok(Vec::new());
+        };
+        let picture = self.view.picture();
+        let nodes = picture.nodes();
+        let behind = nodes.filter(|(_, node)| !node.live || node.version < warren_cluster::version::LATEST);
+        let behind: Vec<_> = behind.map(|(id, _)| self.name_of(id)).collect();
+        let text = format!(
+            "{} is enabled once every node runs and supports it; those that do not: {}",
+            disabled.name,
+            behind.join(", ")
+        );
+        Err(Failure::new(status::TEMPORARY, text))
+    }
+
     pub(super) fn cluster_status(&self) -> Rows {
         let running: Vec<String> = self.running().into_iter().map(|node| self.name_of(node)).collect();
-        let mut members: Vec<String> = self.facts.names.values().cloned().collect();
+        let mut members: Vec<String> = self.names().into_values().collect();
         members.sort();
         let unheard: Vec<String> = members.iter().filter(|name| !running.contains(name)).cloned().collect();
         let name = self.facts.name.clone();
@@ -370,6 +419,7 @@ impl Inner {
             listeners: BTreeMap::from([(name.clone(), self.listeners())]),
             versions: BTreeMap::from([(name.clone(), version)]),
             cpu_cores: BTreeMap::from([(name, cores as u64)]),
+            feature_flags: self.feature_flags(),
             ..ClusterStatusRow::default()
         })])
     }

@@ -37,6 +37,12 @@ pub(super) struct Replica {
     pub(super) role: String,
     /// As this replica knows its group.
     pub(super) voters: Vec<u64>,
+    /// Those that are sent the log and have no vote, as this replica knows them.
+    pub(super) learners: Vec<u64>,
+    /// Whether this replica may have lost its log, and has no vote until it has caught up.
+    pub(super) is_fresh: bool,
+    /// The decision to go on without the majority that this replica obeys.
+    pub(super) reformed: u64,
     /// Voters that could lead at once, if this replica leads.
     pub(super) able: Vec<u64>,
     pub(super) term: Option<u64>,
@@ -74,6 +80,10 @@ impl From<Description> for Replica {
             leader: _,
             raft,
             voters,
+            learners,
+            is_fresh,
+            is_pair: _,
+            reformed,
             able,
             stats,
             consumers,
@@ -95,6 +105,9 @@ impl From<Description> for Replica {
             node,
             role: role.to_owned(),
             voters,
+            learners,
+            is_fresh,
+            reformed,
             able,
             term: raft.map(|raft| raft.term),
             last_index: raft.map(|raft| raft.last_index),
@@ -237,6 +250,9 @@ impl Inner {
             number: channel.number,
             user: connection.user.to_string(),
             vhost: connection.vhost.to_string(),
+            transactional: channel.transaction.is_some(),
+            messages_uncommitted: channel.transaction.map_or(0, |(messages, _)| messages),
+            acks_uncommitted: channel.transaction.map_or(0, |(_, settlements)| settlements),
             confirm: channel.confirm,
             consumer_count: u64::from(channel.consumer_count),
             messages_unacknowledged: channel.messages_unacknowledged,

@@ -15,11 +15,13 @@ use super::{Failure, Inner, Rows, json};
 use crate::metadata::{Change, Kind, Queue};
 
 /// How long a call waits for a queue to have moved. It goes on moving after that.
-const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it looks.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
+/// Why a queue's only replica stays where it is.
+const LAST_NODE: &str = "the last node cannot be removed";
 /// Changes of metadata that are under way at once for one call.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 
 /// Which queues a call is about.
 struct Selection {
@@ -44,21 +46,19 @@ impl Selection {
 }
 
 /// What a call has to do with one queue.
-struct Move {
-    queue: Arc<Queue>,
-    wanted: Vec<NodeId>,
-    leader: NodeId,
+pub(super) struct Move {
+    pub(super) queue: Arc<Queue>,
+    pub(super) wanted: Vec<NodeId>,
+    pub(super) leader: NodeId,
 }
 
 impl Inner {
     /// The node of that name, if it is one of the cluster.
     pub(super) fn node_named(&self, name: &str) -> Result<NodeId, Failure> {
-        let picture = self.view.picture();
-        let known = picture.nodes().find(|(_, node)| node.name == name).map(|(id, _)| id);
-        let configured = self.facts.names.iter().find(|(_, own)| *own == name).map(|(id, _)| *id);
+        let known = self.names().into_iter().find(|(_, own)| own == name);
         known
-            .or(configured)
-            .ok_or_else(|| Failure::new(status::DATA, format!("node '{name}' is not part of the cluster")))
+            .map(|(node, _)| node)
+            .ok_or_else(|| Failure::new(status::USAGE, format!("node {name} is not a member of the cluster")))
     }
 
     fn running_node(&self, name: &str) -> Result<NodeId, Failure> {
@@ -73,7 +73,9 @@ impl Inner {
     }
 
     fn replicated(&self, vhost: &str, name: &str) -> Result<Arc<Queue>, Failure> {
-        let queue = self.queue(vhost, name, status::DATA)?;
+        let missing = || format!("queue '{name}' was not found in virtual host '{vhost}'");
+        let queue = self.view.queue(vhost, name);
+        let queue = queue.ok_or_else(|| Failure::new(status::DATA, missing()))?;
         if queue.is_transient() {
             let text = format!("queue '{name}' in vhost '{vhost}' is transient: it has no replicas");
             return Err(Failure::new(status::DATA, text));
@@ -93,13 +95,12 @@ impl Inner {
     pub(super) async fn delete_member(&self, vhost: &str, name: &str, node: &str) -> Rows {
         let queue = self.replicated(vhost, name)?;
         let node = self.node_named(node)?;
-        let text = |why: &str| format!("queue '{name}' in vhost '{vhost}': {why}");
         if !queue.wanted().contains(&node) {
-            return Err(Failure::new(status::DATA, text("the node has no replica of it")));
+            return Ok(Vec::new());
         }
         match shrunk(&queue, node) {
             Some(change) => self.place(change, true).await,
-            None => Err(Failure::new(status::DATA, text("its only replica is there"))),
+            None => Err(Failure::new(status::UNAVAILABLE, LAST_NODE)),
         }
     }
 
@@ -144,11 +145,13 @@ impl Inner {
             .all_queues()
             .filter(|queue| selection.holds(queue) && fits(queue));
         let moves = chosen.filter_map(|queue| grown(queue, node)).collect();
-        Ok(self.place_all(moves, false).await)
+        let placed = self.place_all(moves, false).await;
+        Ok(placed.into_iter().map(|(_, row)| row).collect())
     }
 
-    pub(super) async fn shrink(&self, node: &str) -> Rows {
-        let node = self.node_named(node)?;
+    pub(super) async fn shrink(&self, node: &str, errors_only: bool) -> Rows {
+        let unknown = |failure: Failure| Failure::new(status::UNAVAILABLE, failure.text);
+        let node = self.node_named(node).map_err(unknown)?;
         let picture = self.view.picture();
         let there = |queue: &&Arc<Queue>| queue.wanted().contains(&node);
         let mut rows = Vec::new();
@@ -156,10 +159,16 @@ impl Inner {
         for queue in picture.all_queues().filter(there) {
             match shrunk(queue, node) {
                 Some(change) => moves.push(change),
-                None => rows.push(json(&row(queue, 1, "error: its only replica is there"))),
+                None => rows.push(json(&row(queue, 1, &format!("error: {LAST_NODE}")))),
             }
         }
-        rows.extend(self.place_all(moves, true).await);
+        let placed = self.place_all(moves, true).await;
+        rows.extend(
+            placed
+                .into_iter()
+                .filter(|(is_done, _)| !(errors_only && *is_done))
+                .map(|(_, row)| row),
+        );
         Ok(rows)
     }
 
@@ -209,6 +218,7 @@ impl Inner {
             node: self.name_of(*node),
             quorum: count(*node, Kind::Quorum),
             classic: count(*node, Kind::Classic),
+            stream: count(*node, Kind::Stream),
         });
         Ok(rows.map(|row| json(&row)).collect())
     }
@@ -279,7 +289,7 @@ impl Inner {
         }
     }
 
-    async fn place_one(&self, change: &Move, waits: bool) -> Result<(), Failure> {
+    pub(super) async fn place_one(&self, change: &Move, waits: bool) -> Result<(), Failure> {
         let group = change.queue.group;
         self.submit(Change::PlaceQueue {
             group,
@@ -303,20 +313,22 @@ impl Inner {
         Ok(())
     }
 
-    async fn place_all(&self, moves: Vec<Move>, waits: bool) -> Vec<String> {
+    /// For each whether it was done, and its row.
+    async fn place_all(&self, moves: Vec<Move>, waits: bool) -> Vec<(bool, String)> {
         let mut rows = Vec::new();
         for batch in moves.chunks(BATCH) {
             let placed = futures_util::future::join_all(batch.iter().map(|change| self.place_one(change, waits))).await;
             for (change, result) in batch.iter().zip(placed) {
+                let is_done = result.is_ok();
                 let result = result.map_or_else(|failure| format!("error: {}", failure.text), |()| "ok".to_owned());
-                rows.push(json(&row(&change.queue, change.wanted.len(), &result)));
+                rows.push((is_done, json(&row(&change.queue, change.wanted.len(), &result))));
             }
         }
         rows
     }
 }
 
-fn row(queue: &Queue, size: usize, result: &str) -> MoveRow {
+pub(super) fn row(queue: &Queue, size: usize, result: &str) -> MoveRow {
     MoveRow {
         vhost: queue.vhost.to_string(),
         name: queue.name.to_string(),
@@ -353,7 +365,7 @@ fn shrunk(queue: &Arc<Queue>, node: NodeId) -> Option<Move> {
     })
 }
 
-fn leader_of(replicas: &[Replica]) -> Option<&Replica> {
+pub(super) fn leader_of(replicas: &[Replica]) -> Option<&Replica> {
     let leaders = replicas.iter().filter(|replica| replica.role == "leader");
     leaders.max_by_key(|replica| replica.term)
 }

@@ -21,12 +21,14 @@
 //! | `delete_user` | done, whether or not there was one |
 //! | `authenticate_user` | [`status::DATA`] if the password is wrong or the user unknown |
 //! | `add_vhost` | done, whether or not it was new; `delete_vhost` of one that is not there: [`status::DATA`] |
-//! | `purge_queue` | done; [`status::DATA`] without the queue |
+//! | `purge_queue` | done; [`status::DATA`] without the queue, [`status::SOFTWARE`] if it is a stream |
 //! | `add_member`, `delete_member`, `transfer_leadership` | done; [`status::DATA`] without the queue, node or replica |
 //! | `grow`, `shrink` | a [`MoveRow`] per queue |
 //! | `rebalance` | a [`BalanceRow`] per node; [`status::TEMPORARY`] while another one runs |
 //! | `drain`, `revive` | done, of the node that is asked |
 //! | `check_quorum` | no rows; [`status::UNAVAILABLE`] if a queue would lose its quorum without this node |
+//! | `join_cluster` | one [`JoinedRow`]; [`status::DATA`] if the node cannot join, with the reason |
+//! | `forget_cluster_node` | a [`MoveRow`] per queue that had a replica there; [`status::SOFTWARE`] if it is refused |
 //! | `delete_queue` | one [`DeletedRow`]; [`status::USAGE`] without the queue (sic: scripts test for rabbitmqctl's) |
 //! | `set_policy`, `set_vhost_limits`, `set_user_limits` | [`status::SOFTWARE`] and `Validation failed` if it does not do |
 //! | `clear_policy`, `clear_parameter` | [`status::SOFTWARE`] if there is none |
@@ -79,6 +81,11 @@ pub enum Request {
     AwaitStartup,
     ClusterStatus,
     ListCertificates,
+    ListFeatureFlags,
+    EnableFeatureFlag {
+        /// Or `all`.
+        name: String,
+    },
     QuorumStatus {
         vhost: String,
         queue: String,
@@ -154,7 +161,7 @@ pub enum Request {
         description: String,
         #[serde(default)]
         tags: Vec<String>,
-        /// `classic`, `quorum`, or empty for the node's default.
+        /// `classic`, `quorum`, `stream`, or empty for the node's default.
         #[serde(default)]
         default_queue_type: String,
     },
@@ -185,6 +192,9 @@ pub enum Request {
     },
     Shrink {
         node: String,
+        /// Only the rows of those that could not be.
+        #[serde(default)]
+        errors_only: bool,
     },
     Rebalance {
         kind: QueueKind,
@@ -196,6 +206,24 @@ pub enum Request {
     Drain,
     Revive,
     CheckQuorum,
+    /// A new node, or somebody for it, asks to be part of the cluster.
+    JoinCluster {
+        name: String,
+        /// Where others reach it.
+        address: String,
+        /// The first run that had its data directory; 0: still to be found out.
+        directory: u64,
+        /// The nodes that it knows of.
+        seeds: Vec<MemberRow>,
+    },
+    ForgetClusterNode {
+        node: String,
+    },
+    /// A queue that lost the majority of its replicas goes on with the one on the node that is asked.
+    ForceShrink {
+        vhost: String,
+        queue: String,
+    },
     PurgeQueue {
         vhost: String,
         queue: String,
@@ -276,6 +304,8 @@ pub enum Request {
         description: Option<String>,
         tags: Option<Vec<String>>,
         default_queue_type: Option<String>,
+        #[serde(default)]
+        protected: Option<bool>,
     },
     SetParameter {
         /// Vhost and component are empty for a parameter of the whole cluster.
@@ -317,6 +347,26 @@ pub enum Request {
     },
 }
 
+/// A node and where others reach it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberRow {
+    pub name: String,
+    pub address: String,
+}
+
+/// What a node needs to know that has joined.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JoinedRow {
+    pub cluster_id: String,
+    /// The decision by which it has joined; the greatest number if it was part of the cluster before.
+    pub era: u64,
+    /// The decision by which the cluster went on without a majority; 0: there was none.
+    pub reformed: u64,
+    pub members: Vec<MemberRow>,
+}
+
 /// Which queues grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -333,6 +383,7 @@ pub enum QueueKind {
     All,
     Quorum,
     Classic,
+    Stream,
 }
 
 impl QueueKind {
@@ -342,6 +393,7 @@ impl QueueKind {
             Self::All => true,
             Self::Quorum => kind == Kind::Quorum,
             Self::Classic => kind == Kind::Classic,
+            Self::Stream => kind == Kind::Stream,
         }
     }
 }
@@ -384,9 +436,11 @@ rows!(
     StatusRow,
     ClusterStatusRow,
     DeletedRow,
+    FeatureFlag,
     CertificateRow,
     MoveRow,
-    BalanceRow
+    BalanceRow,
+    JoinedRow
 );
 
 /// Text that has no value here (no policy, no owner) is empty.
@@ -398,7 +452,7 @@ pub struct QueueRow {
     pub auto_delete: bool,
     pub exclusive: bool,
     pub arguments: Arguments,
-    /// `classic` or `quorum`, as it was declared.
+    /// `classic`, `quorum` or `stream`, as it was declared.
     pub r#type: String,
     pub policy: String,
     pub operator_policy: String,
@@ -577,6 +631,7 @@ pub struct VhostRow {
     pub description: String,
     pub tags: Vec<String>,
     pub default_queue_type: String,
+    pub protected_from_deletion: bool,
 }
 
 /// Of a vhost's users, or of a user's vhosts.
@@ -740,6 +795,8 @@ pub struct BalanceRow {
     pub quorum: u64,
     #[serde(rename = "Number of replicated classic queues")]
     pub classic: u64,
+    #[serde(rename = "Number of streams")]
+    pub stream: u64,
 }
 
 /// A field table: `[["x-max-length","long",5],...]`, as rabbitmqctl writes one in JSON.

@@ -27,8 +27,8 @@ impl Inner {
                     Value::Object(definition) => definition,
                     other => return Err(invalid(format!("definition must be a dictionary: {other}"))),
                 };
-                let apply_to = ApplyTo::from_name(&apply_to)
-                    .ok_or_else(|| invalid(format!("apply-to '{apply_to}' is unrecognised")))?;
+                let apply_to =
+                    ApplyTo::from_name(&apply_to).ok_or_else(|| invalid(ApplyTo::unrecognised(&apply_to)))?;
                 let set = SetPolicy {
                     vhost: self.known_vhost(&vhost)?,
                     name,
@@ -95,6 +95,7 @@ impl Inner {
                 description,
                 tags,
                 default_queue_type,
+                protected,
             } => {
                 let known = self.view.vhost(&vhost).ok_or_else(|| no_vhost(&vhost))?;
                 let default_queue_type = default_queue_type.unwrap_or_else(|| known.default_queue_type.clone());
@@ -104,6 +105,7 @@ impl Inner {
                     description: description.unwrap_or_else(|| known.description.clone()),
                     tags: tags.unwrap_or_else(|| known.tags.clone()),
                     default_queue_type,
+                    is_protected: protected.unwrap_or(known.is_protected),
                 })
             }
             Request::SetParameter {
@@ -220,7 +222,7 @@ pub(super) fn check_queue_type(name: &str) -> Result<(), Failure> {
     }
     Err(Failure::new(
         status::DATA,
-        format!("unsupported queue type '{name}': there are classic and quorum"),
+        format!("unsupported queue type '{name}': there are classic, quorum and stream"),
     ))
 }
 

@@ -9,9 +9,11 @@ use std::{
 
 use tokio::time::{Instant, sleep, timeout_at};
 use warren_broker::{
-    admin::protocol::status,
+    admin::protocol::{Request, status},
     config::process_env,
     ctl::{Exit, Failure, Invocation, Next},
+    joining::{self, Joined},
+    json,
 };
 use warren_cluster::tls::{Callers, Credentials};
 use warren_cluster::transport::{AdminError, Secret, admin_call};
@@ -54,6 +56,23 @@ fn run() -> Result<Exit, Exit> {
         };
         invocation.set_document(text);
     }
+    if let Some(exit) = invocation.ends_offline() {
+        return Ok(exit);
+    }
+    if let Some(config) = invocation.joins().cloned() {
+        let refused = |text: String| Exit {
+            status: status::DATA,
+            text: format!("Error:\n{text}\n"),
+        };
+        let directory =
+            joining::number_directory(&config.node.data_dir).map_err(|error| refused(format!("{error:#}")))?;
+        if joining::read(&config.node.data_dir).is_ok_and(|joined| joined.is_some()) {
+            return Err(refused("the node has joined a cluster already: start it".to_owned()));
+        }
+        invocation
+            .set_directory(directory)
+            .map_err(|error| refused(error.to_string()))?;
+    }
     if let Some(banner) = invocation.banner() {
         let _closed = show(&banner);
     }
@@ -88,13 +107,33 @@ async fn converse(invocation: &Invocation) -> Exit {
     loop {
         let outcome = timeout_at(deadline, call(invocation))
             .await
-            .unwrap_or(Err(Failure::TimedOut));
+            .unwrap_or(Err(Failure::TimedOut))
+            .and_then(|rows| keep(invocation, rows));
         match invocation.judge(outcome) {
             Next::Exit(exit) => return exit,
             Next::Again(exit) if Instant::now() + PAUSE >= deadline => return exit,
             Next::Again(_) => sleep(PAUSE).await,
         }
     }
+}
+
+/// Keeps what the cluster has answered to a node that joins it.
+fn keep(invocation: &Invocation, rows: Vec<serde_json::Value>) -> Result<Vec<serde_json::Value>, Failure> {
+    let (Some(config), Request::JoinCluster { directory, .. }) = (invocation.joins(), invocation.request()) else {
+        return Ok(rows);
+    };
+    let failed = |text: String| Failure::Refused {
+        status: status::SOFTWARE,
+        text,
+    };
+    let answer = rows.first().cloned().and_then(|row| serde_json::from_value(row).ok());
+    let joined = Joined {
+        directory: *directory,
+        begun: false,
+        answer: answer.ok_or_else(|| failed("the node does not know what joining is".to_owned()))?,
+    };
+    joining::write(&config.node.data_dir, &joined).map_err(|error| failed(format!("{error:#}")))?;
+    Ok(rows)
 }
 
 async fn call(invocation: &Invocation) -> Result<Vec<serde_json::Value>, Failure> {
@@ -125,9 +164,7 @@ async fn call(invocation: &Invocation) -> Result<Vec<serde_json::Value>, Failure
             }
         })?;
     let rows = rows.collect().await.map_err(|error| refused(&error))?;
-    rows.iter()
-        .map(|row| serde_json::from_str(row).map_err(failed))
-        .collect()
+    rows.iter().map(|row| json::read(row).map_err(failed)).collect()
 }
 
 fn refused(error: &AdminError) -> Failure {

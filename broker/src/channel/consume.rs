@@ -7,6 +7,7 @@ use warren_proto::queue;
 use warren_proto::record::{Command, Delivery, Outcome as Settlement, Stored};
 
 use super::Channel;
+use super::reading::Reading;
 use super::unacked::Held;
 use super::waiting::Waiting;
 use crate::amqp::{Fault, Method, ReplyCode, ShortStr, Table, output};
@@ -31,10 +32,16 @@ impl Channel {
         if *consume.queue == *QUEUE {
             return self.consume_replies(session, &consume);
         }
+        self.check_tag(&consume.consumer_tag)?;
+        let max = session.limits.consumers_max;
+        if max > 0 && self.consumers.len() >= max {
+            let text = format!("reached maximum ({max}) of consumers per channel");
+            return Err(Fault::new(ReplyCode::NotAllowed, text));
+        }
         let name = self.queue_name(&consume.queue)?;
         session.allow(Access::Read, "queue", &name)?;
-        self.check_tag(&consume.consumer_tag)?;
         let queue = readable(session, &name)?;
+        let reading = Reading::of(&queue, &consume, self.prefetch)?;
         let priority = match consume.arguments.get("x-priority") {
             None => 0,
             Some(value) => value.as_i64().ok_or_else(|| {
@@ -53,18 +60,23 @@ impl Channel {
             consume.consumer_tag.detach()
         };
         let id = session.new_consumer();
+        let prefetch = self.window.bound(self.prefetch);
         let attach = queue::Attach {
             consumer: id,
             channel: u32::from(self.id.number),
             tag: tag.as_str().to_owned(),
             no_ack: consume.no_ack,
-            exclusive: consume.exclusive,
-            prefetch: u32::from(self.prefetch),
+            // Readers of a stream are not in each other's way: RabbitMQ takes no notice either.
+            exclusive: consume.exclusive && queue.kind != Kind::Stream,
+            prefetch: u32::from(prefetch),
             priority,
             arguments: consume.arguments.to_bytes(),
             timeout_ms,
+            from: reading.from,
+            filter: reading.filter,
+            match_unfiltered: reading.match_unfiltered,
         };
-        let consumer = Consumer::new(self.id, tag.clone(), &queue, consume.no_ack, self.prefetch, timeout_ms);
+        let consumer = Consumer::new(self.id, tag.clone(), &queue, consume.no_ack, prefetch, timeout_ms);
         session.consumers.insert(id, consumer);
         self.consumers.insert(tag.clone(), id);
         session.ask(queue.group, self.id, Asked::Attach(id), &Command::Attach(attach));
@@ -120,12 +132,24 @@ impl Channel {
     }
 
     pub(super) fn drop_consumer(&mut self, session: &mut Session, consumer: u32, tag: &ShortStr) {
-        session.consumers.remove(&consumer);
+        if let Some(known) = session.consumers.remove(&consumer) {
+            self.return_waiting(session, consumer, known.group);
+        }
         self.consumers.remove(tag);
     }
 
-    /// The queue of this consumer was deleted.
-    pub(crate) fn consumer_ended(&mut self, session: &mut Session, tag: &ShortStr) {
+    /// What waits for a consumer that has ended is somebody else's.
+    fn return_waiting(&mut self, session: &mut Session, consumer: u32, group: u64) {
+        for message in self.window.take(consumer) {
+            session.settle(Settlement::Release, group, message, consumer);
+        }
+        self.go_on_delivering(session);
+    }
+
+    /// The queue of this consumer was deleted, or gives it nothing more.
+    pub(crate) fn consumer_ended(&mut self, session: &mut Session, consumer: u32, tag: &ShortStr) {
+        self.window.take(consumer);
+        self.go_on_delivering(session);
         if self.consumers.remove(tag).is_some() && session.client.consumer_cancel_notify {
             let cancel = Method::BasicCancel {
                 consumer_tag: tag.clone(),
@@ -135,11 +159,37 @@ impl Channel {
         }
     }
 
+    /// The client's user may no longer read from this consumer's queue, or there is nothing more to read. What the consumer
+    /// holds can still be settled.
+    pub(crate) fn end_consumer(&mut self, session: &mut Session, id: u32) {
+        // One that is only just starting or ending has been looked at, or will be gone.
+        if self.waiting.is_some() {
+            return;
+        }
+        let Some(consumer) = session.consumers.remove(&id) else {
+            return;
+        };
+        let cancel = Command::Cancel(queue::Cancel {
+            consumer: id,
+            requeue: false,
+        });
+        session.ask(consumer.group, self.id, Asked::Cancel(id), &cancel);
+        self.return_waiting(session, id, consumer.group);
+        self.consumer_ended(session, id, &consumer.tag);
+    }
+
     /// The queue has ended this consumer: it held a message for too long. A client that could not be told loses its
     /// channel.
-    pub(crate) fn consumer_timed_out(&mut self, session: &mut Session, consumer: &Consumer) -> Result<(), Fault> {
+    pub(crate) fn consumer_timed_out(
+        &mut self,
+        session: &mut Session,
+        id: u32,
+        consumer: &Consumer,
+    ) -> Result<(), Fault> {
+        // It is not too late for what has not been handed out.
+        self.return_waiting(session, id, consumer.group);
         if session.client.consumer_cancel_notify {
-            self.consumer_ended(session, &consumer.tag);
+            self.consumer_ended(session, id, &consumer.tag);
             return Ok(());
         }
         self.consumers.remove(&consumer.tag);
@@ -155,6 +205,7 @@ impl Channel {
         let name = self.queue_name(queue)?;
         session.allow(Access::Read, "queue", &name)?;
         let queue = readable(session, &name)?;
+        refuse_stream("basic.get", &queue)?;
         if queue.kind == Kind::Quorum && queue.settings.single_active_consumer {
             let text = format!(
                 "cannot obtain access to locked {}. basic.get operations are not supported by <<\"quorum\">> queues with \
@@ -168,14 +219,35 @@ impl Channel {
         Ok(())
     }
 
-    /// Hands a message to one of this channel's consumers.
+    /// Takes in a message for one of this channel's consumers: it is handed over, or waits for room in the channel.
     pub(crate) fn deliver(&mut self, session: &mut Session, delivery: &Delivery) {
+        let is_free = |session: &Session| {
+            let known = session.consumers.get(&delivery.consumer);
+            known.is_some_and(|consumer| consumer.no_ack)
+        };
+        if self.window.is_off() || is_free(session) {
+            return self.hand_over(session, delivery);
+        }
+        if let Some(delivery) = self.window.admit(delivery, self.unacked.consumed()) {
+            self.hand_over(session, delivery);
+        }
+    }
+
+    /// There may be room for deliveries that wait.
+    pub(super) fn go_on_delivering(&mut self, session: &mut Session) {
+        while let Some(delivery) = self.window.next(self.unacked.consumed()) {
+            self.hand_over(session, &delivery);
+        }
+    }
+
+    fn hand_over(&mut self, session: &mut Session, delivery: &Delivery) {
         let Some(consumer) = session.consumers.get(&delivery.consumer) else {
             return;
         };
         let Some(parts) = Parts::of(delivery, consumer.kind) else {
             let group = consumer.group;
-            return session.settle(Settlement::Discard, group, delivery.seq);
+            session.settle(Settlement::Discard, group, delivery.seq, delivery.consumer);
+            return;
         };
         self.last_tag += 1;
         output::put_deliver(
@@ -190,7 +262,7 @@ impl Channel {
             parts.body,
             session.frame_max,
         );
-        let (group, no_ack, is_unlimited) = (consumer.group, consumer.no_ack, consumer.is_unlimited());
+        let (group, no_ack, notes_writes) = (consumer.group, consumer.no_ack, consumer.notes_writes());
         if !no_ack {
             let held = Held {
                 group,
@@ -199,7 +271,7 @@ impl Channel {
             };
             self.unacked.push(self.last_tag, held);
         }
-        if is_unlimited {
+        if notes_writes {
             session.note_delivery(delivery.consumer, group, no_ack.then_some(delivery.seq));
         }
     }
@@ -210,11 +282,12 @@ impl Channel {
             Some(Waiting::Get { queue, no_ack }) => (queue.kind, no_ack),
             waiting => {
                 self.waiting = waiting;
-                return session.settle(Settlement::Release, group, delivery.seq);
+                session.settle(Settlement::Release, group, delivery.seq, 0);
+                return;
             }
         };
         let Some(parts) = Parts::of(delivery, kind) else {
-            session.settle(Settlement::Discard, group, delivery.seq);
+            session.settle(Settlement::Discard, group, delivery.seq, 0);
             return session.reply(self.id.number, &Method::BasicGetEmpty {});
         };
         self.last_tag += 1;
@@ -251,7 +324,9 @@ impl Channel {
     ) -> Result<(), Fault> {
         let mut put = |tag, held: Held| match &mut self.transaction {
             Some(transaction) => transaction.settle(outcome, tag, held),
-            None => session.settle(outcome, held.group, held.message),
+            None => {
+                session.settle(outcome, held.group, held.message, held.consumer);
+            }
         };
         let known = if !multiple {
             match self.unacked.take(tag) {
@@ -268,6 +343,7 @@ impl Channel {
             self.unacked.take_through(tag, put)
         };
         if known {
+            self.go_on_delivering(session);
             Ok(())
         } else {
             Err(Fault::new(
@@ -279,9 +355,20 @@ impl Channel {
 
     /// basic.recover: everything unsettled goes back to its queue.
     pub(super) fn recover(&mut self, session: &mut Session) {
-        self.unacked
-            .take_all(|_, held| session.settle(Settlement::Release, held.group, held.message));
+        self.unacked.take_all(|_, held| {
+            session.settle(Settlement::Release, held.group, held.message, held.consumer);
+        });
+        self.go_on_delivering(session);
     }
+}
+
+/// 540 where the queue is a stream, which has no such method.
+pub(super) fn refuse_stream(method: &str, queue: &Queue) -> Result<(), Fault> {
+    if queue.kind != Kind::Stream {
+        return Ok(());
+    }
+    let text = format!("{method} not supported by stream queues {}", queue.resource());
+    Err(Fault::new(ReplyCode::NotImplemented, text))
 }
 
 /// The queue, if this session may read from it.
@@ -299,7 +386,7 @@ fn consumer_timeout_ms(session: &Session, queue: &Queue, consume: &Consume) -> R
     const KEY: &str = "x-consumer-timeout";
     let fault = |text: String| Err(Fault::new(ReplyCode::PreconditionFailed, text));
     let own = consume.arguments.get(KEY);
-    if queue.kind == Kind::Classic {
+    if queue.kind != Kind::Quorum {
         return match own {
             None => Ok(0),
             Some(_) => fault(format!(
@@ -348,6 +435,10 @@ impl<'a> Parts<'a> {
             Kind::Quorum if delivery.acquired > 0 => {
                 let properties = delivery.payload.slice_ref(stored.properties);
                 Some(message::redelivery(&properties, delivery.acquired, delivery.failed))
+            }
+            Kind::Stream => {
+                let properties = delivery.payload.slice_ref(stored.properties);
+                Some(message::with_offset(&properties, delivery.seq))
             }
             Kind::Quorum | Kind::Classic => None,
         };

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use warren_proto::queue;
 use warren_proto::record::Command;
 
+use super::consume::refuse_stream;
 use super::waiting::Waiting;
 use super::{Channel, direct_reply};
 use crate::amqp::{Fault, Method, ShortStr, Table, Value};
@@ -16,7 +17,7 @@ use crate::connection::session::{Session, refused};
 use crate::direct_reply::is_reply_name;
 use crate::exchange::Kind;
 use crate::metadata::{
-    Access, Bind, Change, DeclareExchange, DeclareQueue, DeleteExchange, Destination, Picture, Placement, Queue,
+    self, Access, Bind, Change, DeclareExchange, DeclareQueue, DeleteExchange, Destination, Picture, Placement, Queue,
     Refusal, Run, check_exchange_name, check_new_queue, check_queue_name, check_server_named, place_delays,
     place_replicas,
 };
@@ -179,6 +180,7 @@ impl Channel {
                     session.allow(Access::Read, "exchange", &declare.name)?;
                     session.allow(Access::Write, "exchange", &String::from_utf8_lossy(alternate))?;
                 }
+                checked(picture.check_exchanges_max(&declare, session.limits.exchanges_max))?;
                 if declare.kind.parse() == Ok(Kind::Delayed) {
                     let (local, limits) = (session.id.node, &session.limits);
                     declare.delays = Some(place_delays(&picture, local, &limits.members, limits.group_size));
@@ -306,12 +308,13 @@ impl Channel {
         no_wait: bool,
     ) -> Result<(), Fault> {
         let picture = session.picture();
-        fill_in_type(&picture, &mut declare);
+        fill_in_type(&picture, session.limits.default_queue_type, &mut declare);
         if let Some(existing) = checked(picture.check_queue_declare(&declare))? {
             let name = declare.name.clone();
             self.count_queue(session, &existing, name, Some(Box::new(declare)), no_wait);
             return Ok(());
         }
+        checked(picture.check_queues_max(&declare, session.limits.queues_max))?;
         let settings = checked(check_new_queue(&declare))?;
         if let Some(dead_letter_exchange) = &settings.dead_letter_exchange {
             session.allow(Access::Read, "queue", &declare.name)?;
@@ -353,6 +356,7 @@ impl Channel {
         let picture = session.picture();
         let queue = checked(picture.expect_queue(&session.vhost, &name))?;
         checked(queue.check_access(session.id))?;
+        refuse_stream("queue.purge", queue)?;
         session.ask(queue.group, self.id, Asked::Purge, &Command::Purge);
         self.waiting = Some(Waiting::Purge { queue: name, no_wait });
         Ok(())
@@ -415,16 +419,18 @@ fn home(session: &Session) -> Run {
     }
 }
 
-/// A durable, shared queue that names no type gets the vhost's.
-fn fill_in_type(picture: &Picture, declare: &mut DeclareQueue) {
+/// A durable, shared queue that names no type gets the vhost's, or the node's.
+fn fill_in_type(picture: &Picture, default: metadata::Kind, declare: &mut DeclareQueue) {
     if declare.arguments.contains("x-queue-type") || declare.is_transient() || declare.auto_delete {
         return;
     }
     let Some(vhost) = picture.vhost(&declare.vhost) else {
         return;
     };
-    if !vhost.default_queue_type.is_empty() {
-        let kind = Bytes::copy_from_slice(vhost.default_queue_type.as_bytes());
-        declare.arguments.insert("x-queue-type", Value::LongStr(kind));
-    }
+    let kind = match vhost.default_queue_type.as_str() {
+        "" if default == metadata::Kind::Classic => return,
+        "" => Bytes::from_static(default.name().as_bytes()),
+        named => Bytes::copy_from_slice(named.as_bytes()),
+    };
+    declare.arguments.insert("x-queue-type", Value::LongStr(kind));
 }

@@ -61,6 +61,11 @@ impl Transaction {
         Ok(())
     }
 
+    /// How many messages and settlements it holds.
+    pub(super) fn len(&self) -> (u64, u64) {
+        (self.messages.len() as u64, self.settlements.len() as u64)
+    }
+
     /// Holds a settlement.
     pub(super) fn settle(&mut self, outcome: Settlement, tag: u64, held: Held) {
         self.settlements.push((outcome, tag, held));
@@ -143,8 +148,9 @@ impl Channel {
         }
         let mut groups = Vec::new();
         for (outcome, _, held) in settlements {
-            session.settle(outcome, held.group, held.message);
-            groups.push(held.group);
+            if session.settle(outcome, held.group, held.message, held.consumer) {
+                groups.push(held.group);
+            }
         }
         groups.sort_unstable();
         groups.dedup();

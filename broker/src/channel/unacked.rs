@@ -24,6 +24,8 @@ pub(super) struct Held {
 pub(super) struct Unacked {
     entries: VecDeque<(u64, Option<Held>)>,
     holes: usize,
+    /// Those that a consumer was given.
+    consumed: usize,
 }
 
 impl Unacked {
@@ -32,9 +34,15 @@ impl Unacked {
         self.entries.len() - self.holes
     }
 
+    /// How many of these a consumer was given.
+    pub(super) fn consumed(&self) -> usize {
+        self.consumed
+    }
+
     /// Adds a delivery; `tag` is higher than all before.
     pub(super) fn push(&mut self, tag: u64, held: Held) {
         debug_assert!(self.entries.back().is_none_or(|(last, _)| *last < tag));
+        self.consumed += usize::from(held.consumer > 0);
         self.entries.push_back((tag, Some(held)));
     }
 
@@ -46,6 +54,7 @@ impl Unacked {
         };
         let held = self.entries[at].1.take()?;
         self.holes += 1;
+        self.consumed -= usize::from(held.consumer > 0);
         self.trim();
         Some(held)
     }
@@ -60,7 +69,10 @@ impl Unacked {
         }
         for (tag, held) in self.entries.drain(..=at) {
             match held {
-                Some(held) => each(tag, held),
+                Some(held) => {
+                    self.consumed -= usize::from(held.consumer > 0);
+                    each(tag, held);
+                }
                 None => self.holes -= 1,
             }
         }
@@ -76,6 +88,7 @@ impl Unacked {
             }
         }
         self.holes = 0;
+        self.consumed = 0;
     }
 
     /// Puts back what was taken, in any order.
@@ -84,6 +97,8 @@ impl Unacked {
         self.holes = 0;
         self.entries.extend(taken.map(|(tag, held)| (tag, Some(held))));
         self.entries.make_contiguous().sort_unstable_by_key(|(tag, _)| *tag);
+        let held = self.entries.iter().filter_map(|(_, held)| *held);
+        self.consumed = held.filter(|held| held.consumer > 0).count();
     }
 
     fn trim(&mut self) {

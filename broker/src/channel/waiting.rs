@@ -84,7 +84,11 @@ impl Channel {
             Notice::Answer(_, _, reply) => self.on_reply(session, waiting, &reply),
             Notice::Ended(..) => self.on_queue_ended(session, waiting),
             Notice::TimedOut(_, asked) => self.on_timeout(session, waiting, asked),
-            Notice::Confirmed(..) | Notice::Refused(..) | Notice::ConsumerTimedOut(_) | Notice::Forgotten => {
+            Notice::Confirmed(..)
+            | Notice::Refused(..)
+            | Notice::ConsumerTimedOut(_)
+            | Notice::ReaderLost(_)
+            | Notice::Forgotten => {
                 self.waiting = waiting;
                 Ok(())
             }

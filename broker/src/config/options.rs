@@ -3,12 +3,18 @@
 use std::{ops::RangeInclusive, path::PathBuf, sync::LazyLock};
 
 use tracing_subscriber::EnvFilter;
+use warren_cluster::version;
+
+use crate::metadata::Kind;
 
 use super::{
     Config,
     sources::Value,
     values::{Secret, check_name, size},
 };
+
+/// The largest number of things that can be asked for.
+const COUNT_MAX: i64 = 1_000_000_000;
 
 pub(super) struct Opt {
     pub(super) section: &'static str,
@@ -105,6 +111,13 @@ pub(super) static OPTIONS: &[Opt] = &[
             )
         },
     ),
+    option(
+        "cluster",
+        "join",
+        "BOOL",
+        "A new node joins the cluster of the other seeds",
+        |c, v| put(&mut c.cluster.join, v.boolean()),
+    ),
     hidden(option(
         "cluster",
         "secret",
@@ -150,6 +163,30 @@ pub(super) static OPTIONS: &[Opt] = &[
         "Replicas of a new durable queue",
         |c, v| put(&mut c.cluster.group_size, number(v, 1..=7)),
     ),
+    option(
+        "cluster",
+        "version_max",
+        "N",
+        "The newest version of the log's entries that this node agrees to; 0: all that it knows",
+        |c, v| put(&mut c.cluster.version_max, number(v, 0..=version::LATEST.into())),
+    ),
+    option(
+        "cluster",
+        "queues_max",
+        "N",
+        "Queues in the cluster, beyond which clients of this node declare none; 0: no limit",
+        |c, v| put(&mut c.cluster.queues_max, number(v, 0..=COUNT_MAX)),
+    ),
+    option("cluster", "exchanges_max", "N", "The same for exchanges", |c, v| {
+        put(&mut c.cluster.exchanges_max, number(v, 0..=COUNT_MAX))
+    }),
+    option(
+        "cluster",
+        "vhosts_max",
+        "N",
+        "The same for virtual hosts, through this node",
+        |c, v| put(&mut c.cluster.vhosts_max, number(v, 0..=COUNT_MAX)),
+    ),
     option("amqp", "listen", "HOST:PORT,...", "Where clients connect", |c, v| {
         put(
             &mut c.amqp.listen,
@@ -176,6 +213,30 @@ pub(super) static OPTIONS: &[Opt] = &[
         "N",
         "Client connections of this node",
         |c, v| put(&mut c.amqp.connections_max, number(v, 1..=1_000_000)),
+    ),
+    option(
+        "amqp",
+        "channels_max",
+        "N",
+        "Channels of all clients of this node; 0: no limit",
+        |c, v| put(&mut c.amqp.channels_max, number(v, 0..=COUNT_MAX)),
+    ),
+    option(
+        "amqp",
+        "consumers_max",
+        "N",
+        "Consumers of one channel; 0: no limit",
+        |c, v| put(&mut c.amqp.consumers_max, number(v, 0..=COUNT_MAX)),
+    ),
+    option(
+        "amqp",
+        "default_queue_type",
+        "TYPE",
+        "What a durable queue is that names no type: classic, quorum or stream",
+        |c, v| {
+            let kind = Kind::from_name(v.text()?).ok_or_else(|| "must be classic, quorum or stream".to_owned());
+            put(&mut c.amqp.default_queue_type, kind)
+        },
     ),
     option(
         "amqp",
@@ -252,9 +313,23 @@ pub(super) static OPTIONS: &[Opt] = &[
     option(
         "tls",
         "cert_login_from",
-        "distinguished_name|common_name",
+        "distinguished_name|common_name|subject_alternative_name",
         "What of a client's certificate is the user's name for EXTERNAL",
-        |c, v| put(&mut c.tls.cert_login_from, v.text().and_then(str::parse)),
+        |c, v| put(&mut c.tls.cert_name.from, v.text().and_then(str::parse)),
+    ),
+    option(
+        "tls",
+        "cert_login_san_type",
+        "dns|email|ip|uri",
+        "The type of the subject alternative name that is the user's",
+        |c, v| put(&mut c.tls.cert_name.san_type, v.text().and_then(str::parse)),
+    ),
+    option(
+        "tls",
+        "cert_login_san_index",
+        "N",
+        "Which one of that type, from 0",
+        |c, v| put(&mut c.tls.cert_name.san_index, number(v, 0..=1000)),
     ),
     option(
         "users",

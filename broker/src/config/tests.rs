@@ -61,12 +61,13 @@ fn the_example_file_documents_every_option_at_its_default() {
 }
 
 /// One legal value per option that is not its default, as a variable or a flag gives it.
-const OTHERS: [(&str, &str); 40] = [
+const OTHERS: [(&str, &str); 50] = [
     ("node.name", "rabbit@a.b"),
     ("node.data_dir", "d"),
     ("cluster.name", "other"),
     ("cluster.listen", "0.0.0.0:1"),
     ("cluster.seeds", "rabbit@a.b=[::1]:2, c=host-3.example:65535"),
+    ("cluster.join", "true"),
     ("cluster.secret", LONG),
     ("cluster.secret_file", "secret"),
     ("cluster.tls_cert_file", "node.pem"),
@@ -74,11 +75,18 @@ const OTHERS: [(&str, &str); 40] = [
     ("cluster.tls_ca_file", "ca.pem"),
     ("cluster.silence_ms", "200"),
     ("cluster.group_size", "5"),
+    ("cluster.version_max", "1"),
+    ("cluster.queues_max", "1"),
+    ("cluster.exchanges_max", "8"),
+    ("cluster.vhosts_max", "2"),
     ("amqp.listen", "[::]:5671,localhost:5673"),
     ("amqp.channel_max", "65535"),
     ("amqp.frame_max", "4KiB"),
     ("amqp.heartbeat_s", "0"),
     ("amqp.connections_max", "1"),
+    ("amqp.channels_max", "1"),
+    ("amqp.consumers_max", "1"),
+    ("amqp.default_queue_type", "quorum"),
     ("amqp.message_size_max", "1024"),
     ("amqp.handshake_timeout_ms", "100"),
     ("amqp.consumer_timeout_ms", "0"),
@@ -90,6 +98,8 @@ const OTHERS: [(&str, &str); 40] = [
     ("tls.verify_peer", "true"),
     ("tls.fail_if_no_peer_cert", "true"),
     ("tls.cert_login_from", "common_name"),
+    ("tls.cert_login_san_type", "uri"),
+    ("tls.cert_login_san_index", "2"),
     ("users.default_user", "ä b"),
     ("users.default_pass", "p"),
     ("users.default_vhost", "v"),
@@ -273,7 +283,7 @@ fn faults_name_the_place_the_key_and_the_value() {
         ),
         (
             "[tls]\ncert_login_from = \"uid\"",
-            "file.toml:2: tls.cert_login_from = \"uid\": must be distinguished_name or common_name",
+            "file.toml:2: tls.cert_login_from = \"uid\": must be distinguished_name, common_name or subject_alternative_name",
         ),
         (
             "[tls]\nlisten = [\"h:5671\"]\nkey_file = \"k\"",
@@ -304,6 +314,10 @@ fn faults_name_the_place_the_key_and_the_value() {
         (
             "[cluster]\nseeds = [\"a=h:1\"]",
             "file.toml:2: cluster.seeds = [\"a=h:1\"]: must name every node",
+        ),
+        (
+            "[cluster]\njoin = true",
+            "cluster.seeds must name a node of the cluster to join",
         ),
         ("[cluster]\nseeds = [\"a=h:1\", \"a=h:2\"]", "the name a stands twice"),
         (

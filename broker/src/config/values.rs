@@ -28,6 +28,11 @@ impl Address {
         self.port
     }
 
+    /// Whether no machine is meant, but every address of the one that listens.
+    pub fn is_unspecified(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+    }
+
     /// Whether only this machine can be meant.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())

@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::BytesMut;
@@ -26,6 +26,7 @@ use super::way::Way;
 use super::{Connection, Description, Effect, Ends, Limits};
 use crate::alarms::{Alarms, Shortage};
 use crate::amqp::Fault;
+use crate::clock;
 use crate::directory::{Directory, SessionEvent};
 use crate::metadata::Change;
 use crate::metadata::client::MetadataClient;
@@ -137,9 +138,7 @@ impl ConnectionActor {
         let socket = Rc::new(socket);
         let gate = Rc::new(Gate::default());
         context.add_stream(Readiness::new(Rc::clone(&socket), Rc::clone(&gate)));
-        let unix_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
+        let unix_ms = clock::wall_ms();
         let (limits, view) = (Arc::clone(&shared.limits), shared.metadata.view().clone());
         // Time starts at 1, so that 0 can mean never.
         let way = Way::new(Arc::clone(&shared.directory), view.clone(), id);

@@ -84,6 +84,11 @@ impl Census {
         }
     }
 
+    /// The channels of all connections to this node.
+    pub(crate) fn channels(&self) -> u64 {
+        self.counts().users.values().map(|(_, channels)| channels).sum()
+    }
+
     /// A connection counts from now on, until its seat is dropped.
     pub(crate) fn seat(self: &Arc<Self>, vhost: VhostName, user: UserName) -> Seat {
         let mut counts = self.counts();

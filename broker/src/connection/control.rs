@@ -77,15 +77,14 @@ impl Connection {
                 },
             ) => self.tune_ok(channel_max, frame_max, heartbeat),
             (Phase::Open, Method::ConnectionOpen { virtual_host }) => self.open(&virtual_host),
-            (Phase::Tune | Phase::Open | Phase::Running, Method::ConnectionClose { .. }) => {
+            (Phase::Tune | Phase::Open | Phase::Running, Method::ConnectionClose { reply_text, .. }) => {
+                let (user, vhost) = (&self.session.user, &self.session.vhost);
+                tracing::info!(peer = %self.ends.peer, %user, %vhost, %reply_text, "connection closed by its client");
                 self.phase = Phase::Answering;
                 self.begin_end();
                 Ok(())
             }
-            (Phase::Running, Method::ConnectionUpdateSecret { .. }) => {
-                self.session.reply(0, &Method::ConnectionUpdateSecretOk {});
-                Ok(())
-            }
+            (Phase::Running, Method::ConnectionUpdateSecret { .. }) => self.update_secret(),
             (phase, _) => {
                 let text = format!("unexpected method in connection state {}", phase.name());
                 Err(Fault::new(ReplyCode::ChannelError, text))
@@ -94,6 +93,19 @@ impl Connection {
         if let Err(fault) = result {
             self.fault(0, fault.of(id));
         }
+    }
+
+    /// Passwords are asked for at the login only, so any secret will do; but it is when rights are looked at again: the
+    /// vhost's, and those of consumers, which are told if they end.
+    fn update_secret(&mut self) -> Result<(), Fault> {
+        let picture = self.session.picture();
+        handshake::open(&picture, &self.session.user, &self.session.vhost)?;
+        self.session.reply(0, &Method::ConnectionUpdateSecretOk {});
+        let lost = self.session.unreadable_consumers();
+        for id in lost {
+            self.end_consumer(id);
+        }
+        Ok(())
     }
 
     /// The client's, which was verified.

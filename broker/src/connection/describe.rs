@@ -85,6 +85,8 @@ pub struct ChannelInfo {
     pub messages_unconfirmed: u64,
     /// Whether it is in confirm mode.
     pub confirm: bool,
+    /// Messages and settlements that wait for a commit, if it is in tx mode.
+    pub transaction: Option<(u64, u64)>,
     /// basic.qos for consumers to come.
     pub prefetch_count: u16,
     /// Frames that wait for an answer to the one before.

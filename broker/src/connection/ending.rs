@@ -4,8 +4,17 @@ use super::{CLOSE_OK_MS, Connection, Effect, Ending, LINGER_MS, Phase};
 use crate::amqp::Method;
 
 impl Connection {
-    /// The socket is gone, or is to be dropped.
+    /// The socket is gone.
     pub fn on_lost(&mut self) {
+        if self.phase == Phase::Running {
+            let (user, vhost) = (&self.session.user, &self.session.vhost);
+            tracing::warn!(peer = %self.ends.peer, %user, %vhost, "connection lost: its client went without closing it");
+        }
+        self.hang_up();
+    }
+
+    /// The socket is to be dropped.
+    pub(super) fn hang_up(&mut self) {
         self.phase = Phase::Lost;
         self.session.output.clear();
         self.begin_end();

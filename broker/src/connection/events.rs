@@ -22,7 +22,11 @@ impl Connection {
         for delivery in &events.deliveries {
             match self.session.accept(events, delivery) {
                 Accepted::Drop => {}
-                Accepted::Return => self.session.settle(Settlement::Release, events.group, delivery.seq),
+                Accepted::Return => {
+                    let consumer = delivery.consumer;
+                    self.session
+                        .settle(Settlement::Release, events.group, delivery.seq, consumer);
+                }
                 Accepted::Deliver => {
                     // One whose channel has closed is given back by the cancelling of its consumer.
                     let Some(consumer) = self.session.consumers.get(&delivery.consumer) else {
@@ -38,7 +42,7 @@ impl Connection {
                         channel.got(&mut self.session, events.group, delivery, ready);
                         self.resumable.push(id.number);
                     } else {
-                        self.session.settle(Settlement::Release, events.group, delivery.seq);
+                        self.session.settle(Settlement::Release, events.group, delivery.seq, 0);
                     }
                 }
             }
@@ -77,14 +81,14 @@ impl Connection {
                 continue;
             };
             if let Some(channel) = self.channels.get_mut(&consumer.channel.number) {
-                channel.consumer_ended(&mut self.session, &consumer.tag);
+                channel.consumer_ended(&mut self.session, id, &consumer.tag);
             }
         }
     }
 
     /// A queue has ended a consumer that held a message for too long.
-    pub(super) fn on_consumer_timed_out(&mut self, consumer: u32) {
-        let Some(consumer) = self.session.consumers.remove(&consumer) else {
+    pub(super) fn on_consumer_timed_out(&mut self, id: u32) {
+        let Some(consumer) = self.session.consumers.remove(&id) else {
             return;
         };
         let number = consumer.channel.number;
@@ -92,8 +96,18 @@ impl Connection {
         let Some(channel) = channel.filter(|channel| channel.id() == consumer.channel) else {
             return;
         };
-        if let Err(fault) = channel.consumer_timed_out(&mut self.session, &consumer) {
+        if let Err(fault) = channel.consumer_timed_out(&mut self.session, id, &consumer) {
             self.fault(number, fault);
+        }
+    }
+
+    /// A consumer gets nothing more, and its client is told.
+    pub(super) fn end_consumer(&mut self, id: u32) {
+        let Some(of) = self.session.consumers.get(&id).map(|consumer| consumer.channel) else {
+            return;
+        };
+        if let Some(channel) = self.channels.get_mut(&of.number).filter(|channel| channel.id() == of) {
+            channel.end_consumer(&mut self.session, id);
         }
     }
 
@@ -150,6 +164,10 @@ impl Connection {
                 }
                 Notice::ConsumerTimedOut(consumer) => {
                     self.on_consumer_timed_out(consumer);
+                    continue;
+                }
+                Notice::ReaderLost(consumer) => {
+                    self.end_consumer(consumer);
                     continue;
                 }
                 Notice::Forgotten => {

@@ -104,7 +104,8 @@ impl Connection {
                 self.resumable.push(id.number);
             }
             // Only what is flushed counts.
-            self.session.queues.flush(now_ms, carrier);
+            let unwritten = self.session.output.len();
+            self.session.queues.flush(unwritten, now_ms, carrier);
         }
     }
 }

@@ -98,7 +98,7 @@ pub(super) fn login(
     let shown = |name: &str| -> String { name.chars().take(SHOWN_MAX).collect() };
     let user = match login.certificate.filter(|_| mechanism == Mechanism::External) {
         Some(certificate) => {
-            let Some(name) = certificate.login(limits.cert_login_from) else {
+            let Some(name) = certificate.login(limits.cert_name) else {
                 return Err(refused("the client's certificate names nobody".to_owned()));
             };
             let Some(user) = picture.user(name) else {

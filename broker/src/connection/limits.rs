@@ -2,13 +2,24 @@
 
 use warren_cluster::NodeId;
 
-use crate::auth::CertLogin;
+use crate::auth::CertName;
+use crate::metadata::Kind;
 
 /// What connections may do and are offered.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Most channels of one connection.
     pub channel_max: u16,
+    /// Most channels of all clients of the node; 0: no limit.
+    pub channels_max: u64,
+    /// Most consumers of one channel; 0: no limit.
+    pub consumers_max: usize,
+    /// Of a durable, shared queue that names no type, where its vhost names none either.
+    pub default_queue_type: Kind,
+    /// Most queues in the cluster with which one more is declared; 0: no limit.
+    pub queues_max: u64,
+    /// The same for exchanges, those among them that every vhost has.
+    pub exchanges_max: u64,
     /// Largest frame, with its overhead.
     pub frame_max: u32,
     /// Proposed heartbeat in seconds.
@@ -41,7 +52,7 @@ pub struct Limits {
     /// Users who may only connect from this machine.
     pub loopback_users: Vec<String>,
     /// Whom a client's certificate names.
-    pub cert_login_from: CertLogin,
+    pub cert_name: CertName,
     /// For server-properties.
     pub cluster_name: String,
     /// For listings.
@@ -52,6 +63,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             channel_max: 2_047,
+            channels_max: 0,
+            consumers_max: 0,
+            default_queue_type: Kind::Classic,
+            queues_max: 0,
+            exchanges_max: 0,
             frame_max: 131_072,
             heartbeat_s: 60,
             message_size_max: 16 << 20,
@@ -67,7 +83,7 @@ impl Default for Limits {
             group_size: 3,
             members: Vec::new(),
             loopback_users: vec!["guest".to_owned()],
-            cert_login_from: CertLogin::default(),
+            cert_name: CertName::default(),
             cluster_name: "warren".to_owned(),
             node_name: "warren".to_owned(),
         }

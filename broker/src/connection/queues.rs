@@ -5,7 +5,7 @@ use warren_proto::queue::Resync;
 use warren_proto::record::SessionId;
 
 use crate::directory::NotSent;
-use crate::queue::client::{Notice, QueueClient};
+use crate::queue::client::{Notice, QueueClient, Share};
 
 /// Takes a session's batches to the queues' leaders.
 pub trait Carrier {
@@ -29,6 +29,7 @@ struct Counted {
     bytes: usize,
     commands: u64,
     waiting: bool,
+    readers: usize,
 }
 
 /// See the module.
@@ -37,9 +38,13 @@ pub(crate) struct Queues {
     entries: FxHashMap<u64, Entry>,
     dirty: Vec<u64>,
     unsent: bool,
+    /// With readers that may be given credit once the output has room.
+    held_back: Vec<u64>,
     bytes: usize,
     commands: u64,
     waiting: usize,
+    /// Of streams.
+    readers: usize,
 }
 
 impl Queues {
@@ -49,9 +54,11 @@ impl Queues {
             entries: FxHashMap::default(),
             dirty: Vec::new(),
             unsent: false,
+            held_back: Vec::new(),
             bytes: 0,
             commands: 0,
             waiting: 0,
+            readers: 0,
         }
     }
 
@@ -128,10 +135,22 @@ impl Queues {
         }
     }
 
-    /// Closes what was added and offers everything that may leave.
-    pub(crate) fn flush(&mut self, now_ms: u64, carrier: &mut impl Carrier) {
+    /// Closes what was added and offers everything that may leave. `unwritten`: bytes that wait for the client's socket.
+    pub(crate) fn flush(&mut self, unwritten: usize, now_ms: u64, carrier: &mut impl Carrier) {
         self.unsent = false;
+        let is_over = Share::is_over(unwritten);
         let mut dirty = std::mem::take(&mut self.dirty);
+        if !is_over {
+            for group in self.held_back.drain(..) {
+                if let Some(entry) = self.entries.get_mut(&group)
+                    && !entry.dirty
+                {
+                    entry.dirty = true;
+                    dirty.push(group);
+                }
+            }
+        }
+        let share = Share::of(self.readers);
         for group in dirty.drain(..) {
             let Some(entry) = self.entries.get_mut(&group) else {
                 continue;
@@ -146,13 +165,20 @@ impl Queues {
                     break;
                 }
             }
-            if let Some(request) = client.take_resync(now_ms) {
+            if let Some(request) = client.take_resync(share, now_ms) {
+                carrier.resync(group, request);
+            } else if is_over && client.readers() > 0 {
+                if !self.held_back.contains(&group) {
+                    self.held_back.push(group);
+                }
+            } else if let Some(request) = client.take_credit(share, now_ms) {
                 carrier.resync(group, request);
             }
             let now = Counted {
                 bytes: client.unapplied_bytes(),
                 commands: client.unapplied_commands(),
                 waiting: client.needs_tick(),
+                readers: client.readers(),
             };
             let before = std::mem::replace(&mut entry.counted, now);
             self.count(before, now);
@@ -164,5 +190,6 @@ impl Queues {
         self.bytes = self.bytes + now.bytes - before.bytes;
         self.commands = self.commands + now.commands - before.commands;
         self.waiting = self.waiting + usize::from(now.waiting) - usize::from(before.waiting);
+        self.readers = self.readers + now.readers - before.readers;
     }
 }

@@ -1,5 +1,6 @@
 //! Every client connection of this node, for listings and for the end.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,12 +23,28 @@ const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Default)]
 pub struct Registry {
     connections: Arc<Mutex<FxHashMap<u64, Addr<ConnectionActor>>>>,
+    /// Those of all registries of the node.
+    total: Total,
+}
+
+/// How many connections a node has, whichever listener they came by. Clones count together.
+#[derive(Clone, Default)]
+pub struct Total(Arc<AtomicUsize>);
+
+impl Total {
+    /// The number of connections, those included that are ending.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Registry {
-    /// An empty registry.
-    pub fn new() -> Self {
-        Self::default()
+    /// An empty registry, whose connections count in `total`.
+    pub fn new(total: Total) -> Self {
+        Self {
+            connections: Arc::default(),
+            total,
+        }
     }
 
     fn connections(&self) -> MutexGuard<'_, FxHashMap<u64, Addr<ConnectionActor>>> {
@@ -35,11 +52,15 @@ impl Registry {
     }
 
     pub(super) fn insert(&self, session: SessionId, connection: Addr<ConnectionActor>) {
-        self.connections().insert(session.id, connection);
+        if self.connections().insert(session.id, connection).is_none() {
+            self.total.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn remove(&self, session: SessionId) {
-        self.connections().remove(&session.id);
+        if self.connections().remove(&session.id).is_some() {
+            self.total.0.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// How many connections there are, those included that are ending.

@@ -109,9 +109,9 @@ impl Consumer {
         }
     }
 
-    /// Whether the queue must be told how far its deliveries got.
-    pub(crate) fn is_unlimited(&self) -> bool {
-        self.no_ack || self.prefetch == 0
+    /// Whether it matters how far its deliveries got.
+    pub(crate) fn notes_writes(&self) -> bool {
+        self.no_ack || self.prefetch == 0 || self.kind == Kind::Stream
     }
 }
 
@@ -271,6 +271,22 @@ impl Session {
         Err(Fault::new(ReplyCode::AccessRefused, text))
     }
 
+    /// The consumers whose queue the client's user may no longer read from, by number.
+    pub(crate) fn unreadable_consumers(&mut self) -> Vec<u32> {
+        let picture = self.picture();
+        let mut lost = Vec::new();
+        let mut consumers: Vec<(u32, u64)> = self.consumers.iter().map(|(id, of)| (*id, of.group)).collect();
+        consumers.sort_unstable();
+        for (id, group) in consumers {
+            if let Some(queue) = picture.queue_by_group(group)
+                && !self.is_granted(Access::Read, &queue.name)
+            {
+                lost.push(id);
+            }
+        }
+        lost
+    }
+
     /// Whether the client's user may do anything at all with the named queue or exchange.
     pub(crate) fn allow_any(&mut self, kind: &'static str, name: &str) -> Result<(), Fault> {
         if [Access::Write, Access::Read]
@@ -374,11 +390,17 @@ impl Session {
             if let Some(message) = delivery.message
                 && let Some(client) = self.queues.known(delivery.group)
             {
-                client.settle(Outcome::Ack, message, self.now_ms);
+                client.settle(Outcome::Ack, message, delivery.consumer, self.now_ms);
             }
             let Some(consumer) = self.consumers.get_mut(&delivery.consumer) else {
                 continue;
             };
+            if consumer.kind == Kind::Stream {
+                if let Some(client) = self.queues.known(delivery.group) {
+                    client.wrote(delivery.consumer);
+                }
+                continue;
+            }
             consumer.written += 1;
             if consumer.written >= consumer.credited + CREDIT_STEP
                 && let Some(client) = self.queues.known(delivery.group)
@@ -389,11 +411,13 @@ impl Session {
         }
     }
 
-    /// Settles a message with its queue, if the queue is still there.
-    pub(crate) fn settle(&mut self, outcome: Outcome, group: u64, message: u64) {
+    /// Settles a message that a consumer was given, 0: a get, with its queue, if the queue is still there. False if the
+    /// queue is not told: see [`QueueClient::settle`](crate::queue::client::QueueClient::settle).
+    pub(crate) fn settle(&mut self, outcome: Outcome, group: u64, message: u64, consumer: u32) -> bool {
         let now_ms = self.now_ms;
-        if let Some(client) = self.queues.known(group) {
-            client.settle(outcome, message, now_ms);
+        match self.queues.known(group) {
+            Some(client) => client.settle(outcome, message, consumer, now_ms),
+            None => true,
         }
     }
 

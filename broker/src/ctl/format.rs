@@ -184,6 +184,11 @@ fn argument(item: &Value) -> String {
     }
 }
 
+/// The same for a text of several lines.
+pub(super) fn plain_lines(text: &str) -> String {
+    text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
+}
+
 /// A name may hold a line end, a tab, or a terminal's commands: these show escaped, so that a row stays a row.
 fn plain(text: &str) -> String {
     if text.contains(char::is_control) {

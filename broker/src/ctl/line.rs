@@ -2,8 +2,10 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod members;
 mod settings;
 
+pub(super) use self::members::{GrowthWord, KindWord, Membership, MembershipWord};
 pub(super) use self::settings::{PolicyLine, Setting};
 
 #[derive(Debug, Parser)]
@@ -84,21 +86,6 @@ impl Unit {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub(super) enum GrowthWord {
-    All,
-    Even,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub(super) enum KindWord {
-    All,
-    Quorum,
-    Classic,
-}
-
 #[derive(Debug, Subcommand)]
 #[command(rename_all = "snake_case")]
 pub(super) enum Command {
@@ -122,46 +109,17 @@ pub(super) enum Command {
         #[arg(long, default_value = "days")]
         unit: Unit,
     },
+    /// What nodes of older builds would not know, and whether the cluster has gone over to it [default columns: name
+    /// state]
+    ListFeatureFlags { columns: Vec<String> },
+    /// Whether the cluster has gone over to what older builds would not know, which it does by itself: status 75 if not
+    EnableFeatureFlag {
+        /// Or: all
+        #[arg(value_name = "FLAG")]
+        name: String,
+    },
     /// A durable queue's replicas
     QuorumStatus { queue: String },
-    /// Gives a queue a replica on a node
-    AddMember { queue: String, member: String },
-    /// Takes a queue's replica from a node
-    DeleteMember { queue: String, member: String },
-    /// Has a queue led from a node that has a replica of it
-    TransferLeadership { queue: String, member: String },
-    /// Gives queues a replica on a node
-    Grow {
-        member: String,
-        /// All queues, or those with an even number of replicas
-        growth: GrowthWord,
-        /// Only in virtual hosts whose names match
-        #[arg(long, default_value = ".*")]
-        vhost_pattern: String,
-        /// Only queues whose names match
-        #[arg(long, default_value = ".*")]
-        queue_pattern: String,
-    },
-    /// Takes all queues' replicas from a node
-    Shrink { member: String },
-    /// Spreads the queues' leaders evenly over the nodes
-    Rebalance {
-        kind: KindWord,
-        /// Only in virtual hosts whose names match
-        #[arg(long, default_value = ".*")]
-        vhost_pattern: String,
-        /// Only queues whose names match
-        #[arg(long, default_value = ".*")]
-        queue_pattern: String,
-    },
-    /// Has other nodes lead this node's queues and serve its clients, until revive or its next start
-    Drain,
-    /// Ends what drain began
-    Revive,
-    /// Whether a queue would lose its quorum without this node
-    CheckIfNodeIsQuorumCritical,
-    /// Waits until no queue would lose its quorum without this node
-    AwaitOnlineQuorumPlusOne,
     /// Queues [default columns: name messages]
     ListQueues {
         /// Only queues that have a leader
@@ -253,6 +211,8 @@ pub(super) enum Command {
         #[arg(short = 'u', long = "if-unused")]
         if_unused: bool,
     },
+    #[command(flatten)]
+    Membership(Membership),
     #[command(flatten)]
     Setting(Setting),
 }

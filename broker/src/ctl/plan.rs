@@ -2,17 +2,16 @@
 
 use super::{Exit, line::Command};
 
-mod settings;
-
 use crate::{
     admin::protocol::{
-        BindingRow, ChannelRow, ConnectionRow, ConsumerRow, ExchangeRow, PermissionRow, QueueRow, ReplicaRow, Request,
-        Row, UserRow, VhostRow, status,
+        BindingRow, ChannelRow, ConnectionRow, ConsumerRow, ExchangeRow, FeatureFlag, PermissionRow, QueueRow,
+        ReplicaRow, Request, Row, UserRow, VhostRow, status,
     },
     config::Secret,
 };
 
 mod members;
+mod settings;
 
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -25,6 +24,10 @@ pub(super) struct Plan {
     pub(super) timeout_s: u64,
     /// A document is to be read first: from a file, or from standard input if none is named.
     pub(super) reads: Option<Option<String>>,
+    /// The node of this machine, which is stopped, joins the cluster of that one.
+    pub(super) joins: Option<String>,
+    /// The stopped node of this machine goes on with these survivors; whether the loss is accepted.
+    pub(super) recovers: Option<(Vec<String>, bool)>,
 }
 
 #[derive(Debug)]
@@ -108,21 +111,23 @@ pub(super) fn plan(command: Command, named: Option<String>) -> Result<Plan, Exit
             show: Show::Certificates(i64::from(within) * unit.seconds()),
             ..Plan::done(Request::ListCertificates, "")
         },
+        Command::ListFeatureFlags { columns } => {
+            Plan::rows::<FeatureFlag>(Request::ListFeatureFlags, columns, &["name", "state"])?
+                .with_banner("Listing feature flags ...".to_owned())
+        }
+        Command::EnableFeatureFlag { name } => {
+            let banner = match name.as_str() {
+                "all" => "Enabling all feature flags ...".to_owned(),
+                _ => format!("Enabling feature flag \"{name}\" ..."),
+            };
+            Plan::done(Request::EnableFeatureFlag { name }, "").with_banner(banner)
+        }
         Command::QuorumStatus { queue } => {
             let banner = format!("Status of queue {queue} ...");
             let plan = Plan::rows::<ReplicaRow>(Request::QuorumStatus { vhost, queue }, Vec::new(), &[])?;
             plan.framed().with_banner(banner)
         }
-        Command::AddMember { .. }
-        | Command::DeleteMember { .. }
-        | Command::TransferLeadership { .. }
-        | Command::Grow { .. }
-        | Command::Shrink { .. }
-        | Command::Rebalance { .. }
-        | Command::Drain
-        | Command::Revive
-        | Command::CheckIfNodeIsQuorumCritical
-        | Command::AwaitOnlineQuorumPlusOne => members::plan(command, vhost)?,
+        Command::Membership(command) => members::plan(command, vhost)?,
         Command::ListQueues {
             online,
             offline,
@@ -328,6 +333,8 @@ impl Plan {
             waits: false,
             timeout_s: TIMEOUT_S,
             reads: None,
+            joins: None,
+            recovers: None,
         }
     }
 
@@ -389,12 +396,10 @@ impl Plan {
 
 fn takes_vhost(command: &Command) -> bool {
     match command {
+        Command::Membership(command) => members::takes_vhost(command),
         Command::Setting(setting) => settings::takes_vhost(setting),
         Command::HashPassword { .. } => false,
         Command::QuorumStatus { .. }
-        | Command::AddMember { .. }
-        | Command::DeleteMember { .. }
-        | Command::TransferLeadership { .. }
         | Command::ListQueues { .. }
         | Command::ListExchanges { .. }
         | Command::ListBindings { .. }
@@ -405,18 +410,13 @@ fn takes_vhost(command: &Command) -> bool {
         | Command::PurgeQueue { .. }
         | Command::DeleteQueue { .. } => true,
         Command::Ping
-        | Command::Grow { .. }
-        | Command::Shrink { .. }
-        | Command::Rebalance { .. }
-        | Command::Drain
-        | Command::Revive
-        | Command::CheckIfNodeIsQuorumCritical
-        | Command::AwaitOnlineQuorumPlusOne
         | Command::Status
         | Command::Version
         | Command::AwaitStartup
         | Command::AwaitOnlineNodes { .. }
         | Command::ClusterStatus
+        | Command::ListFeatureFlags { .. }
+        | Command::EnableFeatureFlag { .. }
         | Command::CheckCertificateExpiration { .. }
         | Command::ListConnections { .. }
         | Command::ListChannels { .. }

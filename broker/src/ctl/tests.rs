@@ -3,7 +3,7 @@ use std::{ffi::OsString, io};
 use serde_json::{Value, json};
 
 use super::{Exit, Failure, Invocation, Next};
-use crate::admin::protocol::Request;
+use crate::admin::protocol::{Growth, QueueKind, Request};
 
 const FILE: &str = r#"
 cluster.name = "blue"
@@ -133,6 +133,122 @@ fn other_formatters() {
     assert!(shown(&["quorum_status", "q", "--formatter", "json"], &replicas).contains("\"Membership\":null"));
 }
 
+/// What a line of the commands about replicas asks the node for, and what it says first.
+#[test]
+fn commands_about_replicas() {
+    let asks = |line: &[&str], request: Request, banner: &str| {
+        let invocation = parse(line, &[]).expect("the line means something");
+        assert_eq!(invocation.request(), &request, "{line:?}");
+        assert_eq!(
+            invocation.banner().unwrap_or_default(),
+            format!("{banner}\n"),
+            "{line:?}"
+        );
+    };
+    let (queue, node, vhost) = ("q".to_owned(), "a".to_owned(), "v".to_owned());
+    let any = || ".*".to_owned();
+    let add = Request::AddMember {
+        vhost: vhost.clone(),
+        queue: queue.clone(),
+        node: node.clone(),
+    };
+    let banner = "Adding a member for queue q on node a...";
+    asks(&["add_member", "-p", "v", "q", "a"], add.clone(), banner);
+    asks(
+        &["add_member", "--vhost", "v", "q", "a", "--membership", "voter"],
+        add.clone(),
+        banner,
+    );
+    asks(
+        &["add_member", "--vhost", "v", "q", "a", "--membership", "promotable"],
+        add,
+        banner,
+    );
+    let delete = Request::DeleteMember {
+        vhost: vhost.clone(),
+        queue: queue.clone(),
+        node: node.clone(),
+    };
+    asks(
+        &["delete_member", "-p", "v", "q", "a"],
+        delete,
+        "Removing a replica of queue q on node a...",
+    );
+    let transfer = Request::TransferLeadership {
+        vhost,
+        queue,
+        node: node.clone(),
+    };
+    let banner = "Transferring leadership of queue q to node a...";
+    asks(&["transfer_leadership", "-p", "v", "q", "a"], transfer, banner);
+    let grow = |growth, vhost_pattern: String, queue_pattern: String| Request::Grow {
+        node: node.clone(),
+        growth,
+        vhost_pattern,
+        queue_pattern,
+    };
+    asks(
+        &["grow", "a", "all"],
+        grow(Growth::All, any(), any()),
+        "Growing all queues on a...",
+    );
+    let line = [
+        "grow",
+        "a",
+        "even",
+        "--vhost-pattern",
+        "^v",
+        "--queue-pattern",
+        "^q",
+        "--membership",
+        "voter",
+    ];
+    let request = grow(Growth::Even, "^v".to_owned(), "^q".to_owned());
+    asks(&line, request, "Growing even queues on a...");
+    let shrink = |errors_only| Request::Shrink {
+        node: node.clone(),
+        errors_only,
+    };
+    asks(&["shrink", "a"], shrink(false), "Shrinking queues on a...");
+    asks(
+        &["shrink", "a", "--errors-only"],
+        shrink(true),
+        "Shrinking queues on a...",
+    );
+    for (word, kind) in [
+        ("all", QueueKind::All),
+        ("quorum", QueueKind::Quorum),
+        ("classic", QueueKind::Classic),
+    ] {
+        let request = Request::Rebalance {
+            kind,
+            vhost_pattern: any(),
+            queue_pattern: "^q".to_owned(),
+        };
+        let banner = format!("Re-balancing leaders of {word} queues...");
+        asks(&["rebalance", word, "--queue-pattern", "^q"], request, &banner);
+    }
+    let critical = "Checking if the node is critical for the quorum of any queues ...";
+    asks(&["check_if_node_is_quorum_critical"], Request::CheckQuorum, critical);
+    let waits = "Will wait for a quorum + 1 of nodes to be online for all queues ...";
+    asks(&["await_online_quorum_plus_one"], Request::CheckQuorum, waits);
+    for line in [
+        &["grow", "a", "odd"][..],
+        &["grow", "a"],
+        &["add_member", "q"],
+        &["add_member", "q", "a", "--membership", "leader"],
+        &["delete_member", "q"],
+        &["shrink"],
+        &["rebalance", "streams and more"],
+        &["transfer_leadership", "q"],
+    ] {
+        let Err(refused) = parse(line, &[]) else {
+            panic!("{line:?} was taken")
+        };
+        assert_eq!(refused.status, 64, "{line:?}: {}", refused.text);
+    }
+}
+
 #[test]
 fn commands_without_rows() {
     check(&["ping"], &json!([]), "Will ping the node ...\nPing succeeded\n");
@@ -252,7 +368,7 @@ fn lines_become_requests() {
         (
             &["update_vhost_metadata", "v", "--tags", "a,b"],
             json!({"verb": "update_vhost", "vhost": "v", "description": null, "tags": ["a", "b"],
-                   "default_queue_type": null}),
+                   "default_queue_type": null, "protected": null}),
         ),
         (
             &["export_definitions", "-p", "v", "-"],
@@ -455,4 +571,58 @@ fn a_certificate_that_expires_soon_is_an_error() {
         assert!(exit.text.contains("/c.pem (CN=a): then - now"), "{}", exit.text);
     }
     assert_eq!(parse(&[check], &[]).expect_err("within what?").status, 64);
+}
+
+#[test]
+fn nodes_join_and_leave() {
+    // Whoever joins asks a node of the cluster; its own number is known only when its directory is.
+    for existing in ["b", "b=10.0.0.2:7101", "10.0.0.2:7101"] {
+        let mut joins = parse(&["--config", "file.toml", "join_cluster", existing], &[]).expect("legal");
+        assert_eq!(joins.node, "10.0.0.2:7101");
+        assert_eq!(joins.banner(), Some(format!("Clustering this node with {existing}\n")));
+        let own = joins.joins().expect("it joins").node.name.clone();
+        let refused = joins
+            .set_directory(7)
+            .expect_err("it listens everywhere and does not say where it is");
+        assert!(refused.to_string().contains("0.0.0.0:7109"), "{refused}");
+        assert_eq!(own, "warren");
+    }
+    let env = [("WARREN_NODE_NAME", "a")];
+    let mut joins = parse(&["--config", "file.toml", "join_cluster", "b"], &env).expect("legal");
+    joins.set_directory(7).expect("cluster.seeds says where it is");
+    match joins.request() {
+        Request::JoinCluster {
+            name,
+            address,
+            directory,
+            seeds,
+        } => assert_eq!(
+            (name.as_str(), address.as_str(), *directory, seeds.len()),
+            ("a", "10.0.0.1:7101", 7, 2)
+        ),
+        other => panic!("{other:?}"),
+    }
+    let forgets = parse(&["-n", "h:1", "forget_cluster_node", "b"], &[]).expect("legal");
+    assert_eq!(forgets.node, "h:1");
+    let node = "b".to_owned();
+    assert_eq!(forgets.request(), &Request::ForgetClusterNode { node });
+    assert_eq!(forgets.banner().as_deref(), Some("Removing node b from the cluster\n"));
+    assert!(forgets.joins().is_none() && forgets.ends_offline().is_none());
+}
+
+#[test]
+fn what_concerns_a_stopped_node_calls_none() {
+    let env = [("WARREN_NODE_DATA_DIR", "/nowhere/at/all")];
+    let line = ["recover_lost_majority", "--survivors", "a,b"];
+    let exit = parse(&line, &env)
+        .expect("legal")
+        .ends_offline()
+        .expect("no call is made");
+    assert_eq!(exit.status, 70);
+    assert!(
+        exit.text.contains("there is no data of a node in /nowhere/at/all"),
+        "{}",
+        exit.text
+    );
+    assert!(parse(&["recover_lost_majority"], &[]).is_err(), "nobody survives");
 }

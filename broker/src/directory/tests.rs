@@ -1,3 +1,4 @@
+use super::inbound::WAITING_BYTES_MAX;
 use super::*;
 
 /// Keeps what it is given, and has room for so many messages.
@@ -69,9 +70,50 @@ fn runs_end_for_good_or_until_they_are_back() {
     directory.run_concluded(2, 5);
     assert!(directory.has_ended(session(2, 5)) && directory.has_ended(session(2, 4)));
     assert!(!directory.has_ended(session(2, 6)) && !directory.has_ended(session(3, 5)));
-    directory.run_returned(2, 5);
+    directory.run_returned(2, 5, 0);
     assert!(!directory.has_ended(session(2, 5)) && directory.has_ended(session(2, 4)));
     directory.run_ended(2, 5);
-    directory.run_returned(2, 5);
+    directory.run_returned(2, 5, 0);
     assert!(directory.has_ended(session(2, 5)), "the word of its return was late");
+}
+
+#[test]
+fn whoever_was_given_up_leads_no_more_whatever_its_term() {
+    let directory = Directory::new(1, 1, View::new());
+    directory.watch(7, session(1, 1));
+    let led_by = |directory: &Directory| match directory.watch(7, session(1, 1)) {
+        Leader::Remote(node) => Some(node),
+        Leader::Local(_) | Leader::Unknown => None,
+    };
+    directory.leader_is(7, (0, 9), Some(2));
+    assert_eq!(led_by(&directory), Some(2));
+    directory.leader_is(7, (0, 8), Some(3));
+    assert_eq!(led_by(&directory), Some(2), "it leads in an earlier term");
+    directory.leader_is(7, (4, 6), Some(3));
+    directory.leader_is(7, (0, 10), Some(2));
+    assert_eq!(led_by(&directory), Some(3));
+    // A build that does not say which decision is obeyed.
+    directory.hear_leader(7, None, 5, Some(2));
+    assert_eq!(led_by(&directory), Some(3));
+    directory.hear_leader(7, None, 7, Some(2));
+    assert_eq!(led_by(&directory), Some(2));
+}
+
+#[test]
+fn sessions_of_a_run_that_was_counted_as_ended_do_not_come_back_with_it() {
+    let directory = Directory::new(1, 1, View::new());
+    let numbered = |incarnation, id| SessionId {
+        id,
+        ..session(2, incarnation)
+    };
+    directory.run_returned(2, 5, 0);
+    assert!(!directory.has_ended(numbered(5, 1)));
+    directory.run_concluded(2, 5);
+    directory.run_returned(2, 5, 4);
+    assert!(directory.has_ended(numbered(5, 3)) && !directory.has_ended(numbered(5, 4)));
+    directory.run_returned(2, 5, 0);
+    assert!(directory.has_ended(numbered(5, 3)), "an earlier word of it was late");
+    directory.run_returned(2, 6, 0);
+    directory.run_concluded(2, 5);
+    assert!(directory.has_ended(numbered(5, 4)) && !directory.has_ended(numbered(6, 1)));
 }

@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn weights_are_whole_numbers_above_0() {
         for (key, text) in [
-            ("", "The binding key must be an integer: <<\"\">>"),
+            ("", "The binding key must be an integer: <<>>"),
             ("x", "The binding key must be an integer: <<\"x\">>"),
             ("1.5", "The binding key must be an integer: <<\"1.5\">>"),
             ("0", "The binding key must be greater than 0"),

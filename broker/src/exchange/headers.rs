@@ -38,9 +38,9 @@ pub(super) fn validate(arguments: &Table) -> Result<(), InvalidBinding> {
     match arguments.get("x-match") {
         None => Ok(()),
         Some(Value::LongStr(mode)) if mode_of(mode).is_some() => Ok(()),
-        Some(Value::LongStr(mode)) => Err(InvalidBinding(format!(
-            "Invalid x-match field value <<\"{}\">>; expected all, any, all-with-x, or any-with-x",
-            String::from_utf8_lossy(mode)
+        Some(mode @ Value::LongStr(_)) => Err(InvalidBinding(format!(
+            "Invalid x-match field value {}; expected all, any, all-with-x, or any-with-x",
+            term::print(mode)
         ))),
         Some(other) => Err(InvalidBinding(format!(
             "Invalid x-match field type {} (value {}); expected longstr",

@@ -17,6 +17,7 @@ pub(crate) fn print(value: &Value) -> String {
         Value::F32(n) => format!("{n:?}"),
         Value::F64(n) => format!("{n:?}"),
         Value::Decimal { scale, value } => format!("{{{scale},{value}}}"),
+        Value::LongStr(text) | Value::ByteArray(text) if text.is_empty() => "<<>>".to_owned(),
         Value::LongStr(text) | Value::ByteArray(text) => format!("<<\"{}\">>", String::from_utf8_lossy(text)),
         Value::Timestamp(seconds) => seconds.to_string(),
         Value::Void => "undefined".to_owned(),

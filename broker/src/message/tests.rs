@@ -47,6 +47,8 @@ fn expirations_are_decimal_milliseconds() {
     check("60000", Ok(60_000));
     check("315360000000", Ok(315_360_000_000));
     check("315360000001", Err("{value_too_large,315360000001}"));
+    check("99999999999999999999", Err("{value_too_large,99999999999999999999}"));
+    check("-0", Ok(0));
     check("-1", Err("{value_negative,-1}"));
     check("", Err("no_integer"));
     check("abc", Err("no_integer"));

@@ -10,15 +10,17 @@ use tokio::sync::watch;
 use warren_cluster::NodeId;
 use warren_cluster::group::Options;
 use warren_cluster::group::shell::Io;
+use warren_cluster::transport::{Membership, Peer};
 
 use super::client::{MetadataClient, Submit};
 use super::orphans::Orphans;
-use super::replica::{ExchangeStep, MetadataReplica, News, Round, Setup, Updates};
+use super::replica::{ExchangeStep, MetadataReplica, News, Recovery, Round, Setup, Updates};
 use super::{Bootstrap, Change, Exchange, Queue, Run, View};
+use crate::clock::now_ms;
 use crate::directory::{Directory, Inbound};
 use crate::exchange::actor::ExchangeActor;
 use crate::fatal;
-use crate::queue::actor::{QueueActor, now_ms};
+use crate::queue::actor::QueueActor;
 use crate::queue::transient::TransientActor;
 
 pub use super::replica::GROUP;
@@ -38,8 +40,20 @@ pub struct Environment {
     pub directory: Arc<Directory>,
     /// For the group and for the queues' groups.
     pub io: Io,
-    /// The voters of the metadata group: all configured nodes.
+    /// See [`Setup::members`].
     pub members: Vec<NodeId>,
+    /// See [`Setup::peers`].
+    pub peers: Vec<Peer>,
+    /// See [`Setup::era`].
+    pub era: u64,
+    /// See [`Setup::reformed`].
+    pub reformed: u64,
+    /// See [`Setup::founds_alone_after_ticks`].
+    pub founds_alone_after: Duration,
+    /// See [`Setup::membership`].
+    pub membership: Membership,
+    /// See [`Setup::recovery`].
+    pub recovery: Option<Recovery>,
     /// Where queues and exchanges run.
     pub arbiters: Vec<ArbiterHandle>,
     /// What the first leader ever makes of an empty cluster.
@@ -82,6 +96,12 @@ impl MetadataActor {
                 directory: env.directory.clone(),
                 io: env.io.clone(),
                 members: env.members,
+                peers: env.peers,
+                era: env.era,
+                reformed: env.reformed,
+                founds_alone_after_ticks: env.founds_alone_after.as_millis().div_ceil(TICK.as_millis()) as u64,
+                membership: env.membership,
+                recovery: env.recovery,
                 bootstrap: env.bootstrap,
                 announce: env.announce.clone(),
                 silent_ticks: SILENT_TICKS,
@@ -93,7 +113,7 @@ impl MetadataActor {
             };
             let replica = match MetadataReplica::open(setup) {
                 Ok(replica) => replica,
-                Err(error) => fatal::stop(&error),
+                Err(error) => fatal::stop_group(&error),
             };
             Self {
                 replica,
@@ -116,13 +136,20 @@ impl MetadataActor {
     fn drive(&mut self, ctx: &mut Context<Self>) {
         let round = match self.replica.drive(now_ms()) {
             Ok(round) => round,
-            Err(error) => fatal::stop(&error),
+            Err(error) => fatal::stop_group(&error),
         };
         if self.replica.has_joined() {
             self.ready.send_replace(true);
         }
         if let Some(round) = round {
             self.carry_out(round, ctx);
+        }
+    }
+
+    /// Ends the node if it cannot be part of what others are part of.
+    fn check(&self) {
+        if let Some(conflict) = self.replica.conflict() {
+            fatal::misplaced(conflict);
         }
     }
 
@@ -144,6 +171,10 @@ impl MetadataActor {
         ctx.wait(join_all(updates).into_actor(self).map(move |_, actor, ctx| {
             for queue in actor.replica.published(applied) {
                 actor.start_queue(queue);
+            }
+            actor.check();
+            if actor.replica.is_forgotten() {
+                fatal::forgotten("the metadata say that the node was removed from its cluster");
             }
             let drains = actor.replica.drains();
             actor
@@ -206,6 +237,7 @@ impl Actor for MetadataActor {
         self.directory.register(GROUP, ctx.address().recipient());
         ctx.run_interval(TICK, |actor, ctx| {
             actor.replica.tick();
+            actor.check();
             actor.drive(ctx);
         });
         ctx.run_interval(SWEEP, |actor, _| {
@@ -246,6 +278,7 @@ impl Handler<News> for MetadataActor {
 
     fn handle(&mut self, message: News, ctx: &mut Self::Context) {
         self.replica.news(message);
+        self.check();
         self.drive(ctx);
     }
 }

@@ -14,7 +14,7 @@ use super::facts::{Node, Placement, Resource, Run, User, Vhost};
 use super::limits::Limits;
 use super::permission::Permission;
 use super::policy::Policy;
-use super::{Effect, Kind, Outcome, Picture, Refusal, checks, moves};
+use super::{Effect, Kind, Outcome, Picture, Refusal, checks, moves, nodes};
 use crate::exchange;
 
 /// Bits of an id below the entry's index.
@@ -32,7 +32,19 @@ pub(super) fn apply(picture: &mut Picture, meta: &Meta, mut payload: &[u8], out:
         };
         let request: Request = command.request.unwrap_or_default().into();
         let outcome = match Change::decode(command.change) {
-            Ok(change) => {
+            Ok(change) if change.since() > meta.version => Err(Refusal::NotYet {
+                since: change.since(),
+                agreed: meta.version,
+            }),
+            Ok(mut change) => {
+                if meta.version >= nodes::LEFT_OUT_SINCE {
+                    nodes::leave_out_gone(picture, &mut change);
+                }
+                if let Change::ReformQueue { obeyed, .. } = &mut change
+                    && meta.version < nodes::OBEYED_SINCE
+                {
+                    *obeyed = None;
+                }
                 let first = used;
                 used += match change {
                     Change::Bootstrap(_) | Change::AddVhost(_) => VHOST_IDS,
@@ -93,7 +105,9 @@ fn perform(mut edit: Edit<'_>, change: Change) -> Result<Outcome, Refusal> {
             None => return Err(Refusal::NoVhost(describe.name)),
         },
         Change::DeleteVhost { name } => {
-            edit.picture.space(&name)?;
+            if edit.picture.space(&name)?.vhost.is_protected {
+                return Err(Refusal::VhostProtected);
+            }
             edit.remove_vhost(&name);
         }
         Change::AddUser(add) => {
@@ -177,23 +191,61 @@ fn perform(mut edit: Edit<'_>, change: Change) -> Result<Outcome, Refusal> {
             name,
             address,
             directory,
-        } => node_up(edit, run, name, address, directory),
-        Change::NodeDown { run } => node_down(edit, run),
-        Change::NodeForgotten { node } => {
-            node_down(
-                Edit {
-                    picture: edit.picture,
-                    out: edit.out,
-                    id: edit.id,
-                },
-                Run {
-                    node,
-                    incarnation: u64::MAX,
+            version,
+            sessions_from,
+        } => {
+            let agreed = edit.picture.version();
+            if version < agreed {
+                return Err(Refusal::TooOld {
+                    node: name,
+                    supported: version,
+                    agreed,
+                });
+            }
+            node_up(
+                edit,
+                Announcement {
+                    run,
+                    name,
+                    address,
+                    directory,
+                    version,
+                    sessions_from,
                 },
             );
-            edit.picture.nodes.remove(&node);
-            edit.picture.requests.forget(node);
         }
+        Change::RaiseVersion { version, nodes } => {
+            // What an older build had snapshots of lacks the versions, so replicas need not agree on these. On runs they do.
+            let known = edit.picture.nodes.values().map(|node| node.run);
+            if !known.eq(nodes) {
+                return Err(Refusal::NodesChanged);
+            }
+            if version > edit.picture.version {
+                edit.picture.version = version;
+                edit.configure_again();
+            }
+        }
+        Change::NodeDown { run } => node_down(edit, run),
+        Change::JoinNode {
+            node,
+            name,
+            address,
+            directory,
+        } => nodes::join(edit, node, name, address, directory)?,
+        Change::NodeForgotten { node } => {
+            nodes::check_forget(edit.picture, node)?;
+            nodes::forget(&mut edit, node, 0);
+        }
+        Change::Reform {
+            survivors,
+            until,
+            cluster_id,
+        } => nodes::reform(edit, &survivors, until, cluster_id)?,
+        Change::ReformQueue {
+            group,
+            survivors,
+            obeyed,
+        } => nodes::reform_queue(&mut edit, group, &survivors, obeyed)?,
         Change::SessionEnded { session } => edit.remove_exclusive(session),
         other => settings(edit, other)?,
     }
@@ -261,12 +313,14 @@ fn vhost(describe: DescribeVhost) -> Vhost {
         description,
         tags,
         default_queue_type,
+        is_protected,
     } = describe;
     Vhost {
         name,
         description,
         tags,
         default_queue_type,
+        is_protected,
         limits: Limits::default(),
     }
 }
@@ -348,6 +402,16 @@ fn check_alive(picture: &Picture, run: Run) -> Result<(), Refusal> {
     }
 }
 
+/// See [`Change::NodeUp`].
+struct Announcement {
+    run: Run,
+    name: String,
+    address: String,
+    directory: u64,
+    version: u16,
+    sessions_from: u64,
+}
+
 /// # When non-durable exchanges end
 ///
 /// They must not outlive the cluster: when all of its nodes have stopped at some time, they are gone. The log cannot
@@ -356,7 +420,19 @@ fn check_alive(picture: &Picture, run: Run) -> Result<(), Refusal> {
 /// a cluster that they had seen all along. A run that starts where an older run of its node still counts as alive
 /// proves nothing of the time before, since it may be the first to return after all had stopped.
 /// An exchange ends when no live run proves that the cluster was alive ever since its declaration.
-fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String, directory: u64) {
+fn node_up(mut edit: Edit<'_>, announcement: Announcement) {
+    let Announcement {
+        run,
+        name,
+        address,
+        directory,
+        version,
+        sessions_from,
+    } = announcement;
+    // One that was forgotten has to join, whatever it says on its way.
+    if edit.picture.is_forgotten(run.node, directory) || edit.picture.is_gone(run.node) {
+        return;
+    }
     let known = edit.picture.nodes.get(&run.node).cloned();
     let since = match &known {
         // An old command that arrives late.
@@ -377,7 +453,19 @@ fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String, director
         Some(known) if known.directory == directory => known.first_group,
         _ => edit.id,
     };
-    let returned = known.is_none_or(|known| known.run != run || !known.live);
+    let joined = known.as_ref().map_or(0, |known| known.joined);
+    // What was announced earlier may arrive again.
+    let earlier = known.as_ref().filter(|known| known.run == run);
+    let sessions_from = earlier.map_or(0, |known| known.sessions_from).max(sessions_from);
+    let is_known = known
+        .as_ref()
+        .is_some_and(|known| known.name == name && known.address == address);
+    if !is_known {
+        edit.out.push(Effect::NodesChanged);
+    }
+    // Also when it says only now which of its sessions have ended.
+    let is_as_known = |known: Arc<Node>| known.run == run && known.live && known.sessions_from == sessions_from;
+    let returned = !known.is_some_and(is_as_known);
     edit.picture.nodes.insert(
         run.node,
         Arc::new(Node {
@@ -389,6 +477,9 @@ fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String, director
             draining,
             directory,
             first_group,
+            joined,
+            version,
+            sessions_from,
         }),
     );
     if run.incarnation > 0 {
@@ -400,7 +491,7 @@ fn node_up(mut edit: Edit<'_>, run: Run, name: String, address: String, director
     }
 }
 
-fn node_down(mut edit: Edit<'_>, run: Run) {
+pub(super) fn node_down(mut edit: Edit<'_>, run: Run) {
     edit.remove_transient(run.node, run.incarnation);
     if let Some(known) = edit.picture.nodes.get(&run.node).cloned()
         && known.run.incarnation <= run.incarnation

@@ -3,19 +3,23 @@
 //! [`validate`] is asked by whoever proposes a declaration. The machine itself only reads: an argument that does not
 //! hold what it should is as good as absent, so every build applies every log alike.
 
+use warren_cluster::version;
+
+use self::Kinds::{All, C, CQ, Q, S};
 use super::facts::Resource;
 use super::refusal::Refusal;
 use crate::amqp::{Table, Value};
 use crate::exchange::term;
 use crate::name::{ExchangeName, RoutingKey};
 
-/// The declared type of a queue. Both are replicated where they are durable and shared; the type selects defaults
-/// and refusals.
+/// The declared type of a queue. All are replicated where they are durable and shared; of classic and quorum the type
+/// selects defaults and refusals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     #[default]
     Classic,
     Quorum,
+    Stream,
 }
 
 impl Kind {
@@ -24,6 +28,7 @@ impl Kind {
         match self {
             Self::Classic => "classic",
             Self::Quorum => "quorum",
+            Self::Stream => "stream",
         }
     }
 
@@ -32,12 +37,21 @@ impl Kind {
         match self {
             Self::Classic => "rabbit_classic_queue",
             Self::Quorum => "rabbit_quorum_queue",
+            Self::Stream => "rabbit_stream_queue",
+        }
+    }
+
+    /// The version of entries from which on there are such queues.
+    pub fn since(self) -> u16 {
+        match self {
+            Self::Classic | Self::Quorum => version::FIRST,
+            Self::Stream => STREAMS_SINCE,
         }
     }
 
     /// The type that `name` spells.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Classic, Self::Quorum]
+        [Self::Classic, Self::Quorum, Self::Stream]
             .into_iter()
             .find(|kind| kind.name() == name)
     }
@@ -46,6 +60,7 @@ impl Kind {
     pub fn of(arguments: &Table) -> Self {
         match arguments.get("x-queue-type") {
             Some(Value::LongStr(name)) if name == "quorum" => Self::Quorum,
+            Some(Value::LongStr(name)) if name == "stream" => Self::Stream,
             _ => Self::Classic,
         }
     }
@@ -84,19 +99,27 @@ pub struct DelayedRetry {
 impl DelayedRetry {
     /// Without a type and a time nothing rests; without a longest time it is always the shortest.
     fn read(table: &Table) -> Option<Self> {
-        let (failed, returned) = match text(table, "x-delayed-retry-type")? {
+        Self::merged(table, None, |_| None)
+    }
+
+    /// The same with a policy's type and times, by their keys, for what the arguments do not say.
+    pub(super) fn merged(table: &Table, kind: Option<&str>, of_policy: impl Fn(&str) -> Option<u64>) -> Option<Self> {
+        let (failed, returned) = match text(table, "x-delayed-retry-type").or(kind)? {
             "all" => (true, true),
             "failed" => (true, false),
             "returned" => (false, true),
             _ => return None,
         };
-        let time = |name| u64::try_from(integer(table.get(name)?)?).ok();
-        let min_ms = time("x-delayed-retry-min").filter(|min_ms| *min_ms > 0)?;
+        let time = |argument, key| {
+            let own = table.get(argument).and_then(integer);
+            own.and_then(|time| u64::try_from(time).ok()).or_else(|| of_policy(key))
+        };
+        let min_ms = time("x-delayed-retry-min", "delayed-retry-min").filter(|min_ms| *min_ms > 0)?;
         Some(Self {
             failed,
             returned,
             min_ms,
-            max_ms: time("x-delayed-retry-max").unwrap_or(min_ms),
+            max_ms: time("x-delayed-retry-max", "delayed-retry-max").unwrap_or(min_ms),
         })
     }
 }
@@ -164,13 +187,29 @@ pub struct Arguments {
     pub group_size: Option<u32>,
     pub leader_locator: LeaderLocator,
     pub consumer_timeout_ms: Option<u64>,
+    /// How long what a node's sessions hold waits for the node when it is silent.
+    pub disconnected_timeout_ms: Option<u64>,
     pub delayed_retry: Option<DelayedRetry>,
     /// A message whose header `x-deduplication-header` is that of one in the queue is dropped.
     pub deduplicates: bool,
+    /// How long a stream keeps a message at least.
+    pub age_max_ms: Option<u64>,
+    /// Bytes of a stream's segments.
+    pub segment_bytes: Option<u64>,
 }
+
+/// The version of entries that brought streams.
+const STREAMS_SINCE: u16 = 2;
 
 /// What a quorum queue has that does not say.
 pub const DELIVERY_LIMIT_DEFAULT: u32 = 20;
+
+const DISCONNECTED_TIMEOUT: &str = "x-consumer-disconnected-timeout";
+const SEGMENT_SIZE: &str = "x-stream-max-segment-size-bytes";
+const SEGMENT_BYTES_MAX: i128 = 3_000_000_000;
+/// The size of what RabbitMQ keeps of a chunk's filter values. Filtering here is exact, and keeps nothing.
+const FILTER_SIZE: &str = "x-stream-filter-size-bytes";
+const FILTER_BYTES: std::ops::RangeInclusive<i128> = 16..=255;
 
 /// The longest time that can be asked for: ten years in milliseconds.
 const EXPIRY_MS_MAX: i128 = 315_360_000_000;
@@ -182,7 +221,11 @@ impl Arguments {
         let delivery_limit = match (kind, declared_delivery_limit(table)) {
             (Kind::Quorum, None) => Some(DELIVERY_LIMIT_DEFAULT),
             (Kind::Quorum, Some(limit)) => delivery_limit(limit),
-            (Kind::Classic, _) => None,
+            (Kind::Classic | Kind::Stream, _) => None,
+        };
+        let group_size = match kind {
+            Kind::Stream => "x-initial-cluster-size",
+            Kind::Classic | Kind::Quorum => "x-quorum-initial-group-size",
         };
         Self {
             message_ttl_ms: natural("x-message-ttl"),
@@ -199,11 +242,14 @@ impl Arguments {
             priority_max: natural("x-max-priority").and_then(|priority| u8::try_from(priority).ok()),
             single_active_consumer: matches!(table.get("x-single-active-consumer"), Some(Value::Bool(true))),
             delivery_limit,
-            group_size: natural("x-quorum-initial-group-size").and_then(|size| u32::try_from(size).ok()),
+            group_size: natural(group_size).and_then(|size| u32::try_from(size).ok()),
             leader_locator: LeaderLocator::from_name(text(table, "x-queue-leader-locator")),
             consumer_timeout_ms: natural("x-consumer-timeout"),
+            disconnected_timeout_ms: natural(DISCONNECTED_TIMEOUT).filter(|_| kind == Kind::Quorum),
             deduplicates: matches!(table.get("x-message-deduplication"), Some(Value::Bool(true))),
             delayed_retry: (kind == Kind::Quorum).then(|| DelayedRetry::read(table)).flatten(),
+            age_max_ms: text(table, "x-max-age").and_then(age_ms),
+            segment_bytes: natural(SEGMENT_SIZE),
         }
     }
 }
@@ -234,7 +280,23 @@ pub fn validate(kind: Kind, name: &str, vhost: &str, table: &Table) -> Result<Ar
             kind,
         });
     }
+    check_sizes(kind, table)?;
     Ok(Arguments::read(kind, table))
+}
+
+/// The bounds of a stream's sizes, which have sentences of their own.
+fn check_sizes(kind: Kind, table: &Table) -> Result<(), Refusal> {
+    if kind != Kind::Stream {
+        return Ok(());
+    }
+    let number = |key| table.get(key).and_then(integer);
+    if number(SEGMENT_SIZE).is_some_and(|bytes| bytes > SEGMENT_BYTES_MAX) {
+        return Err(Refusal::InvalidSize(format!("Exceeded max value for {SEGMENT_SIZE}")));
+    }
+    if number(FILTER_SIZE).is_some_and(|bytes| !FILTER_BYTES.contains(&bytes)) {
+        return Err(Refusal::InvalidSize(format!("Invalid value for {FILTER_SIZE}")));
+    }
+    Ok(())
 }
 
 type Check = fn(&Value, &Table) -> Result<(), String>;
@@ -242,61 +304,66 @@ type Check = fn(&Value, &Table) -> Result<(), String>;
 struct Rule {
     key: &'static str,
     check: Check,
-    classic: bool,
-    quorum: bool,
+    kinds: Kinds,
+}
+
+/// Some types of queues, by the letters of classic, quorum and stream, or all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kinds {
+    C,
+    Q,
+    S,
+    CQ,
+    All,
 }
 
 impl Rule {
     fn known_to(&self, kind: Kind) -> bool {
         match kind {
-            Kind::Classic => self.classic,
-            Kind::Quorum => self.quorum,
+            Kind::Classic => matches!(self.kinds, C | CQ | All),
+            Kind::Quorum => matches!(self.kinds, Q | CQ | All),
+            Kind::Stream => matches!(self.kinds, S | All),
         }
     }
 }
 
-const fn rule(key: &'static str, check: Check, classic: bool, quorum: bool) -> Rule {
-    Rule {
-        key,
-        check,
-        classic,
-        quorum,
-    }
+const fn rule(key: &'static str, check: Check, kinds: Kinds) -> Rule {
+    Rule { key, check, kinds }
 }
 
 /// Every argument that some type of queue knows, in the order of checking.
 ///
 /// `x-max-priority` is accepted and without effect on quorum queues, which have their levels built in.
 const RULES: &[Rule] = &[
-    rule("x-expires", expires, true, true),
-    rule("x-message-ttl", expiry, true, true),
-    rule("x-dead-letter-exchange", longstr, true, true),
-    rule("x-dead-letter-routing-key", dead_letter_routing_key, true, true),
-    rule("x-dead-letter-strategy", dead_letter_strategy, false, true),
-    rule("x-max-length", natural, true, true),
-    rule("x-max-length-bytes", natural, true, true),
-    rule("x-max-in-memory-length", natural, false, true),
-    rule("x-max-in-memory-bytes", natural, false, true),
-    rule("x-max-priority", max_priority, true, true),
-    rule("x-overflow", overflow, true, true),
-    rule("x-queue-mode", anything, true, false),
-    rule("x-queue-version", queue_version, true, false),
-    rule("x-single-active-consumer", boolean, true, true),
-    rule("x-queue-type", queue_type, true, true),
-    rule("x-quorum-initial-group-size", positive, false, true),
-    rule("x-delivery-limit", anything, false, true),
-    rule("x-consumer-timeout", natural, false, true),
-    rule("x-consumer-disconnected-timeout", natural, false, true),
-    rule("x-delayed-retry-type", anything, false, true),
-    rule("x-delayed-retry-min", anything, false, true),
-    rule("x-delayed-retry-max", anything, false, true),
-    rule("x-max-age", anything, false, false),
-    rule("x-stream-max-segment-size-bytes", anything, false, false),
-    rule("x-stream-filter-size-bytes", anything, false, false),
-    rule("x-initial-cluster-size", positive, false, false),
-    rule("x-message-deduplication", boolean, true, true),
-    rule("x-queue-leader-locator", leader_locator, true, true),
-    rule("x-queue-master-locator", anything, true, false),
+    rule("x-expires", expires, CQ),
+    rule("x-message-ttl", expiry, CQ),
+    rule("x-dead-letter-exchange", longstr, CQ),
+    rule("x-dead-letter-routing-key", dead_letter_routing_key, CQ),
+    rule("x-dead-letter-strategy", dead_letter_strategy, Q),
+    rule("x-max-length", natural, CQ),
+    rule("x-max-length-bytes", natural, All),
+    rule("x-max-in-memory-length", natural, Q),
+    rule("x-max-in-memory-bytes", natural, Q),
+    rule("x-max-priority", max_priority, CQ),
+    rule("x-overflow", overflow, CQ),
+    rule("x-queue-mode", anything, C),
+    rule("x-queue-version", queue_version, C),
+    rule("x-single-active-consumer", boolean, CQ),
+    rule("x-queue-type", queue_type, All),
+    rule("x-quorum-initial-group-size", positive, Q),
+    rule("x-delivery-limit", anything, Q),
+    rule("x-consumer-timeout", natural, Q),
+    rule(DISCONNECTED_TIMEOUT, natural, Q),
+    rule("x-delayed-retry-type", anything, Q),
+    rule("x-delayed-retry-min", anything, Q),
+    rule("x-delayed-retry-max", anything, Q),
+    rule("x-max-age", max_age, S),
+    rule(SEGMENT_SIZE, natural, S),
+    rule(FILTER_SIZE, natural, S),
+    rule("x-initial-cluster-size", positive, S),
+    rule("x-message-deduplication", boolean, CQ),
+    rule("x-queue-leader-locator", leader_locator, All),
+    rule("x-queue-master-locator", anything, C),
 ];
 
 /// The value of any integer type.
@@ -351,6 +418,35 @@ fn expiry(value: &Value, table: &Table) -> Result<(), String> {
 fn expires(value: &Value, table: &Table) -> Result<(), String> {
     positive(value, table)?;
     expiry(value, table)
+}
+
+fn max_age(value: &Value, table: &Table) -> Result<(), String> {
+    longstr(value, table)?;
+    match value {
+        Value::LongStr(text) if std::str::from_utf8(text).ok().and_then(age_ms).is_some() => Ok(()),
+        _ => Err("invalid_max_age".to_owned()),
+    }
+}
+
+/// Milliseconds of a time as streams spell it: digits and one of `Y`, `M` (30 days), `D`, `h`, `m` and `s`. `None` if it
+/// is not one, or no time at all; more than can be counted is as long as can be counted.
+pub fn age_ms(text: &str) -> Option<u64> {
+    const DAY_S: u64 = 24 * 60 * 60;
+    let unit_s = match text.bytes().last()? {
+        b'Y' => 365 * DAY_S,
+        b'M' => 30 * DAY_S,
+        b'D' => DAY_S,
+        b'h' => 60 * 60,
+        b'm' => 60,
+        b's' => 1,
+        _ => return None,
+    };
+    let digits = &text[..text.len() - 1];
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number = digits.parse::<u64>().unwrap_or(u64::MAX);
+    (number > 0).then(|| number.saturating_mul(unit_s * 1_000))
 }
 
 fn max_priority(value: &Value, table: &Table) -> Result<(), String> {
@@ -426,7 +522,8 @@ fn queue_type(value: &Value, table: &Table) -> Result<(), String> {
     longstr(value, table)?;
     let Value::LongStr(name) = value else { return Ok(()) };
     let name = String::from_utf8_lossy(name);
-    if Kind::from_name(&name).is_some() {
+    // An empty one is as good as none.
+    if name.is_empty() || Kind::from_name(&name).is_some() {
         Ok(())
     } else {
         Err(format!("\"unsupported queue type '{name}'\""))
@@ -503,6 +600,14 @@ fn check_argument(
     let classic = Value::LongStr(bytes::Bytes::from_static(b"classic"));
     let or_default = |value: Option<&Value>| match value {
         None if key == "x-queue-type" => Some(classic.clone()),
+        Some(Value::LongStr(text)) if key == "x-queue-type" && text.is_empty() => Some(classic.clone()),
+        // However it is spelled: compared, and printed, in milliseconds.
+        Some(Value::LongStr(text)) if key == "x-max-age" => {
+            let age_ms = std::str::from_utf8(text).ok().and_then(age_ms);
+            Some(Value::LongStr(
+                age_ms.map_or_else(|| text.clone(), |age_ms| age_ms.to_string().into()),
+            ))
+        }
         value => value.cloned(),
     };
     let (current, received) = (or_default(current.get(key)), or_default(received.get(key)));

@@ -1,16 +1,21 @@
 //! What may be asked of the metadata machine, and its form in the log.
 
-use warren_cluster::{GroupId, NodeId};
+use warren_cluster::{GroupId, NodeId, version};
 use warren_proto::record::SessionId;
 
+use super::arguments::Kind;
 use super::facts::{Destination, Placement, Run};
 use super::limits::Limits;
+use super::nodes;
 use super::policy::SetPolicy;
 use crate::amqp::Table;
 use crate::auth::PasswordHash;
 use crate::name::{ExchangeName, QueueName, RoutingKey, UserName, VhostName};
 
 pub(super) mod codec;
+
+/// The version of entries from which on a vhost can be protected from deletion.
+const PROTECTED_SINCE: u16 = 3;
 
 /// A change of the metadata. Proposed anywhere, applied everywhere.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,12 +78,45 @@ pub enum Change {
         address: String,
         /// The first run that had the data directory; 0: not known.
         directory: u64,
+        /// The newest version of entries that the node applies.
+        version: u16,
+        /// Sessions of this run with lower numbers have ended: it was counted as down while they were open.
+        sessions_from: u64,
+    },
+    /// Each of these runs applies entries of that version, and leaders may stamp it, if there are no others.
+    RaiseVersion {
+        version: u16,
+        nodes: Vec<Run>,
     },
     /// Every run of `run.node` up to `run.incarnation` has ended.
     NodeDown {
         run: Run,
     },
-    /// The node is no longer part of the cluster.
+    /// The node is to be part of the cluster from now on. Asked for twice, it is done once.
+    JoinNode {
+        node: NodeId,
+        name: String,
+        address: String,
+        /// The first run that had its data directory.
+        directory: u64,
+    },
+    /// The cluster goes on with what these nodes hold, and without the others.
+    Reform {
+        survivors: Vec<NodeId>,
+        /// Of the others, data directories are meant whose first run is not greater.
+        until: u64,
+        /// A new one.
+        cluster_id: String,
+    },
+    /// The queue goes on with what these of its replicas hold, at most two.
+    ReformQueue {
+        group: GroupId,
+        survivors: Vec<NodeId>,
+        /// The decision of this kind that their replicas obey, if the build says so: where the queue has obeyed another one
+        /// since, these replicas were given up by it.
+        obeyed: Option<u64>,
+    },
+    /// The node is no longer part of the cluster, for good. Refused while queues have replicas there.
     NodeForgotten {
         node: NodeId,
     },
@@ -118,6 +156,21 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The version of entries from which on it is known. Before it was agreed on, the change is refused: some node
+    /// would not know what to make of it.
+    pub fn since(&self) -> u16 {
+        match self {
+            Self::DeclareQueue(declare) => Kind::of(&declare.arguments).since(),
+            Self::AddVhost(describe) | Self::SetVhost(describe) if describe.is_protected => PROTECTED_SINCE,
+            Self::JoinNode { .. } | Self::ReformQueue { .. } => nodes::VERSION,
+            // Nobody can wait for nodes that are lost: see `Picture::check_forget` for what is known before, and as to
+            // `Reform`, only its survivors are left.
+            _ => version::FIRST,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrap {
     pub cluster_id: String,
@@ -133,6 +186,8 @@ pub struct DescribeVhost {
     pub tags: Vec<String>,
     /// Empty: classic.
     pub default_queue_type: String,
+    /// It cannot be deleted.
+    pub is_protected: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -38,7 +38,7 @@ pub fn check_exchange_name(name: &str) -> Result<(), Refusal> {
 pub fn check_server_named(arguments: &crate::amqp::Table) -> Result<(), Refusal> {
     match Kind::of(arguments) {
         Kind::Classic => Ok(()),
-        kind @ Kind::Quorum => Err(Refusal::ServerNamed(kind)),
+        kind @ (Kind::Quorum | Kind::Stream) => Err(Refusal::ServerNamed(kind)),
     }
 }
 
@@ -52,7 +52,7 @@ pub fn check_new_queue(declare: &DeclareQueue) -> Result<Arguments, Refusal> {
     Ok(arguments)
 }
 
-/// What a quorum queue cannot be.
+/// What a quorum queue or a stream cannot be.
 pub(super) fn check_shape(kind: Kind, declare: &DeclareQueue) -> Result<(), Refusal> {
     let refuse = |property| {
         let resource = Resource::queue(&declare.vhost, &declare.name);
@@ -60,10 +60,10 @@ pub(super) fn check_shape(kind: Kind, declare: &DeclareQueue) -> Result<(), Refu
     };
     match kind {
         Kind::Classic => Ok(()),
-        Kind::Quorum if declare.auto_delete => refuse("auto-delete"),
-        Kind::Quorum if declare.exclusive_owner.is_some() => refuse("exclusive-owner"),
-        Kind::Quorum if !declare.durable => refuse("non-durable"),
-        Kind::Quorum => Ok(()),
+        Kind::Quorum | Kind::Stream if declare.auto_delete => refuse("auto-delete"),
+        Kind::Quorum | Kind::Stream if declare.exclusive_owner.is_some() => refuse("exclusive-owner"),
+        Kind::Quorum | Kind::Stream if !declare.durable => refuse("non-durable"),
+        Kind::Quorum | Kind::Stream => Ok(()),
     }
 }
 
@@ -113,6 +113,40 @@ impl Picture {
         };
         check_queue_declare(existing, declare)?;
         Ok(Some(existing.clone()))
+    }
+
+    /// Whether there is room for one more queue in the cluster, where at most `max` may be; 0: any number.
+    pub fn check_queues_max(&self, declare: &DeclareQueue, max: u64) -> Result<(), Refusal> {
+        let count = || self.vhosts.values().map(|space| space.queues.len() as u64).sum::<u64>();
+        if max > 0 && count() >= max {
+            let queue = declare.name.clone();
+            return Err(Refusal::ClusterQueueLimit { queue, max });
+        }
+        Ok(())
+    }
+
+    /// The same for exchanges.
+    pub fn check_exchanges_max(&self, declare: &DeclareExchange, max: u64) -> Result<(), Refusal> {
+        let count = || {
+            self.vhosts
+                .values()
+                .map(|space| space.exchanges.len() as u64)
+                .sum::<u64>()
+        };
+        if max > 0 && count() >= max {
+            let exchange = Resource::exchange(&declare.vhost, &declare.name);
+            return Err(Refusal::ExchangeLimit { exchange, max });
+        }
+        Ok(())
+    }
+
+    /// The same for virtual hosts.
+    pub fn check_vhosts_max(&self, vhost: &str, max: u64) -> Result<(), Refusal> {
+        if max > 0 && self.vhosts.len() as u64 >= max {
+            let vhost = vhost.into();
+            return Err(Refusal::VhostLimit { vhost, max });
+        }
+        Ok(())
     }
 
     /// The exchange if it is there and as described; `None` if it would be new and may be created like this.

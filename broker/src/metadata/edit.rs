@@ -125,20 +125,43 @@ impl Edit<'_> {
         for (known, policies) in queues {
             let settings = policies.settings(known.kind, &known.arguments);
             let is_other = settings != known.settings;
-            let queue = Arc::new(Queue {
+            let queue = self.replace_queue(Queue {
                 policies,
                 settings,
                 configured: if is_other { self.id } else { known.configured },
                 ..Queue::clone(&known)
             });
-            space.queues.insert(queue.name.clone(), queue.clone());
-            self.picture.groups.insert(queue.group, queue.clone());
             if is_other {
                 self.out.push(Effect::QueueConfigured(queue));
             }
         }
         // Cached routes hold what queues and exchanges were.
         self.routes_changed();
+    }
+
+    /// Has every queue that was told other settings than its first ones, or should have been, told them anew: entries of a
+    /// new version say more, and builds differ in what policies mean.
+    pub(super) fn configure_again(&mut self) {
+        let differs = |queue: &Queue| queue.settings != Arguments::read(queue.kind, &queue.arguments);
+        let queues = self.picture.groups.values();
+        let queues = queues.filter(|queue| !queue.is_delay && (queue.configured > 0 || differs(queue)));
+        for known in queues.cloned().collect::<Vec<_>>() {
+            let queue = self.replace_queue(Queue {
+                configured: self.id,
+                ..Queue::clone(&known)
+            });
+            self.out.push(Effect::QueueConfigured(queue));
+        }
+    }
+
+    /// Puts a queue in the place of what it was.
+    fn replace_queue(&mut self, queue: Queue) -> Arc<Queue> {
+        let queue = Arc::new(queue);
+        if let Some(space) = self.picture.vhosts.get_mut(&*queue.vhost).filter(|_| !queue.is_delay) {
+            space.queues.insert(queue.name.clone(), queue.clone());
+        }
+        self.picture.groups.insert(queue.group, queue.clone());
+        queue
     }
 
     pub(super) fn put_topic_permission(&mut self, set: SetTopicPermission) {
@@ -278,17 +301,10 @@ impl Edit<'_> {
         let Some(known) = self.picture.groups.get(&group).cloned() else {
             return;
         };
-        let queue = Arc::new(Queue {
+        let queue = self.replace_queue(Queue {
             placement,
             ..Queue::clone(&known)
         });
-        let Some(space) = self.picture.vhosts.get_mut(&*queue.vhost) else {
-            return;
-        };
-        if !queue.is_delay {
-            space.queues.insert(queue.name.clone(), queue.clone());
-        }
-        self.picture.groups.insert(group, queue.clone());
         self.picture.count_out(&known);
         self.picture.count_in(&queue);
         self.out.push(Effect::QueuePlaced(queue));

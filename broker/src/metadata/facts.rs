@@ -37,6 +37,8 @@ pub enum Placement {
         era: u64,
         /// The replicas that the group began with, if `era` is not 0.
         founders: Vec<NodeId>,
+        /// The decision by which survivors, the `founders` since, went on without a majority; 0: there was none.
+        reformed: u64,
     },
     /// In the memory of one run of one node, which it does not survive.
     Transient { home: Run },
@@ -51,6 +53,7 @@ impl Placement {
             wanted: Vec::new(),
             era: 0,
             founders: Vec::new(),
+            reformed: 0,
         }
     }
 }
@@ -139,6 +142,19 @@ impl Queue {
             Placement::Replicated { founders, .. } => founders,
             Placement::Transient { .. } => &[],
         }
+    }
+
+    /// The decision by which survivors went on without a majority; 0: there was none.
+    pub fn reformed(&self) -> u64 {
+        match &self.placement {
+            Placement::Replicated { reformed, .. } => *reformed,
+            Placement::Transient { .. } => 0,
+        }
+    }
+
+    /// Whether all replicas were lost for good, with all that the queue held.
+    pub fn is_lost(&self) -> bool {
+        self.reformed() > 0 && self.founders().is_empty()
     }
 
     /// The replica that should lead when it can, 0 for any.
@@ -331,6 +347,8 @@ pub struct Vhost {
     pub tags: Vec<String>,
     /// What a durable, shared queue becomes that names no type; empty: classic.
     pub default_queue_type: String,
+    /// It cannot be deleted.
+    pub is_protected: bool,
     pub limits: Limits,
 }
 
@@ -373,6 +391,22 @@ pub struct Node {
     pub directory: u64,
     /// Groups before this one are older than its data directory: if it holds nothing of them, it may have lost it.
     pub first_group: GroupId,
+    /// The command by which it joined; 0: the cluster began with it.
+    pub joined: u64,
+    /// The newest version of entries that it applies.
+    pub version: u16,
+    /// Sessions of its run with lower numbers have ended.
+    pub sessions_from: u64,
+}
+
+/// A node that was removed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    pub name: String,
+    /// The last run whose data directory is meant: with a later one it may join again.
+    pub until: u64,
+    /// The command that removed it.
+    pub at: u64,
 }
 
 /// How replies and errors name a queue or an exchange: `queue 'q' in vhost '/'`.

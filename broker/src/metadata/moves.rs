@@ -35,9 +35,16 @@ pub(super) fn place_queue(
     let Some(known) = edit.picture.queue_by_group(group).cloned() else {
         return Ok(());
     };
-    let Placement::Replicated { replicas, era, .. } = &known.placement else {
+    let Placement::Replicated {
+        replicas,
+        era,
+        reformed,
+        ..
+    } = &known.placement
+    else {
         return Ok(());
     };
+    let reformed = *reformed;
     let is_new = known
         .wanted()
         .iter()
@@ -60,6 +67,7 @@ pub(super) fn place_queue(
             wanted,
             era,
             founders,
+            reformed,
         }
     } else {
         Placement::Replicated {
@@ -68,6 +76,7 @@ pub(super) fn place_queue(
             wanted,
             era,
             founders,
+            reformed,
         }
     };
     if placement != known.placement {
@@ -86,6 +95,7 @@ pub(super) fn queue_moved(mut edit: Edit<'_>, group: GroupId, of_era: u64) {
         wanted,
         era,
         founders,
+        reformed,
         ..
     } = &known.placement
         && *era == of_era
@@ -97,6 +107,7 @@ pub(super) fn queue_moved(mut edit: Edit<'_>, group: GroupId, of_era: u64) {
             wanted: Vec::new(),
             era: *era,
             founders: founders.clone(),
+            reformed: *reformed,
         };
         edit.place_queue(group, placement);
     }

@@ -16,9 +16,14 @@ use super::view::Picture;
 /// one of the cluster's `members` began for the first time, still gets its full set of replicas, which the absent one
 /// fills when it comes.
 pub fn place(picture: &Picture, local: NodeId, live: &[NodeId], members: &[NodeId], group_size: usize) -> Vec<NodeId> {
-    let known = picture.nodes().map(|(node, _)| node);
+    // One that has joined and never ran may never come.
+    let known = picture
+        .nodes()
+        .filter(|(_, node)| node.run.incarnation > 0)
+        .map(|(node, _)| node);
     let told = live.iter().chain(members).copied();
-    let nodes: BTreeSet<NodeId> = known.chain(told).chain([local]).collect();
+    let mut nodes: BTreeSet<NodeId> = known.chain(told).chain([local]).collect();
+    nodes.retain(|node| !picture.is_gone(*node));
     let mut nodes: Vec<NodeId> = nodes.into_iter().collect();
     nodes.sort_by_key(|node| {
         (

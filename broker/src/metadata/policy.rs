@@ -40,7 +40,6 @@ pub enum ApplyTo {
     Queues,
     ClassicQueues,
     QuorumQueues,
-    /// Matches nothing here.
     Streams,
     Exchanges,
 }
@@ -70,12 +69,21 @@ impl ApplyTo {
         Self::ALL.into_iter().find(|apply_to| apply_to.name() == name)
     }
 
+    /// What is said of another name; the two blanks are RabbitMQ's.
+    pub fn unrecognised(name: &str) -> String {
+        format!(
+            "apply-to '{name}' unrecognised; should be one of: 'queues', 'classic_queues',  'quorum_queues', 'streams', \
+             'exchanges', or 'all'"
+        )
+    }
+
     fn takes_queue(self, kind: Kind) -> bool {
         match self {
             Self::All | Self::Queues => true,
             Self::ClassicQueues => kind == Kind::Classic,
             Self::QuorumQueues => kind == Kind::Quorum,
-            Self::Streams | Self::Exchanges => false,
+            Self::Streams => kind == Kind::Stream,
+            Self::Exchanges => false,
         }
     }
 

@@ -14,6 +14,11 @@ pub enum Refusal {
     NoVhost(VhostName),
     #[error("vhost '{0}' already exists")]
     VhostExists(VhostName),
+    #[error(
+        "Cannot delete this virtual host: it is protected from deletion. To lift the protection, inspect and update its \
+         metadata"
+    )]
+    VhostProtected,
     #[error("no {0}")]
     NoExchange(Resource),
     #[error("no {0}")]
@@ -60,6 +65,9 @@ pub enum Refusal {
         resource: Resource,
         kind: Kind,
     },
+    /// A size that is out of bounds.
+    #[error("{0}")]
+    InvalidSize(String),
     #[error("invalid type '{type_name}' for arg '{key}' in {resource}")]
     InvalidArgumentType {
         key: String,
@@ -91,14 +99,62 @@ pub enum Refusal {
         vhost: VhostName,
         max: u64,
     },
+    #[error("cannot declare queue '{queue}': queue limit in cluster ({max}) is reached")]
+    ClusterQueueLimit { queue: QueueName, max: u64 },
+    #[error("cannot declare {exchange}: exchange limit of {max} is reached")]
+    ExchangeLimit { exchange: Resource, max: u64 },
+    #[error("cannot create vhost '{vhost}': vhost limit of {max} is reached")]
+    VhostLimit { vhost: VhostName, max: u64 },
     #[error("a name of {0} bytes is longer than 255 bytes")]
     NameTooLong(usize),
+    /// An older node would not know what to make of it.
+    #[error(
+        "not before every node of the cluster runs a build that knows of it: it needs version {since} of the log's \
+         entries, and the nodes have agreed on version {agreed}"
+    )]
+    NotYet { since: u16, agreed: u16 },
+    /// The node is older than what the others have agreed on.
+    #[error("node '{node}' supports version {supported} of the log's entries, not version {agreed}")]
+    TooOld { node: String, supported: u16, agreed: u16 },
+    #[error("node '{0}' counts as running")]
+    NodeRuns(String),
+    /// A node has come, gone or begun another run since it was asked for.
+    #[error("the nodes have changed meanwhile")]
+    NodesChanged,
     /// The session's node was declared down before the command was applied.
     #[error("the node of the connection is not part of the cluster at present")]
     NodeDown,
+    /// These replicas were not told of a decision on who goes on.
+    #[error("{0} has gone on without the majority already, and not with what this node holds of it")]
+    GivenUp(Resource),
+    #[error("node '{0}' is part of the cluster already")]
+    NodeExists(String),
+    #[error("the address {0} is that of node '{1}' already")]
+    AddressInUse(String, String),
+    #[error(
+        "node '{0}' was forgotten by the cluster, with its data directory; it may join again with an empty one, and \
+         with a clock that is not behind the others'"
+    )]
+    NodeForgotten(String),
+    #[error("node '{node}' is still to hold a replica of {queue}{}", and_more(*.more))]
+    NodeInUse {
+        /// The node's name.
+        node: String,
+        /// One of the queues.
+        queue: Resource,
+        /// How many others there are.
+        more: usize,
+    },
     /// Written by something that is not this broker.
     #[error("malformed metadata command: {0}")]
     Malformed(&'static str),
+}
+
+fn and_more(more: usize) -> String {
+    match more {
+        0 => String::new(),
+        _ => format!(" and of {more} other queue(s)"),
+    }
 }
 
 impl Refusal {
@@ -112,8 +168,14 @@ impl Refusal {
             | Self::DefaultExchange
             | Self::SystemExchange(_) => ReplyCode::AccessRefused,
             Self::NoVhost(_) => ReplyCode::NotAllowed,
-            Self::NodeDown | Self::Malformed(_) => ReplyCode::InternalError,
+            Self::NodeDown
+            | Self::Malformed(_)
+            | Self::NodeExists(_)
+            | Self::AddressInUse(..)
+            | Self::NodeForgotten(_)
+            | Self::NodeInUse { .. } => ReplyCode::InternalError,
             Self::VhostExists(_)
+            | Self::VhostProtected
             | Self::UserExists(_)
             | Self::Inequivalent { .. }
             | Self::ExchangeInUse(_)
@@ -121,6 +183,7 @@ impl Refusal {
             | Self::InvalidArgument { .. }
             | Self::UnsupportedArgument { .. }
             | Self::InvalidArgumentType { .. }
+            | Self::InvalidSize(_)
             | Self::InvalidProperty { .. }
             | Self::ServerNamed(_)
             | Self::InvalidExchange(_)
@@ -129,7 +192,15 @@ impl Refusal {
             | Self::InvalidPolicy(_)
             | Self::InvalidLimit(_)
             | Self::QueueLimit { .. }
-            | Self::NameTooLong(_) => ReplyCode::PreconditionFailed,
+            | Self::ClusterQueueLimit { .. }
+            | Self::ExchangeLimit { .. }
+            | Self::VhostLimit { .. }
+            | Self::NameTooLong(_)
+            | Self::NotYet { .. }
+            | Self::TooOld { .. }
+            | Self::NodeRuns(_)
+            | Self::NodesChanged
+            | Self::GivenUp(_) => ReplyCode::PreconditionFailed,
         };
         (code, self.to_string())
     }

@@ -17,17 +17,22 @@ use actix::Message;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use warren_cluster::group::shell::{GroupShell, Io, Output};
-use warren_cluster::group::{Error, Event, GroupCore, Options, Role};
+use warren_cluster::group::{self, Error, Event, GroupCore, Options, Role};
 use warren_cluster::log::{Write, writer};
-use warren_cluster::transport::{PeerState, Port};
+use warren_cluster::transport::{Membership, Met, Peer, PeerState, Port};
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::node::{Barrier, BarrierPassed, node_message::Kind};
+use warren_proto::node::{Barrier, BarrierPassed, ReplicaIs, node_message::Kind};
 
 use super::client::{MetadataClient, Submit};
 use super::{Bootstrap, Change, Effect, Exchange, MetadataMachine, Outcome, Picture, Placement, Queue, Request, Run};
 use crate::amqp::ReplyCode;
 use crate::directory::{Deleted, Directory, Inbound, SessionEvent};
 use crate::exchange::actor::Update;
+
+mod nodes;
+mod standing;
+
+pub use standing::Conflict;
 
 /// The metadata's group.
 pub const GROUP: GroupId = 1;
@@ -42,6 +47,10 @@ const BARRIER_TICKS: u32 = 50;
 const REPEAT_END_TICKS: u32 = 50;
 /// Ticks after which queues that may not know it are told again which sessions have ended.
 const ENDS_TICKS: u32 = 10;
+/// Of so many of these occasions, one is for looking whether a new version of entries can be agreed on.
+const RAISE_ROUNDS: u32 = 3;
+/// Ticks in which a node that holds nothing begins no cluster, though all others that would begin it hold nothing either.
+const FOUNDS_AFTER_TICKS: u64 = 10;
 /// Requests of this node that may be waiting.
 const WAITING_MAX: usize = 65_536;
 
@@ -53,8 +62,21 @@ pub struct Setup {
     pub directory: Arc<Directory>,
     /// For the group.
     pub io: Io,
-    /// The voters of the metadata group: all configured nodes.
+    /// The voters that the metadata group began with; none if this node joined it later.
     pub members: Vec<NodeId>,
+    /// Other nodes that are known from elsewhere than the metadata.
+    pub peers: Vec<Peer>,
+    /// The decision by which this node joined; the greatest number if it was part of the cluster from the beginning.
+    pub era: u64,
+    /// See [`Options::reformed`].
+    pub reformed: u64,
+    /// Ticks after which a node that holds nothing begins a cluster by itself. Others that know of one are to find it
+    /// before: longer than they pause in between.
+    pub founds_alone_after_ticks: u64,
+    /// What is told to other nodes of the cluster.
+    pub membership: Membership,
+    /// What an operator decided when the majority was lost, if that was the latest that was decided here.
+    pub recovery: Option<Recovery>,
     /// What the first leader ever makes of an empty cluster.
     pub bootstrap: Bootstrap,
     /// This run, its name and its address.
@@ -63,6 +85,16 @@ pub struct Setup {
     pub silent_ticks: u32,
     /// Bounds of the group.
     pub options: Options,
+}
+
+/// The cluster goes on with what these nodes hold, and without the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    pub survivors: Vec<NodeId>,
+    /// See [`Change::Reform`].
+    pub until: u64,
+    /// What the cluster is called since: once it is, nothing is left to do.
+    pub cluster_id: String,
 }
 
 /// What reaches the replica from other nodes, beside its group's messages.
@@ -76,6 +108,8 @@ pub enum News {
         /// Its state now.
         state: PeerState,
     },
+    /// What another node says of its cluster.
+    Met(Met),
     /// A node waits, for a client's sake, until this one has applied an entry.
     BarrierAsked(NodeId, Barrier),
     /// A node has applied the entry that this one waited for.
@@ -145,21 +179,39 @@ pub struct MetadataReplica {
     published: u64,
     /// The queues that run here, and the decision that brought each of them.
     queues: BTreeMap<GroupId, u64>,
+    /// Those that this run has begun, until it has been taken in.
+    begun: BTreeSet<GroupId>,
     /// Queues to start, or to tell where they shall be, once the view shows it.
     declared: Vec<Arc<Queue>>,
     /// Queues that are to be told of their settings, once the view shows them.
     configured: Vec<Arc<Queue>>,
     /// Queues to start here as soon as what an earlier replica had is deleted.
     delayed: BTreeMap<GroupId, Arc<Queue>>,
+    /// Queues that were deleted while what a removed replica had here was still being deleted: it leaves something.
+    dropping: BTreeSet<GroupId>,
+    /// Queues that went on without the majority of their replicas, once the view shows it.
+    reformed: Vec<GroupId>,
     /// Nodes of which the view will show that they begin to drain, or do not any more.
     drains: Vec<NodeId>,
+    /// Which nodes there are may not be what the transport was told.
+    nodes_changed: bool,
     /// Queues whose sessions are to be told, once the view no longer shows them.
     gone: Vec<GroupId>,
     peers: BTreeMap<NodeId, PeerState>,
     /// For how many ticks a node that counts as alive was not reachable.
     absent: BTreeMap<NodeId, u32>,
     joined: bool,
+    /// See [`Change::NodeUp`].
+    sessions_from: u64,
+    /// What others have said last of their cluster.
+    met: BTreeMap<NodeId, Met>,
+    /// Ticks in which nobody counted this node as one of its own.
+    uncounted: u32,
+    /// See [`MetadataReplica::conflict`].
+    conflict: Option<Conflict>,
     ticks: u32,
+    /// How often [`ENDS_TICKS`] have passed.
+    rounds: u32,
 }
 
 impl MetadataReplica {
@@ -169,9 +221,16 @@ impl MetadataReplica {
         let options = Options {
             // Whether there was a cluster before, only the other members can tell.
             fresh: true,
-            ..setup.options
+            founds_after_ticks: match setup.members == [setup.io.node] {
+                true => setup.founds_alone_after_ticks,
+                false => FOUNDS_AFTER_TICKS,
+            },
+            era: setup.era,
+            reformed: setup.reformed,
+            ..setup.options.clone()
         };
         let shell = GroupShell::open(setup.io.clone(), GROUP, &setup.members, machine, options)?;
+        check_agreed(&setup, shell.core())?;
         Ok(Self {
             setup,
             shell,
@@ -184,22 +243,31 @@ impl MetadataReplica {
             asked: Vec::new(),
             published: 0,
             queues: BTreeMap::new(),
+            begun: BTreeSet::new(),
             declared: Vec::new(),
             configured: Vec::new(),
             delayed: BTreeMap::new(),
+            dropping: BTreeSet::new(),
+            reformed: Vec::new(),
             drains: Vec::new(),
+            nodes_changed: true,
             gone: Vec::new(),
             peers: BTreeMap::new(),
             absent: BTreeMap::new(),
             joined: false,
+            sessions_from: 0,
+            met: BTreeMap::new(),
+            uncounted: 0,
+            conflict: None,
             ticks: 0,
+            rounds: 0,
         })
     }
 
     /// Makes this run known to the cluster, and begins with the state as stored.
     pub fn begin(&mut self) -> Round {
         self.shell.look_around();
-        if self.setup.members.len() == 1 {
+        if self.shell.core().members() == [self.setup.directory.node()] {
             self.shell.handle(Event::Campaign);
         }
         self.announce();
@@ -236,6 +304,7 @@ impl MetadataReplica {
             return Ok(None);
         }
         let outputs = std::mem::take(&mut self.outputs);
+        check_agreed(&self.setup, self.shell.core())?;
         Ok(self.perform(outputs, starts))
     }
 
@@ -258,9 +327,16 @@ impl MetadataReplica {
         round
     }
 
-    /// Whether queues can start that could not before.
+    /// Whether queues can start that could not before. What removed replicas of deleted queues have left goes.
     fn end_delays(&mut self) -> bool {
         let mut ends = false;
+        let directory = &self.setup.directory;
+        let is_over = |group: &GroupId| !directory.is_retiring(*group);
+        let over: Vec<GroupId> = self.dropping.iter().copied().filter(is_over).collect();
+        for group in over {
+            self.dropping.remove(&group);
+            self.drop_legacy(group);
+        }
         let directory = &self.setup.directory;
         let declared = &mut self.declared;
         self.delayed.retain(|group, queue| {
@@ -307,9 +383,14 @@ impl MetadataReplica {
             index,
             answers,
         } = applied;
+        self.agree(picture.version());
         self.setup.client.view().publish(picture);
+        self.take_stand();
         self.published = index;
         self.answer_barriers();
+        if std::mem::take(&mut self.nodes_changed) {
+            self.tell_nodes();
+        }
         let started = self.start_and_end_queues();
         self.wait_for_peers(index, answers);
         started
@@ -336,7 +417,13 @@ impl MetadataReplica {
                 let updates = round.updates.entry(exchange.id).or_default();
                 updates.push(Update::Unbound(binding));
             }
-            Effect::QueueDeclared(queue) | Effect::QueuePlaced(queue) => self.declared.push(queue),
+            Effect::QueueDeclared(queue) | Effect::QueuePlaced(queue) => {
+                let known = self.setup.client.view().queue_by_group(queue.group);
+                if known.is_some_and(|known| known.reformed() < queue.reformed()) {
+                    self.reformed.push(queue.group);
+                }
+                self.declared.push(queue);
+            }
             Effect::QueueConfigured(queue) => self.configured.push(queue),
             Effect::QueueDeleted(queue) => {
                 self.delayed.remove(&queue.group);
@@ -348,15 +435,21 @@ impl MetadataReplica {
                 self.gone.push(queue.group);
             }
             Effect::NodeDrains(node) => self.drains.push(node),
+            Effect::NodesChanged => self.nodes_changed = true,
             Effect::NodeUp(run) => {
                 if run == self.setup.announce.0 {
                     self.has_been_taken_in();
                 }
-                self.setup.directory.run_returned(run.node, run.incarnation);
+                let known = self.shell.core().machine().picture();
+                let known = known.nodes().find(|(_, node)| node.run == run);
+                let from = known.map_or(0, |(_, node)| node.sessions_from);
+                self.setup.directory.run_returned(run.node, run.incarnation, from);
                 self.run_ended(Run {
                     node: run.node,
                     incarnation: run.incarnation.saturating_sub(1),
                 });
+                // It may be the one that was waited for.
+                self.raise_version();
             }
             Effect::NodeDown(run) => {
                 self.run_ended(run);
@@ -371,7 +464,7 @@ impl MetadataReplica {
 
     /// Tells every connection of this node; those that it concerns close.
     fn close_connections(&self, deleted: &Deleted) {
-        for session in self.setup.directory.session_mailboxes() {
+        for session in self.setup.directory.session_mailboxes().0 {
             // Deleting is an operator's work, and most connections do nothing.
             session.always(SessionEvent::Deleted(deleted.clone()));
         }
@@ -380,7 +473,10 @@ impl MetadataReplica {
     /// The others have given this run up: what its clients held was given to others.
     fn rejoin(&mut self) {
         tracing::warn!("the cluster counted this node as down; its clients' sessions have ended");
-        for session in self.setup.directory.session_mailboxes() {
+        let (sessions, next) = self.setup.directory.session_mailboxes();
+        // What they sent may still be on its way when this run counts as alive again.
+        self.sessions_from = next;
+        for session in sessions {
             // One message for each connection, which ends with it.
             let text = "the node was cut off from its cluster".into();
             session.always(SessionEvent::Close {
@@ -398,6 +494,8 @@ impl MetadataReplica {
             name,
             address,
             directory: self.setup.io.directory,
+            version: self.setup.io.versions.supported(),
+            sessions_from: self.sessions_from,
         });
     }
 
@@ -412,9 +510,11 @@ impl MetadataReplica {
         let Ok(groups) = self.setup.io.store.groups() else {
             return;
         };
-        // Their queues were deleted while this node was away. What it runs itself ends in its own time.
+        // Their queues were deleted while this node was away. What this run has begun ends in its own time, and may be about
+        // to.
+        let begun = std::mem::take(&mut self.begun);
         for group in groups {
-            if group == GROUP || self.queues.contains_key(&group) {
+            if group == GROUP || begun.contains(&group) {
                 continue;
             }
             match picture.queue_by_group(group) {
@@ -422,26 +522,42 @@ impl MetadataReplica {
                 // It begins with this round.
                 Some(queue) if queue.replicas().contains(&self.setup.directory.node()) => {}
                 // The queue went elsewhere meanwhile.
-                Some(_) => match warren_cluster::group::retire(&*self.setup.io.store, group) {
-                    Ok(writes) if writes.is_empty() => {}
-                    Ok(writes) => {
-                        self.setup.directory.retire(group);
-                        let done = writer::Done {
-                            listener: self.setup.directory.clone(),
-                            group,
-                            number: 0,
-                        };
-                        self.write(writes, Some(done));
-                    }
-                    Err(error) => tracing::warn!(group, %error, "what a removed replica left cannot be read"),
-                },
+                Some(_) => self.retire_stored(group),
             }
         }
     }
 
+    /// The replica that is stored here, and does not run, was removed from its group.
+    fn retire_stored(&self, group: GroupId) {
+        match warren_cluster::group::retire(&*self.setup.io.store, group) {
+            Ok(writes) if writes.is_empty() => {}
+            Ok(writes) => {
+                self.setup.directory.retire(group);
+                let done = writer::Done {
+                    listener: self.setup.directory.clone(),
+                    group,
+                    number: 0,
+                };
+                self.write(writes, Some(done));
+            }
+            Err(error) => tracing::warn!(group, %error, "what a removed replica left cannot be read"),
+        }
+    }
+
+    /// Whether the queue went on without what is stored here.
+    fn was_given_up(&self, queue: &Queue) -> bool {
+        if queue.reformed() == 0 || queue.founders().contains(&self.setup.directory.node()) {
+            return false;
+        }
+        let stored = self.setup.io.store.state(queue.group).ok().flatten();
+        stored.is_some_and(|state| !state.removed && state.reformed < queue.reformed())
+    }
+
     /// What a removed replica of a queue left here is of no use when the queue is no more.
-    fn drop_legacy(&self, group: GroupId) {
-        if let Ok(Some(_)) = self.setup.io.store.state(group) {
+    fn drop_legacy(&mut self, group: GroupId) {
+        if self.setup.directory.is_retiring(group) {
+            self.dropping.insert(group);
+        } else if let Ok(Some(_)) = self.setup.io.store.state(group) {
             self.write(vec![Write::DropGroup { group }], None);
         }
     }
@@ -494,8 +610,13 @@ impl MetadataReplica {
                 self.effect(effect, round);
             }
         }
-        for (id, node) in picture.nodes().filter(|(_, node)| !node.live) {
-            self.setup.directory.run_concluded(id, node.run.incarnation);
+        for (id, node) in picture.nodes() {
+            let (directory, incarnation) = (&self.setup.directory, node.run.incarnation);
+            if node.live {
+                directory.run_returned(id, incarnation, node.sessions_from);
+            } else {
+                directory.run_concluded(id, incarnation);
+            }
         }
     }
 
@@ -512,25 +633,49 @@ impl MetadataReplica {
             }
         }
         let directory = self.setup.directory.clone();
+        for group in std::mem::take(&mut self.reformed) {
+            // What the queue had answered may be lost: nobody is to rely on it.
+            directory.end_users(group, "a queue has gone on without the majority of its replicas");
+        }
         let node = directory.node();
         let run = self.setup.announce.0;
         let mut started = Vec::new();
         for queue in std::mem::take(&mut self.declared) {
             let group = queue.group;
             let here = match &queue.placement {
-                Placement::Replicated { replicas, .. } => replicas.contains(&node),
+                Placement::Replicated { replicas, .. } => replicas.contains(&node) && !queue.is_lost(),
                 Placement::Transient { home } => *home == run,
             };
             self.delayed.remove(&group);
             let runs = self.queues.get(&group).copied();
+            let was_given_up = self.was_given_up(&queue);
+            if was_given_up {
+                // Sessions may have ended whose end only those know that were given up.
+                for other in queue.replicas().iter().filter(|other| **other != node) {
+                    directory.tell(*other, Kind::ReplicaIs(ReplicaIs { group, era: 0 }));
+                }
+            }
             match (here, runs.is_some()) {
                 // It may have been declared and placed in one round.
                 (true, false) if directory.is_retiring(group) => drop(self.delayed.insert(group, queue)),
+                // What is here was given up, and must not come back with a later decision: it begins anew.
+                (true, runs) if was_given_up => {
+                    if runs {
+                        self.queues.remove(&group);
+                        directory.replica_removed(group);
+                    } else {
+                        self.retire_stored(group);
+                    }
+                    self.delayed.insert(group, queue);
+                }
                 (true, false) => {
                     // What is stored may have come by a later decision than the one that is being followed up.
                     let stored = self.setup.io.store.state(group).ok().flatten();
                     let stored = stored.filter(|state| !state.removed).map(|state| state.era);
                     self.queues.insert(group, stored.unwrap_or_else(|| queue.era()));
+                    if !self.joined {
+                        self.begun.insert(group);
+                    }
                     started.push(queue);
                 }
                 (true, true) if queue.is_transient() => {}
@@ -567,6 +712,19 @@ impl MetadataReplica {
                 .client
                 .submit_later(Change::Bootstrap(self.setup.bootstrap.clone()));
         }
+        if let Some(recovery) = self.recovers(self.shell.core().machine().picture()) {
+            let Recovery {
+                survivors,
+                until,
+                cluster_id,
+            } = recovery.clone();
+            tracing::warn!(?survivors, "has the cluster go on without the nodes that were lost");
+            self.setup.client.submit_later(Change::Reform {
+                survivors,
+                until,
+                cluster_id,
+            });
+        }
         // What it was not told of as leader is found by its ticks.
         self.absent.clear();
     }
@@ -576,10 +734,14 @@ impl MetadataReplica {
         if answers.is_empty() {
             return;
         }
+        let core = self.shell.core();
+        let picture = core.machine().picture();
+        // One that is about to join serves no client yet.
+        let serves = |node: NodeId| core.members().contains(&node) || picture.node(node).is_some_and(|node| node.live);
         let nodes: BTreeSet<NodeId> = self
             .peers
             .iter()
-            .filter(|(_, state)| state.is_up())
+            .filter(|(node, state)| state.is_up() && serves(**node))
             .map(|(node, _)| *node)
             .collect();
         if nodes.is_empty() {
@@ -643,6 +805,10 @@ impl MetadataReplica {
             self.ticks = 0;
             self.setup.directory.repeat_ends();
             self.hand_over();
+            self.rounds += 1;
+            if self.rounds.is_multiple_of(RAISE_ROUNDS) {
+                self.raise_version();
+            }
         }
         let mut again = Vec::new();
         self.requests.retain(|_, waiter| {
@@ -669,7 +835,9 @@ impl MetadataReplica {
             }
         }
         self.watch_nodes();
+        self.look_for_cluster();
         self.shell.handle(Event::Tick);
+        self.steer();
     }
 
     /// Has the end of runs that still count as alive agreed on: of those that have certainly ended, and of those that
@@ -728,6 +896,10 @@ impl MetadataReplica {
                     leader: status.leader,
                     raft: Some(status),
                     voters: self.shell.core().members().to_vec(),
+                    learners: self.shell.core().learners().to_vec(),
+                    is_fresh: self.shell.core().is_fresh(),
+                    is_pair: self.shell.core().is_pair(),
+                    reformed: self.shell.core().reformed(),
                     ..crate::directory::Description::default()
                 };
                 let _ = answer.send(description);
@@ -744,28 +916,6 @@ impl MetadataReplica {
             | Inbound::ReplicaIs { .. }
             | Inbound::Drains(_)
             | Inbound::Retire => {}
-        }
-    }
-
-    /// Whether this node drains.
-    pub fn drains(&self) -> bool {
-        let own = self.setup.directory.node();
-        let picture = self.setup.client.view().picture();
-        picture.nodes().any(|(node, known)| node == own && known.draining)
-    }
-
-    /// A draining node does not lead the metadata if another one can.
-    fn hand_over(&mut self) {
-        if self.role != Role::Leader || !self.drains() {
-            return;
-        }
-        let picture = self.setup.client.view().picture();
-        let own = self.setup.directory.node();
-        let core = self.shell.core();
-        let drains = |node: NodeId| picture.nodes().any(|(id, known)| id == node && known.draining);
-        let can = |node: &NodeId| *node != own && !drains(*node) && core.has_caught_up(*node);
-        if let Some(heir) = core.members().iter().copied().find(can) {
-            self.shell.handle(Event::TransferLeader(heir));
         }
     }
 
@@ -795,6 +945,7 @@ impl MetadataReplica {
     pub fn news(&mut self, news: News) {
         match news {
             News::Peer { node, state } => self.peer_changed(node, state),
+            News::Met(met) => self.meets(met),
             News::BarrierAsked(node, barrier) => {
                 self.asked.push((node, barrier));
                 self.answer_barriers();
@@ -828,4 +979,10 @@ fn respond(answers: Vec<(oneshot::Sender<Outcome>, Outcome)>) {
         // Whoever asked may have gone.
         let _ = answer.send(outcome);
     }
+}
+
+/// What the cluster has agreed on must be known here: a leader may stamp it from now on.
+fn check_agreed(setup: &Setup, core: &GroupCore<MetadataMachine>) -> Result<(), Error> {
+    let agreed = core.machine().picture().version();
+    group::check_version(GROUP, core.status().applied, agreed, &setup.io.versions)
 }

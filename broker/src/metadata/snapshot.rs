@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
+use warren_cluster::version;
 use warren_proto::metadata::{self as proto, row};
 
 use super::Effect;
 use super::change::{AddUser, Bind, DeclareExchange, DeclareQueue, DescribeVhost, Parameter, SetPermissions, codec};
 use super::edit::Edit;
-use super::facts::{Binding, Exchange, Node, Queue, User, Vhost};
+use super::facts::{Binding, Exchange, Forgotten, Node, Queue, User, Vhost};
 use super::limits::Limits;
 use super::permission::{Access, Permission};
 use super::policy::{Policy, SetPolicy};
@@ -20,7 +21,9 @@ use super::requests::Applied;
 use super::view::{Picture, Space};
 
 /// Raised when rows change their meaning; adding fields needs no new one.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// While entries are of the first version: a build that knows no other reads it as well.
+const FORMAT_FIRST: u32 = 1;
 
 /// Chunks are closed before they get larger. A single row is always smaller: its largest part is one field table.
 const CHUNK_LEN_MAX: usize = 1 << 20;
@@ -67,9 +70,13 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
         rows: 0,
     };
     out.push(row::Row::Header(proto::Header {
-        format: FORMAT,
+        format: match picture.version() {
+            version::FIRST => FORMAT_FIRST,
+            _ => FORMAT,
+        },
         cluster_id: picture.cluster_id.clone(),
         routing_version: picture.routing_version,
+        version: picture.version().into(),
     }));
     for (node, applied) in &picture.requests.nodes {
         out.push(row::Row::Applied(proto::Applied {
@@ -91,6 +98,17 @@ pub(super) fn write(picture: &Picture) -> Vec<Bytes> {
             draining: node.draining,
             directory: node.directory,
             first_group: node.first_group,
+            joined: node.joined,
+            version: node.version.into(),
+            sessions_from: node.sessions_from,
+        }));
+    }
+    for (node, forgotten) in &picture.forgotten {
+        out.push(row::Row::Forgotten(proto::Forgotten {
+            node: *node,
+            name: forgotten.name.clone(),
+            until: forgotten.until,
+            at: forgotten.at,
         }));
     }
     for space in picture.vhosts.values() {
@@ -187,6 +205,7 @@ fn describe(vhost: &Vhost) -> DescribeVhost {
         description,
         tags,
         default_queue_type,
+        is_protected,
         limits: _,
     } = vhost.clone();
     DescribeVhost {
@@ -194,6 +213,7 @@ fn describe(vhost: &Vhost) -> DescribeVhost {
         description,
         tags,
         default_queue_type,
+        is_protected,
     }
 }
 
@@ -251,7 +271,9 @@ pub(super) fn read(chunks: &[Bytes]) -> Result<Picture, Error> {
                 return Err(Error::Order);
             }
             match row {
-                row::Row::Header(row) if row.format != FORMAT => return Err(Error::Format(row.format)),
+                row::Row::Header(row) if !(FORMAT_FIRST..=FORMAT).contains(&row.format) => {
+                    return Err(Error::Format(row.format));
+                }
                 row::Row::Header(row) => header = Some(row),
                 row::Row::End(end) if end.rows != rows => {
                     return Err(Error::Cut {
@@ -283,6 +305,7 @@ pub(super) fn read(chunks: &[Bytes]) -> Result<Picture, Error> {
     };
     picture.cluster_id = header.cluster_id;
     picture.routing_version = header.routing_version;
+    picture.version = codec::version(header.version);
     Ok(picture)
 }
 
@@ -311,8 +334,19 @@ fn read_row(mut edit: Edit<'_>, row: row::Row) -> Result<(), Error> {
                 draining: row.draining,
                 directory: row.directory,
                 first_group: row.first_group,
+                joined: row.joined,
+                version: codec::version(row.version),
+                sessions_from: row.sessions_from,
             };
             edit.picture.nodes.insert(run.node, Arc::new(node));
+        }
+        row::Row::Forgotten(row) => {
+            let forgotten = Forgotten {
+                name: row.name,
+                until: row.until,
+                at: row.at,
+            };
+            edit.picture.forgotten.insert(row.node, Arc::new(forgotten));
         }
         row::Row::Vhost(row) => {
             let DescribeVhost {
@@ -320,12 +354,14 @@ fn read_row(mut edit: Edit<'_>, row: row::Row) -> Result<(), Error> {
                 description,
                 tags,
                 default_queue_type,
+                is_protected,
             } = row.into();
             let vhost = Arc::new(Vhost {
                 name: name.clone(),
                 description,
                 tags,
                 default_queue_type,
+                is_protected,
                 limits: Limits::default(),
             });
             edit.picture.vhosts.insert(name, Space::new(vhost));
@@ -420,6 +456,7 @@ pub(super) fn difference(old: &Picture, new: &Picture, out: &mut Vec<Effect>) {
             out.push(Effect::NodeDrains(id));
         }
     }
+    out.push(Effect::NodesChanged);
     for space in new.vhosts.values() {
         out.extend(space.exchanges.values().cloned().map(Effect::ExchangeDeclared));
         for binding in space.bindings.values() {

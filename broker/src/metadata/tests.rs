@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use warren_cluster::machine::{Machine as _, Meta};
+use warren_cluster::version;
 use warren_proto::record::SessionId;
 
 use super::*;
@@ -12,8 +13,12 @@ use crate::exchange::tests::table;
 use crate::exchange::{Arrival, Matcher, Target};
 
 mod cases;
+mod delays;
+mod nodes;
 mod orphans;
+mod placements;
 mod properties;
+mod versions;
 
 /// A machine with what its shell does: exchange actors that publish their routes.
 #[derive(Clone, Default)]
@@ -33,6 +38,8 @@ impl Node {
             name: "one".into(),
             address: String::new(),
             directory: 0,
+            version: version::LATEST,
+            sessions_from: 0,
         });
         node
     }
@@ -57,7 +64,7 @@ impl Node {
             index: self.index,
             term: 1,
             time_ms: 1,
-            version: 1,
+            version: version::LATEST,
         };
         let mut out = Vec::new();
         self.machine.apply(&meta, payload, &mut out);
@@ -279,6 +286,31 @@ fn permissions_are_searched_for_in_names() {
     let broken = Permission::new(".*", "(", ".*");
     assert_eq!(broken.check(), Err(Refusal::InvalidPattern("(".into())));
     assert!(!broken.allows(Access::Write, "("));
+}
+
+#[test]
+fn a_protected_vhost_cannot_be_deleted() {
+    let mut node = Node::bootstrapped();
+    let describe = |is_protected| DescribeVhost {
+        name: "v".into(),
+        is_protected,
+        ..DescribeVhost::default()
+    };
+    assert_eq!(Change::SetVhost(describe(false)).since(), version::FIRST);
+    assert_eq!(Change::SetVhost(describe(true)).since(), 3);
+    let delete = Change::DeleteVhost { name: "v".into() };
+    node.apply(&Change::AddVhost(describe(false)));
+    node.apply(&Change::RaiseVersion {
+        version: version::LATEST,
+        nodes: vec![run(1, 1)],
+    });
+    node.apply(&Change::SetVhost(describe(true)));
+    assert_eq!(node.refused(&delete), Refusal::VhostProtected);
+    let mut node = node.restored();
+    assert_eq!(node.refused(&delete), Refusal::VhostProtected);
+    node.apply(&Change::SetVhost(describe(false)));
+    node.apply(&delete);
+    assert!(node.picture().vhost("v").is_none());
 }
 
 #[test]
@@ -521,137 +553,6 @@ fn long_chains_end_without_recursion() {
 }
 
 #[test]
-fn placement() {
-    let mut node = Node::bootstrapped();
-    let check = |node: &Node, live: &[u64], size, expected: &[u64]| {
-        assert_eq!(place(node.picture(), 2, live, &[], size), expected);
-    };
-    // Only the first node is known to the metadata.
-    check(&node, &[], 3, &[2, 1]);
-    // The others are configured, and have not begun yet.
-    assert_eq!(place(node.picture(), 2, &[1], &[1, 2, 3, 4], 3), [2, 1, 3]);
-    for id in 2..=4 {
-        node.apply(&Change::NodeUp {
-            run: run(id, 1),
-            name: String::new(),
-            address: String::new(),
-            directory: 0,
-        });
-    }
-    check(&node, &[1, 2, 3, 4], 3, &[2, 1, 3]);
-    check(&node, &[1, 2, 3, 4], 1, &[2]);
-    check(&node, &[1, 2, 3, 4], 0, &[2]);
-    check(&node, &[1, 2, 3, 4], 9, &[2, 1, 3, 4]);
-    // A node that is away is only taken where there are not enough others.
-    check(&node, &[2, 3, 4], 3, &[2, 3, 4]);
-    check(&node, &[2, 3], 3, &[2, 3, 1]);
-    let placement = Placement::on(vec![1, 3], 1);
-    node.apply(&Change::DeclareQueue(DeclareQueue {
-        placement,
-        ..declare("q")
-    }));
-    check(&node, &[1, 2, 3, 4], 2, &[2, 4]);
-}
-
-#[test]
-fn a_queue_moves_without_becoming_another() {
-    let mut node = Node::bootstrapped();
-    let Outcome::Queue(queue) = node.outcome(&Change::DeclareQueue(declare("q"))) else {
-        panic!("not declared")
-    };
-    let group = queue.group;
-    let before = node.picture().routing_version();
-    assert_eq!(queue.founders(), [1, 2, 3]);
-    let place = |replicas: &[u64], leader| Change::PlaceQueue {
-        group,
-        replicas: replicas.to_vec(),
-        leader,
-    };
-    let check = |node: &Node, replicas: &[u64], wanted: &[u64]| {
-        let by_name = node.picture().queue("/", "q").expect("it is there").clone();
-        assert_eq!((by_name.replicas(), by_name.wanted()), (replicas, wanted));
-        let by_group = node.picture().queue_by_group(group).expect("it is there").clone();
-        assert_eq!(by_group.placement, by_name.placement);
-        by_name
-    };
-    let effects = node.apply(&place(&[3, 4, 5], 4));
-    assert!(matches!(effects.as_slice(), [Effect::QueuePlaced(queue), _] if queue.group == group));
-    assert!(node.picture().routing_version() > before);
-    // Until the group has moved, its replicas are in both places.
-    let moving = check(&node, &[1, 2, 3, 4, 5], &[3, 4, 5]);
-    assert_eq!((moving.founders(), moving.preferred_leader()), (&[1, 2, 3][..], 4));
-    let first = moving.moves().expect("it moves");
-
-    // Another leader is no other move, another set of replicas is.
-    node.apply(&place(&[5, 4, 3], 5));
-    assert_eq!(check(&node, &[1, 2, 3, 4, 5], &[5, 4, 3]).moves(), Some(first));
-    node.apply(&place(&[1, 4], 0));
-    let second = check(&node, &[1, 2, 3, 4, 5], &[1, 4]).moves().expect("it moves");
-    assert_ne!(first, second);
-    assert!(
-        node.apply(&Change::QueueMoved { group, era: first }).len() == 1,
-        "only the answer"
-    );
-    check(&node, &[1, 2, 3, 4, 5], &[1, 4]);
-    node.apply(&Change::QueueMoved { group, era: second });
-    assert_eq!(check(&node, &[1, 4], &[1, 4]).moves(), None);
-    // What only adds has nobody to leave.
-    node.apply(&place(&[1, 2, 4], 1));
-    let grown = check(&node, &[1, 2, 4], &[1, 2, 4]);
-    assert_eq!((grown.moves(), grown.founders()), (None, &[1, 2, 3][..]));
-    for replicas in [&[][..], &[1, 1], &[0]] {
-        assert!(matches!(node.refused(&place(replicas, 0)), Refusal::Malformed(_)));
-    }
-}
-
-#[test]
-fn a_node_drains_until_its_next_run() {
-    let mut node = Node::bootstrapped();
-    let up = |incarnation| Change::NodeUp {
-        run: run(2, incarnation),
-        name: "b".into(),
-        address: String::new(),
-        directory: 0,
-    };
-    let drains = |node: &Node| node.picture().nodes().any(|(id, known)| id == 2 && known.draining);
-    let drain = |draining| Change::DrainNode { node: 2, draining };
-    assert!(matches!(node.refused(&drain(true)), Refusal::Malformed(_)));
-    node.apply(&up(1));
-    let effects = node.apply(&drain(true));
-    assert!(matches!(effects.as_slice(), [Effect::NodeDrains(2), _]));
-    assert_eq!(node.apply(&drain(true)).len(), 1, "it drains already");
-    node.apply(&up(1));
-    assert!(drains(&node), "the same run says again that it is there");
-    node.apply(&drain(false));
-    assert!(!drains(&node));
-    node.apply(&drain(true));
-    node.apply(&up(2));
-    assert!(!drains(&node));
-}
-
-#[test]
-fn a_placement_must_suit_its_queue() {
-    let mut node = Node::bootstrapped();
-    let home = Placement::Transient { home: run(1, 1) };
-    let nowhere = Placement::on(Vec::new(), 0);
-    for placement in [home, nowhere] {
-        let refusal = node.refused(&Change::DeclareQueue(DeclareQueue {
-            placement,
-            ..declare("q")
-        }));
-        assert!(matches!(refusal, Refusal::Malformed(_)));
-    }
-    let exclusive = DeclareQueue {
-        exclusive_owner: Some(session(1)),
-        ..declare("q")
-    };
-    assert!(matches!(
-        node.refused(&Change::DeclareQueue(exclusive)),
-        Refusal::Malformed(_)
-    ));
-}
-
-#[test]
 fn routing_version_changes_with_routes() {
     let mut node = Node::bootstrapped();
     let mut last = node.picture().routing_version();
@@ -696,6 +597,8 @@ fn replicas_that_were_restored_are_told_what_they_missed() {
         name: String::new(),
         address: String::new(),
         directory: 0,
+        version: version::LATEST,
+        sessions_from: 0,
     });
     let mut effects = Vec::new();
     node.restored().picture().changes_since(&old, &mut effects);
@@ -707,11 +610,44 @@ fn replicas_that_were_restored_are_told_what_they_missed() {
             Effect::Bound { binding, .. } => Some(format!("bound {}", binding.destination.name())),
             Effect::NodeUp(run) => Some(format!("up {}", run.incarnation)),
             Effect::NodeDown(run) => Some(format!("down {}", run.incarnation)),
-            Effect::ExchangeDeclared(_) | Effect::ExchangeDeleted(_) => None,
+            Effect::ExchangeDeclared(_) | Effect::ExchangeDeleted(_) | Effect::NodesChanged => None,
             other => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(told, ["deleted gone", "down 1", "up 2", "bound stays", "declared new"]);
+}
+
+#[test]
+fn sessions_that_ended_before_a_run_came_back_are_remembered_as_long_as_it_lasts() {
+    let mut node = Node::bootstrapped();
+    let mut up = |incarnation, sessions_from| {
+        let effects = node.apply(&Change::NodeUp {
+            run: run(1, incarnation),
+            name: String::new(),
+            address: String::new(),
+            directory: 0,
+            version: version::LATEST,
+            sessions_from,
+        });
+        let known = |picture: &Picture| {
+            picture
+                .nodes()
+                .find(|(id, _)| *id == 1)
+                .map(|(_, node)| node.sessions_from)
+        };
+        let restored = known(node.restored().picture());
+        assert_eq!(restored, known(node.picture()));
+        let is_told = effects.iter().any(|effect| matches!(effect, Effect::NodeUp(_)));
+        (restored.expect("it is up"), is_told)
+    };
+    assert_eq!(up(5, 0), (0, true));
+    assert_eq!(
+        up(5, 7),
+        (7, true),
+        "the run is known, and those of its sessions are not"
+    );
+    assert_eq!(up(5, 0), (7, false), "an earlier announcement that arrives again");
+    assert_eq!(up(6, 0), (0, true));
 }
 
 #[test]
@@ -755,166 +691,6 @@ fn several_keys_name_a_queue_once() {
     assert_eq!(route("", &[]), "");
 }
 
-fn delayed(name: &str) -> Change {
-    let mut declare = exchange(name, "x-delayed-message");
-    declare
-        .arguments
-        .insert("x-delayed-type", Value::LongStr("direct".into()));
-    Change::DeclareExchange(declare)
-}
-
-/// The names of the queues that a message with that delay gets to now; those that hold it back in brackets.
-fn routed_with_delay(node: &Node, exchange: &str, delay: Option<Value>) -> Vec<String> {
-    let mut headers = Table::new();
-    if let Some(delay) = delay {
-        headers.insert("x-delay", delay);
-    }
-    let properties = Bytes::new();
-    let arrival = Arrival {
-        routing_keys: &["k"],
-        headers: Some(&headers),
-        properties: &properties,
-        draw: 0,
-    };
-    let queues = node.picture().route("/", exchange, &arrival).expect("an exchange");
-    let shown = queues.iter().map(|queue| match queue.is_delay {
-        true => format!("({})", queue.name),
-        false => queue.name.to_string(),
-    });
-    shown.collect()
-}
-
-#[test]
-fn a_delayed_exchange_holds_back_what_has_a_delay() {
-    let mut node = Node::bootstrapped();
-    node.apply(&delayed("later"));
-    node.apply(&Change::DeclareQueue(declare("q")));
-    node.apply(&Change::Bind(bind("later", to_queue("q"), "k")));
-    for delay in [Value::I8(1), Value::U32(u32::MAX), Value::I64(i64::MAX)] {
-        assert_eq!(routed_with_delay(&node, "later", Some(delay)), ["(later)"]);
-    }
-    for none in [Value::I32(0), Value::I32(-5), Value::LongStr("5".into()), Value::Void] {
-        assert_eq!(routed_with_delay(&node, "later", Some(none)), ["q"]);
-    }
-    assert_eq!(routed_with_delay(&node, "later", None), ["q"]);
-
-    // Reached through another exchange, which has a target of its own.
-    node.apply(&Change::DeclareExchange(exchange("front", "fanout")));
-    node.apply(&Change::Bind(bind("front", Destination::Exchange("later".into()), "")));
-    node.apply(&Change::DeclareQueue(declare("now")));
-    node.apply(&Change::Bind(bind("front", to_queue("now"), "")));
-    assert_eq!(
-        routed_with_delay(&node, "front", Some(Value::I32(5))),
-        ["(later)", "now"]
-    );
-    check_delays(&node, &["later"]);
-}
-
-/// No name leads to what holds the messages of these exchanges, which are all that there are.
-fn check_delays(node: &Node, exchanges: &[&str]) {
-    let picture = node.picture();
-    let hidden = picture.all_queues().filter(|queue| queue.is_delay);
-    let hidden: Vec<_> = hidden.map(|queue| queue.name.to_string()).collect();
-    assert_eq!(hidden, exchanges);
-    for name in exchanges {
-        assert!(picture.queue("/", name).is_none());
-        let group = picture.exchange("/", name).and_then(|exchange| exchange.delay_group());
-        assert!(group.is_some_and(|group| picture.queue_by_group(group).is_some()));
-    }
-}
-
-#[test]
-fn what_an_exchange_delays_is_placed_and_goes_with_it() {
-    let mut node = Node::bootstrapped();
-    let effects = node.apply(&delayed("later"));
-    let declared = |effect: &Effect| matches!(effect, Effect::QueueDeclared(queue) if queue.is_delay);
-    assert!(effects.iter().any(declared));
-    let group = node.picture().exchange("/", "later").expect("declared").id;
-
-    // Nobody deletes it by itself, and it moves like any queue.
-    node.apply(&Change::DeleteQueue { group });
-    check_delays(&node, &["later"]);
-    node.apply(&Change::PlaceQueue {
-        group,
-        replicas: vec![2, 3],
-        leader: 3,
-    });
-    check_delays(&node, &["later"]);
-    let restored = node.restored();
-    check_delays(&restored, &["later"]);
-    let placed = restored.picture().queue_by_group(group).expect("placed").clone();
-    assert_eq!((placed.wanted(), placed.replicas()), (&[2, 3][..], &[1, 2, 3][..]));
-    let era = placed.moves().expect("a move that is to be carried out");
-    node.apply(&Change::QueueMoved { group, era });
-    check_delays(&node, &["later"]);
-    let placed = node.restored().picture().queue_by_group(group).expect("placed").clone();
-    assert_eq!((placed.replicas(), placed.preferred_leader()), (&[2, 3][..], 3));
-
-    // A queue of the same name is another thing.
-    node.apply(&Change::DeclareQueue(declare("later")));
-    let queue = node.picture().queue("/", "later").expect("declared").group;
-    assert_ne!(queue, group);
-    let effects = node.apply(&Change::DeleteExchange(DeleteExchange {
-        vhost: "/".into(),
-        name: "later".into(),
-        if_unused: false,
-    }));
-    let deleted = |effect: &Effect| matches!(effect, Effect::QueueDeleted(queue) if queue.group == group);
-    assert!(effects.iter().any(deleted));
-    check_delays(&node, &[]);
-    assert!(node.picture().queue("/", "later").is_some());
-
-    node.apply(&delayed("later"));
-    let effects = node.apply(&Change::DeleteVhost { name: "/".into() });
-    let ended = effects
-        .iter()
-        .filter(|effect| matches!(effect, Effect::QueueDeleted(_)));
-    assert_eq!(ended.count(), 2);
-    assert_eq!(node.picture().all_queues().count(), 0);
-}
-
-#[test]
-fn a_delayed_exchange_needs_a_type_and_replicas() {
-    let mut node = Node::bootstrapped();
-    let with_type = |value: Option<&str>| {
-        let mut declare = exchange("later", "x-delayed-message");
-        if let Some(value) = value {
-            let value = Value::LongStr(Bytes::copy_from_slice(value.as_bytes()));
-            declare.arguments.insert("x-delayed-type", value);
-        }
-        declare
-    };
-    for (kind, text) in [
-        (
-            None,
-            "Invalid argument, 'x-delayed-type' must be an existing exchange type",
-        ),
-        (Some("nope"), "unknown exchange type 'nope'"),
-        (
-            Some("x-delayed-message"),
-            "Invalid argument, 'x-delayed-message' can't be used for 'x-delayed-type'",
-        ),
-    ] {
-        let refusal = node.refused(&Change::DeclareExchange(with_type(kind)));
-        assert_eq!(
-            refusal.fault(),
-            (crate::amqp::ReplyCode::PreconditionFailed, text.to_owned())
-        );
-    }
-    let homeless = DeclareExchange {
-        delays: None,
-        ..with_type(Some("topic"))
-    };
-    node.refused(&Change::DeclareExchange(homeless));
-    node.apply(&Change::DeclareExchange(with_type(Some("topic"))));
-    let pattern = bind("later", to_queue("q"), "#.#.#");
-    node.apply(&Change::DeclareQueue(declare("q")));
-    assert!(
-        node.refused(&Change::Bind(pattern)).to_string().contains("wildcards"),
-        "bindings are those of its own type"
-    );
-}
-
 #[actix::test]
 async fn exchange_actors_publish_what_they_are_told() {
     use crate::exchange::actor::{Describe, ExchangeActor, Update};
@@ -932,6 +708,7 @@ async fn exchange_actors_publish_what_they_are_told() {
         node.index += 1;
         let meta = Meta {
             index: node.index,
+            version: version::LATEST,
             ..Meta::default()
         };
         let mut effects = Vec::new();

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use imbl::{OrdMap, OrdSet};
-use warren_cluster::{GroupId, NodeId};
+use warren_cluster::{GroupId, NodeId, version};
 use warren_proto::record::SessionId;
 
 use super::Effect;
 use super::arguments::Kind;
-use super::facts::{Binding, Destination, Exchange, Node, Queue, Resource, Run, User, Vhost};
+use super::facts::{Binding, Destination, Exchange, Forgotten, Node, Queue, Resource, Run, User, Vhost};
 use super::permission::{Permission, TopicPermissions};
 use super::policy::{Applied, Policy};
 use super::refusal::Refusal;
@@ -91,8 +91,12 @@ pub struct Picture {
     /// Empty until the cluster has been bootstrapped.
     pub(super) cluster_id: String,
     pub(super) routing_version: u64,
+    /// The version of entries that was agreed on; 0 in a picture of nothing.
+    pub(super) version: u16,
     pub(super) requests: Requests,
     pub(super) nodes: OrdMap<NodeId, Arc<Node>>,
+    /// Nodes that were removed for good; others may have joined under their names.
+    pub(super) forgotten: OrdMap<NodeId, Arc<Forgotten>>,
     pub(super) users: OrdMap<UserName, Arc<User>>,
     pub(super) permissions: OrdMap<(UserName, VhostName), Arc<Permission>>,
     /// None is empty.
@@ -259,6 +263,20 @@ impl Picture {
         self.routing_version
     }
 
+    /// The version of entries that all nodes have agreed on.
+    pub fn version(&self) -> u16 {
+        self.version.max(version::FIRST)
+    }
+
+    /// The newest version that all nodes apply, `members` and all others that are known. A node that does not run may
+    /// return as an older build.
+    pub(super) fn supported(&self, members: &[NodeId]) -> u16 {
+        let says = |node: &Arc<Node>| if node.live { node.version } else { version::FIRST };
+        let member = |member| self.nodes.get(member).map_or(version::FIRST, says);
+        let all = members.iter().map(member).chain(self.nodes.values().map(says));
+        all.min().unwrap_or(version::FIRST)
+    }
+
     pub fn vhost(&self, name: &str) -> Option<&Arc<Vhost>> {
         self.vhosts.get(name).map(|space| &space.vhost)
     }
@@ -404,6 +422,60 @@ impl Picture {
     pub fn policies_of_queue(&self, vhost: &str, kind: Kind, name: &str) -> Applied {
         let space = self.vhosts.get(vhost);
         space.map_or_else(Applied::default, |space| space.policies_of_queue(kind, name))
+    }
+
+    /// Nodes that were removed for good; others may have joined under their names.
+    pub fn forgotten(&self) -> impl Iterator<Item = (NodeId, &Arc<Forgotten>)> {
+        self.forgotten.iter().map(|(id, forgotten)| (*id, forgotten))
+    }
+
+    /// Whether the node with that data directory was removed for good.
+    pub fn is_forgotten(&self, node: NodeId, directory: u64) -> bool {
+        let forgotten = self.forgotten.get(&node);
+        forgotten.is_some_and(|forgotten| directory <= forgotten.until)
+    }
+
+    /// Whether there was such a node, and is none any more.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.forgotten.contains_key(&node) && !self.nodes.contains_key(&node)
+    }
+
+    /// Whether a node that wants to join was part of the cluster before and is still: perhaps it lost its disk.
+    pub fn comes_back(&self, node: NodeId, name: &str, directory: u64) -> bool {
+        let known = self.nodes.get(&node).filter(|known| known.name == name);
+        let was_here = |known: &Arc<Node>| known.directory == directory || known.run.incarnation > 0;
+        known.is_some_and(was_here) && !self.is_forgotten(node, directory)
+    }
+
+    pub fn node(&self, node: NodeId) -> Option<&Arc<Node>> {
+        self.nodes.get(&node)
+    }
+
+    /// Whether nodes can join already.
+    pub fn check_join(&self) -> Result<(), Refusal> {
+        let (since, agreed) = (super::nodes::VERSION, self.version());
+        if agreed < since {
+            return Err(Refusal::NotYet { since, agreed });
+        }
+        Ok(())
+    }
+
+    /// Whether all nodes that run know how that one is forgotten. It may be what keeps them from agreeing on a version.
+    pub fn check_forget(&self, gone: NodeId) -> Result<(), Refusal> {
+        let others = self.nodes.iter().filter(|(node, known)| **node != gone && known.live);
+        let least = others.map(|(_, known)| known.version).min().unwrap_or(version::FIRST);
+        let (since, agreed) = (super::nodes::VERSION, least.max(self.version()));
+        if agreed < since {
+            return Err(Refusal::NotYet { since, agreed });
+        }
+        Ok(())
+    }
+
+    /// The latest decision on which nodes there are; 0: there was none.
+    pub fn nodes_era(&self) -> u64 {
+        let joined = self.nodes.values().map(|node| node.joined);
+        let forgotten = self.forgotten.values().map(|forgotten| forgotten.at);
+        joined.chain(forgotten).max().unwrap_or(0)
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Arc<Node>)> {

@@ -1,7 +1,7 @@
 //! The shell of a [`QueueReplica`]: its mailbox, its timers, the clock.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use actix::prelude::*;
 use warren_cluster::group::shell::Io;
@@ -9,6 +9,7 @@ use warren_cluster::group::{Error, Options};
 
 use super::alarm::{Alarm, Rings};
 use super::replica::QueueReplica;
+use crate::clock::now_ms;
 use crate::directory::{Directory, Inbound, SessionEvent};
 use crate::fatal;
 use crate::metadata::Queue;
@@ -45,7 +46,7 @@ impl QueueActor {
             let letters = Arc::new(ctx.address().recipient());
             let replica = match QueueReplica::open(queue, directory, metadata, letters, io, options) {
                 Ok(replica) => replica,
-                Err(error) => fatal::stop(&error),
+                Err(error) => fatal::stop_group(&error),
             };
             Self {
                 replica,
@@ -57,11 +58,11 @@ impl QueueActor {
 
     fn after(&mut self, result: Result<(), Error>, ctx: &mut Context<Self>) {
         if let Err(error) = result {
-            fatal::stop(&error);
+            fatal::stop_group(&error);
         }
         self.keep_time(ctx);
         match self.replica.wakes(now_ms()) {
-            Some((deadline_ms, look_ms)) => self.alarm.arm(ctx, deadline_ms, look_ms, |actor, ctx| {
+            Some((due, look_ms)) => self.alarm.arm(ctx, due, look_ms, |actor, ctx| {
                 let is_due = actor.alarm.rings(now_ms());
                 let result = actor.replica.wake(is_due, now_ms());
                 actor.after(result, ctx);
@@ -87,12 +88,6 @@ impl QueueActor {
             _ => {}
         }
     }
-}
-
-/// The wall clock, in milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Rings for QueueActor {

@@ -8,7 +8,10 @@
 //!
 //! Commands are numbered from 1 without gaps, and a batch is kept, encoded, until the queue has applied it and
 //! answered every question in it. So whatever is lost between the two nodes is sent again, and the queue drops
-//! what it has seen. It knows no channel beyond its [`ChannelId`], no clock and no mailbox: the caller passes the
+//! what it has seen.
+//!
+//! A stream's reader is no business of the log: `client/reading.rs` keeps its place and its credit here, and both are
+//! said to the leader beside the batches. It knows no channel beyond its [`ChannelId`], no clock and no mailbox: the caller passes the
 //! time in and carries the batches.
 
 use std::collections::VecDeque;
@@ -18,6 +21,8 @@ use rustc_hash::FxHashMap;
 use warren_proto::queue::{self, reply::Kind as Reply};
 use warren_proto::record::{BatchWriter, Command, Delivery, Events, Outcome, Publish, Run, SessionId};
 
+use self::reading::Reading;
+pub use self::reading::Share;
 use super::machine::REFUSED_WINDOW;
 use crate::message::may_have_deduplication_key;
 
@@ -31,6 +36,8 @@ const BATCH_BYTES_MAX: usize = 64 << 10;
 const BATCH_COMMANDS_MAX: u32 = 256;
 /// Silence after which everything unapplied is sent again.
 const SILENCE_MS: u64 = 1_000;
+/// Deliveries that keep coming put that off: what is unapplied may wait behind them. For so long at most.
+const ARRIVING_MS: u64 = 5_000;
 /// Requests to be sent again are not repeated within this time.
 const REPEAT_MS: u64 = 250;
 /// A queue that repeats where it stands, and has stood there this long, misses a batch.
@@ -85,6 +92,8 @@ pub enum Notice {
     TimedOut(ChannelId, Asked),
     /// The queue has ended a consumer, which held a message for too long.
     ConsumerTimedOut(u32),
+    /// The leader cannot read on for a stream's reader.
+    ReaderLost(u32),
     /// The queue has forgotten what it had applied: this node was taken for dead, and the session must end.
     Forgotten,
 }
@@ -132,6 +141,21 @@ struct Question {
 struct Inbound {
     next: u64,
     attached: bool,
+    /// The most that it holds unsettled; 0: no limit.
+    prefetch: u32,
+    /// Of a stream, once it is attached.
+    reading: Option<Reading>,
+}
+
+/// What the leader was asked beside the batches, and has not answered.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    /// Names the last question.
+    number: u64,
+    /// Since when none was answered.
+    since_ms: u64,
+    /// Something may be lost: not only credit was given.
+    is_resync: bool,
 }
 
 /// A session's side of one queue. See the module's text.
@@ -154,14 +178,18 @@ pub struct QueueClient {
     ended: VecDeque<(u32, u64)>,
     /// A resync is to be sent.
     resync: bool,
-    /// The number of the resync that was sent and is not answered.
-    asked: Option<u64>,
-    /// Counts the resyncs sent.
+    /// Resyncs, and credit of a stream's readers.
+    asked: Option<Open>,
+    /// Counts these.
     resyncs: u64,
+    /// A consumer was attached to a stream: what is settled here is credit.
+    is_stream: bool,
     /// Refusals came of which the queue does not know that they did.
     heard: bool,
     /// When the queue last said something new, or sending began after idleness.
     moved_ms: u64,
+    /// When a delivery came last that is not one of before.
+    arrived_ms: u64,
     rewound_ms: u64,
     resynced_ms: u64,
     forgotten_since_ms: Option<u64>,
@@ -188,8 +216,10 @@ impl QueueClient {
             resync: false,
             asked: None,
             resyncs: 0,
+            is_stream: false,
             heard: false,
             moved_ms: 0,
+            arrived_ms: 0,
             rewound_ms: 0,
             resynced_ms: 0,
             forgotten_since_ms: None,
@@ -243,8 +273,13 @@ impl QueueClient {
         });
     }
 
-    /// Adds the settlement of one message. Settlements of one kind are gathered into one command.
-    pub fn settle(&mut self, outcome: Outcome, message: u64, now_ms: u64) {
+    /// Adds the settlement of one message that a consumer was given, 0: a get. Settlements of one kind are gathered into
+    /// one command. False if the queue is not told: in a stream it is only the consumer's credit, whatever the outcome.
+    pub fn settle(&mut self, outcome: Outcome, message: u64, consumer: u32, now_ms: u64) -> bool {
+        if self.is_stream {
+            self.settled(consumer);
+            return false;
+        }
         match &mut self.settling {
             Some((kind, messages)) if *kind == outcome => messages.push(message),
             _ => {
@@ -252,6 +287,7 @@ impl QueueClient {
                 self.settling = Some((outcome, vec![message]));
             }
         }
+        true
     }
 
     /// Has the queue's word on what was settled so far given as that on a publish with this confirm number is.
@@ -277,6 +313,11 @@ impl QueueClient {
                     Inbound {
                         next: 1,
                         attached: false,
+                        prefetch: match command {
+                            Command::Attach(attach) => attach.prefetch,
+                            _ => 0,
+                        },
+                        reading: None,
                     },
                 );
             }
@@ -353,10 +394,10 @@ impl QueueClient {
 
     /// The resync to send, if one is due: which delivery of each consumer comes next here. It may be lost on the way:
     /// until it is answered, it becomes due again.
-    pub fn take_resync(&mut self, now_ms: u64) -> Option<queue::Resync> {
-        let due_ms = self.resynced_ms + if self.resync { REPEAT_MS } else { SILENCE_MS };
-        let wanted = self.resync || self.asked.is_some();
-        if !wanted || (self.resynced_ms != 0 && now_ms < due_ms) {
+    pub fn take_resync(&mut self, share: Share, now_ms: u64) -> Option<queue::Resync> {
+        let may_repeat = self.resynced_ms == 0 || now_ms >= self.resynced_ms + REPEAT_MS;
+        let is_silent = self.asked.is_some_and(|open| self.is_silent(open.since_ms, now_ms));
+        if !((self.resync && may_repeat) || is_silent) {
             return None;
         }
         self.resync = false;
@@ -365,24 +406,51 @@ impl QueueClient {
             return None;
         }
         self.resynced_ms = now_ms;
-        self.resyncs += 1;
-        self.asked = Some(self.resyncs);
-        let live = self
-            .consumers
-            .iter()
-            .map(|(&consumer, inbound)| (consumer, inbound.next));
-        let mut consumers: Vec<_> = live
-            .chain(self.ended.iter().copied())
-            .map(|(consumer, next)| queue::ResyncConsumer { consumer, next })
-            .collect();
+        let live = self.consumers.iter_mut();
+        let live = live.map(|(&consumer, inbound)| match &mut inbound.reading {
+            Some(reading) => reading.restart(consumer, inbound.next, share),
+            None => asked_again(consumer, inbound.next),
+        });
+        let ended = self.ended.iter().map(|(consumer, next)| asked_again(*consumer, *next));
+        let consumers = live.chain(ended).collect();
+        Some(self.question_beside(consumers, true, now_ms))
+    }
+
+    fn question_beside(
+        &mut self,
+        mut consumers: Vec<queue::ResyncConsumer>,
+        is_resync: bool,
+        now_ms: u64,
+    ) -> queue::Resync {
         consumers.sort_unstable_by_key(|consumer| consumer.consumer);
-        Some(queue::Resync {
+        self.resyncs += 1;
+        let since_ms = match self.asked {
+            Some(open) if !is_resync => open.since_ms,
+            _ => now_ms,
+        };
+        self.asked = Some(Open {
+            number: self.resyncs,
+            since_ms,
+            is_resync,
+        });
+        queue::Resync {
             node: self.session.node,
             incarnation: self.session.incarnation,
             id: self.session.id,
             consumers,
             number: self.resyncs,
-        })
+        }
+    }
+
+    /// The leader has answered a resync, or what was said of credit.
+    fn answered_beside(&mut self, number: u64, now_ms: u64) {
+        let Some(open) = &mut self.asked else { return };
+        if number < open.number {
+            open.since_ms = now_ms;
+        } else if number == open.number {
+            self.asked = None;
+            self.credit_arrived();
+        }
     }
 
     /// Whether [`QueueClient::tick`] has anything to wait for.
@@ -413,7 +481,7 @@ impl QueueClient {
             self.questions.pop_front();
         }
         self.drop_applied();
-        let silent = now_ms >= self.moved_ms.max(self.rewound_ms) + SILENCE_MS;
+        let silent = self.is_silent(self.moved_ms.max(self.rewound_ms), now_ms);
         let oldest_is_old = self
             .unapplied
             .front()
@@ -421,6 +489,11 @@ impl QueueClient {
         if silent && oldest_is_old {
             self.rewind(now_ms);
         }
+    }
+
+    /// Whether nothing has come since then that could stand before an answer.
+    fn is_silent(&self, since_ms: u64, now_ms: u64) -> bool {
+        now_ms >= since_ms.max(self.arrived_ms.min(since_ms + ARRIVING_MS)) + SILENCE_MS
     }
 
     /// Takes in confirms and answers. Deliveries are put to [`QueueClient::accept`] one by one afterwards, and then
@@ -450,7 +523,12 @@ impl QueueClient {
         for (seq, reply) in &events.replies {
             match &reply.kind {
                 Some(Reply::Cancelled(_)) => self.answer(*seq, reply, now_ms, out),
-                Some(Reply::Resynced(_)) if self.asked == Some(*seq) => self.asked = None,
+                Some(Reply::Resynced(_)) => self.answered_beside(*seq, now_ms),
+                Some(Reply::ReaderUnknown(unknown)) => self.resync |= self.consumers.contains_key(&unknown.consumer),
+                Some(Reply::ReaderPassed(passed)) => self.reader_passed(passed),
+                Some(Reply::ReaderLost(lost)) if self.consumers.contains_key(&lost.consumer) => {
+                    out.push(Notice::ReaderLost(lost.consumer));
+                }
                 Some(Reply::ConsumerTimedOut(timed_out)) => self.consumer_timed_out(timed_out.consumer, out),
                 _ => {}
             }
@@ -468,7 +546,9 @@ impl QueueClient {
     }
 
     fn end_consumer(&mut self, consumer: u32) {
-        if let Some(inbound) = self.consumers.remove(&consumer) {
+        if let Some(inbound) = self.consumers.remove(&consumer)
+            && inbound.reading.is_none()
+        {
             self.ended.push_back((consumer, inbound.next));
             if self.ended.len() > ENDED_MAX {
                 self.ended.pop_front();
@@ -492,14 +572,24 @@ impl QueueClient {
             return Accepted::Got(channel, ready.unwrap_or(0));
         }
         if let Some(inbound) = self.consumers.get_mut(&delivery.consumer) {
-            if delivery.delivery_id < inbound.next {
+            let is_old = match &inbound.reading {
+                Some(reading) => reading.has_passed(delivery),
+                None => delivery.delivery_id < inbound.next,
+            };
+            if is_old {
                 return Accepted::Drop;
             }
-            if delivery.delivery_id > inbound.next || !inbound.attached {
+            let is_next = delivery.delivery_id == inbound.next;
+            let follows = match &mut inbound.reading {
+                Some(reading) => is_next && reading.accept(delivery),
+                None => is_next,
+            };
+            if !follows || !inbound.attached {
                 self.resync = true;
                 return Accepted::Drop;
             }
             inbound.next += 1;
+            self.arrived_ms = now_ms;
             return Accepted::Deliver;
         }
         match self
@@ -509,6 +599,7 @@ impl QueueClient {
         {
             Some((_, next)) if delivery.delivery_id >= *next => {
                 *next = delivery.delivery_id + 1;
+                self.arrived_ms = now_ms;
                 Accepted::Return
             }
             _ => Accepted::Drop,
@@ -635,9 +726,11 @@ impl QueueClient {
         };
         self.moved_ms = now_ms;
         match (question.asked, kind) {
-            (Asked::Attach(consumer), Reply::Attached(_)) => {
+            (Asked::Attach(consumer), Reply::Attached(attached)) => {
+                self.is_stream |= attached.offset.is_some();
                 if let Some(inbound) = self.consumers.get_mut(&consumer) {
                     inbound.attached = true;
+                    inbound.reading = attached.offset.map(|offset| Reading::new(offset, inbound.prefetch));
                 }
             }
             (Asked::Attach(consumer), _) => {
@@ -666,5 +759,15 @@ impl QueueClient {
     }
 }
 
+/// A consumer whose deliveries are wanted from `next` on.
+fn asked_again(consumer: u32, next: u64) -> queue::ResyncConsumer {
+    queue::ResyncConsumer {
+        consumer,
+        next,
+        ..queue::ResyncConsumer::default()
+    }
+}
+
+mod reading;
 #[cfg(test)]
 mod tests;

@@ -268,7 +268,7 @@ impl DeadLetters {
 
     fn flush(&mut self, now_ms: u64) {
         let Some(sending) = &mut self.sending else { return };
-        sending.clients.flush(now_ms, &mut sending.way);
+        sending.clients.flush(0, now_ms, &mut sending.way);
         for group in sending.way.end_turn() {
             sending.gone(group);
         }
@@ -368,7 +368,11 @@ impl Sending {
                 }
                 // The target was told that this node's run had ended, and takes nothing more from this session.
                 Notice::Forgotten => self.is_forgotten = true,
-                Notice::Answer(..) | Notice::Ended(..) | Notice::TimedOut(..) | Notice::ConsumerTimedOut(_) => {}
+                Notice::Answer(..)
+                | Notice::Ended(..)
+                | Notice::TimedOut(..)
+                | Notice::ConsumerTimedOut(_)
+                | Notice::ReaderLost(_) => {}
             }
         }
     }

@@ -12,6 +12,9 @@
 //!                 dead: expired, over a limit, refused by consumers -> buried: gone
 //! ```
 //!
+//! A stream is a queue of another mode: what is published is appended, nothing is ever ready or held, and consumers are
+//! known here but read by themselves: see [`Stream`] and `readers.rs`.
+//!
 //! Invariants, after every command:
 //! - a message is in exactly one place: ready, held, dead, or gone;
 //! - no message is ready while a consumer has credit, none whose time is over, and no more than the queue may hold;
@@ -33,11 +36,14 @@ mod resting;
 mod slab;
 mod snapshot;
 mod stats;
+mod stream;
 mod window;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
-use warren_cluster::machine::Meta;
+use warren_cluster::machine::{Meta, Stamp};
+use warren_cluster::version;
 use warren_proto::queue;
 use warren_proto::queue::reply::Kind as ReplyKind;
 use warren_proto::record::{Batch, Command, Run, SessionId, Stored, batches};
@@ -55,6 +61,7 @@ pub use self::resting::Retry;
 use self::slab::Slab;
 pub use self::snapshot::Error as RestoreError;
 pub use self::stats::{ConsumerRow, Stats, Totals};
+pub use self::stream::Stream;
 use self::window::Window;
 
 /// Ended sessions that are remembered, so that what was on its way when they ended does not bring them back.
@@ -62,12 +69,14 @@ const ENDED_SESSIONS_MAX: usize = 64;
 /// Refused publishes are remembered until a session's numbers are so far beyond them: further than it may be ahead of
 /// what it has heard.
 pub const REFUSED_WINDOW: u64 = 1 << 16;
+/// The version of entries from which on the queue can be told that a node is silent.
+pub const SILENCE: u16 = 3;
 /// The priorities of a quorum queue: 0 to this.
 const QUORUM_PRIORITY_MAX: u8 = 31;
 /// What a message of a quorum queue has that says none.
 const QUORUM_PRIORITY: u8 = 4;
 
-/// The declared type of a queue. Both are the same machine; the type chose the rest of [`Config`].
+/// The declared type of a queue. All are the same machine; the type chose the rest of [`Config`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     /// `x-queue-type: classic`, the default.
@@ -75,6 +84,8 @@ pub enum Kind {
     Classic,
     /// `x-queue-type: quorum`.
     Quorum,
+    /// `x-queue-type: stream`.
+    Stream,
 }
 
 /// What a full queue does.
@@ -119,12 +130,16 @@ pub struct Config {
     pub retry: Option<Retry>,
     /// A message is dropped, as if it had been taken, while one with the same key is in the queue.
     pub deduplicates: bool,
+    /// How long a stream keeps a message that is not in the segment being written.
+    pub age_max_ms: Option<u64>,
+    /// The size of a stream's segments, where it has one of its own.
+    pub segment_bytes: Option<u64>,
 }
 
 impl Config {
     fn base_priority(&self) -> u8 {
         match self.kind {
-            Kind::Classic => 0,
+            Kind::Classic | Kind::Stream => 0,
             Kind::Quorum => QUORUM_PRIORITY,
         }
     }
@@ -134,6 +149,7 @@ impl Config {
         let max = match self.kind {
             Kind::Classic => self.priority_max?,
             Kind::Quorum => QUORUM_PRIORITY_MAX,
+            Kind::Stream => return None,
         };
         priority.map(|priority| priority.min(max))
     }
@@ -197,7 +213,8 @@ pub enum Effect {
         consumer: u32,
         /// Counts the consumer's deliveries from 1 without gaps; 0 for a get.
         delivery_id: u64,
-        /// For a get: the number of the command that it answers; else 0.
+        /// For a get: the number of the command that it answers. From a stream: the offset from which on this message
+        /// is the reader's next. Else 0.
         get_seq: u64,
         /// The message's number.
         seq: u64,
@@ -292,12 +309,16 @@ pub struct QueueMachine {
     facts: Facts,
     dead: Graveyard,
     origins: Origins,
+    /// Only in a stream.
+    stream: Option<Box<Stream>>,
     /// When the queue was last used, where it is to end some time after that; 0 before its first entry.
     used_ms: u64,
     /// No message has been held for too long before this; 0 where none can be.
     late_ms: u64,
     /// The time of the entry being applied.
     now_ms: u64,
+    /// The newest version of its entries.
+    version: u16,
     totals: Totals,
 }
 
@@ -308,6 +329,7 @@ impl QueueMachine {
             ready: Ready::new(config.base_priority()),
             consumers: Consumers::new(config.mode()),
             declared: config.clone(),
+            stream: (config.kind == Kind::Stream).then(Box::default),
             config,
             config_version: 0,
             ended: false,
@@ -324,6 +346,7 @@ impl QueueMachine {
             used_ms: 0,
             late_ms: 0,
             now_ms: 0,
+            version: version::FIRST,
             totals: Totals::default(),
         }
     }
@@ -333,7 +356,11 @@ impl QueueMachine {
     /// Any bytes are accepted: what follows bytes that do not decode is ignored, alike on every replica.
     pub fn apply(&mut self, meta: &Meta, payload: &[u8], out: &mut Vec<Effect>) {
         self.entries.open(meta.index);
+        if let Some(stream) = &mut self.stream {
+            stream.open(meta.index);
+        }
         self.now_ms = meta.time_ms;
+        self.version = self.version.max(meta.version);
         self.pass_time(out);
         for batch in batches(payload) {
             match batch {
@@ -343,6 +370,11 @@ impl QueueMachine {
             }
         }
         self.entries.close();
+        if let Some(stream) = &mut self.stream {
+            let dropped = stream.close(payload, &self.config, self.now_ms);
+            self.totals.expired += dropped.late;
+            self.totals.overflowed += dropped.too_much;
+        }
     }
 
     /// A session's batch.
@@ -455,6 +487,7 @@ impl QueueMachine {
             Command::Delete(delete) => self.delete(slot, seq, &delete, out),
             Command::SessionDown(_)
             | Command::NodeDown { .. }
+            | Command::NodeSilent { .. }
             | Command::Tick
             | Command::Buried(_)
             | Command::Configure(_) => return false,
@@ -499,18 +532,13 @@ impl QueueMachine {
                     self.end_sessions(&ended, out);
                 }
                 Some(Ok(Command::NodeDown { node, incarnation })) => {
-                    let first = SessionId {
-                        node,
-                        incarnation: 0,
-                        id: 0,
-                    };
-                    let last = SessionId {
-                        node,
-                        incarnation,
-                        id: u64::MAX,
-                    };
-                    let ended: Vec<u32> = self.slots.range(first..=last).map(|(_, slot)| *slot).collect();
+                    let ended = self.sessions_of(node, incarnation);
+                    self.tell_of_the_end(&ended, out);
                     self.end_sessions(&ended, out);
+                }
+                Some(Ok(Command::NodeSilent { node, incarnation })) if self.version >= SILENCE => {
+                    let silent = self.sessions_of(node, incarnation);
+                    self.disconnect(silent, out);
                 }
                 // What is due has happened when the entry was opened.
                 Some(Ok(Command::Tick)) => {}
@@ -523,6 +551,13 @@ impl QueueMachine {
             }
             self.settle_down(out);
         }
+    }
+
+    /// The slots of the sessions of a node's runs up to `incarnation`.
+    fn sessions_of(&self, node: u64, incarnation: u64) -> Vec<u32> {
+        let session = |incarnation, id| SessionId { node, incarnation, id };
+        let sessions = self.slots.range(session(0, 0)..=session(incarnation, u64::MAX));
+        sessions.map(|(_, slot)| *slot).collect()
     }
 
     fn remember_ended(&mut self, session: SessionId) {
@@ -567,22 +602,75 @@ impl QueueMachine {
         if self.ended {
             out.push(Effect::Gone);
         }
+        if self.stream.is_none() {
+            return;
+        }
+        for row in self.consumers() {
+            let consumer = row.attach.consumer;
+            let kind = Some(ReplyKind::ReaderUnknown(queue::ReaderUnknown { consumer }));
+            out.push(Effect::Reply {
+                session: row.session,
+                seq: 0,
+                reply: queue::Reply { kind },
+            });
+        }
+    }
+
+    /// Of the last entry that it knows of.
+    pub fn stamp(&self) -> Stamp {
+        Stamp {
+            version: self.version,
+            time_ms: self.now_ms,
+        }
     }
 
     /// Whether a message of the log entry at `index` is still in the queue.
     pub fn is_live(&self, index: u64) -> bool {
-        self.entries.is_live(index)
+        match &self.stream {
+            None => self.entries.is_live(index),
+            Some(stream) => stream.is_live(index),
+        }
     }
 
-    /// Indexes of the log entries that hold a message of the queue, ascending.
-    pub fn live(&self) -> impl Iterator<Item = u64> {
-        self.entries.live()
+    /// The log entries that hold a message of the queue, ascending.
+    pub fn live(&self) -> Vec<Range<u64>> {
+        match &self.stream {
+            None => joined(self.entries.live().map(|index| index..index + 1)),
+            Some(stream) => joined(stream.live()),
+        }
     }
 
     /// Moves out the indexes of entries whose last message went since the last call, each once, in that order.
     pub fn take_freed(&mut self, out: &mut Vec<u64>) {
         self.entries.take_freed(out);
+        if let Some(stream) = &mut self.stream {
+            stream.take_freed(out);
+        }
     }
+
+    /// The messages of a stream; `None`: it is none.
+    pub fn stream(&self) -> Option<&Stream> {
+        self.stream.as_deref()
+    }
+
+    /// How a consumer was started that is attached.
+    pub fn attached(&self, session: SessionId, consumer: u32) -> Option<&queue::Attach> {
+        let session = &self.sessions[*self.slots.get(&session)?];
+        let consumer = self.consumers.get(*session.consumers.get(&consumer)?);
+        (!consumer.cancelled).then_some(&consumer.attach)
+    }
+}
+
+/// Ascending ranges, those that touch each other as one.
+fn joined(parts: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for part in parts {
+        match ranges.last_mut() {
+            Some(range) if range.end == part.start => range.end = part.end,
+            _ => ranges.push(part),
+        }
+    }
+    ranges
 }
 
 #[cfg(test)]

@@ -12,16 +12,19 @@ use warren_cluster::group::shell::{GroupShell, Io, Output};
 use warren_cluster::group::{Course, Error, Event, Goal, GroupCore, Options, ProposeError, Role};
 use warren_cluster::transport::PeerState;
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::node::{LeaderIs, ReplicaIs, ReplicaQuery, SessionCheck, node_message::Kind};
+use warren_proto::node::{ReplicaIs, ReplicaQuery, SessionCheck, node_message::Kind};
 use warren_proto::queue;
 use warren_proto::record::{self, Command, SessionId, batches, system};
 
+use super::Due;
 use super::dead_letters::{DeadLetters, Source};
-use super::machine::{Effect, Place, QueueMachine};
+use super::machine::{Effect, Place, QueueMachine, SILENCE};
 use super::outbox::Outbox;
 use super::pending::{Bound, Demand, Pending};
 use super::place::{Pace, Place as Whereabouts, Voter};
-use crate::directory::{Description, Directory, Inbound, SessionEvent};
+use super::readers::{Entries, Readers};
+use super::silence::Silence;
+use crate::directory::{Description, Directory, Inbound, SessionEvent, Tenure, leader_is};
 use crate::mailbox::{Mailbox, Post};
 use crate::metadata::client::MetadataClient;
 use crate::metadata::{Change, Picture, Placement, Queue};
@@ -33,10 +36,17 @@ const ENTRY_MAX: Bound = Bound {
     bytes: 1 << 20,
     commands: u32::MAX,
 };
+/// The same in a stream, whose readers look for single messages in it.
+const STREAM_ENTRY_MAX: Bound = Bound {
+    bytes: 128 << 10,
+    ..ENTRY_MAX
+};
 /// Waiting messages that are enough to keep consumers busy.
 const BACKLOG_MIN: u64 = 1_000;
 /// Commands that may wait for the next entry, in bytes; beyond it batches are dropped and sent again later.
 const PENDING_BYTES_MAX: usize = 32 << 20;
+/// How long after a group that went on without a majority may have been told of less than others were it looks again.
+const CHECKS_MS: [u64; 3] = [2_000, 10_000, 30_000];
 /// Questions that may wait for this replica to lead; a session repeats what is not answered.
 const RESYNCS_MAX: usize = 4_096;
 
@@ -53,6 +63,8 @@ pub struct QueueReplica {
     /// Where the session of its dead letters hears from their targets.
     letters: Post<SessionEvent>,
     pending: Pending,
+    /// Where the readers of a stream are.
+    readers: Readers,
     /// Questions that wait until this replica leads in earnest.
     resyncs: Vec<queue::Resync>,
     role: Role,
@@ -63,6 +75,9 @@ pub struct QueueReplica {
     /// Whether this replica should lead when the group is new.
     preferred: bool,
     place: Whereabouts,
+    /// When to look again for sessions that have ended, ascending.
+    checks: Vec<u64>,
+    silence: Silence,
 }
 
 impl QueueReplica {
@@ -77,21 +92,25 @@ impl QueueReplica {
         options: Options,
     ) -> Result<Self, Error> {
         let group = queue.group;
-        let options = Options {
-            era: queue.era(),
-            ..options
-        };
         let new = io.store.state(group)?.is_none();
         let machine = QueueMachine::new(super::declared(&queue));
-        let fresh = may_have_been_lost(&metadata.view().picture(), &io, group);
-        let options = Options { fresh, ..options };
+        let picture = metadata.view().picture();
+        let fresh = may_have_been_lost(&picture, &io, group);
+        let options = Options {
+            era: queue.era(),
+            reformed: queue.reformed(),
+            added_since: added_since(&picture, &io),
+            fresh,
+            ..options
+        };
         // One that may have been here learns from its leader who its group consists of now.
         let founders = if fresh && queue.era() > 0 {
             &[]
         } else {
             queue.founders()
         };
-        let shell = GroupShell::open(io.clone(), group, founders, machine, options)?;
+        let mut shell = GroupShell::open(io.clone(), group, founders, machine, options)?;
+        shell.core_mut().reform(queue.founders(), queue.reformed());
         if new && shell.core().is_fresh() {
             tracing::warn!(group, queue = %queue.resource(), "the replica on this node may have lost its log, and is brought up by its leader");
         }
@@ -109,6 +128,7 @@ impl QueueReplica {
             dead_letters,
             letters,
             pending: Pending::default(),
+            readers: Readers::default(),
             resyncs: Vec::new(),
             role: Role::Follower,
             term: 0,
@@ -116,6 +136,8 @@ impl QueueReplica {
             configured: 0,
             preferred,
             place: Whereabouts::default(),
+            checks: Vec::new(),
+            silence: Silence::default(),
         })
     }
 
@@ -133,26 +155,42 @@ impl QueueReplica {
     pub fn handle(&mut self, message: Inbound, now_ms: u64) -> Result<(), Error> {
         match message {
             Inbound::Group(event) => {
-                let returned = matches!(event, Event::PeerUp(_));
+                let (up, down) = match event {
+                    Event::PeerUp(node) => (Some(node), None),
+                    Event::PeerDown(node) => (None, Some(node)),
+                    _ => (None, None),
+                };
                 self.shell.handle(event);
-                if returned {
+                if let Some(node) = up {
+                    self.silence.ended(node);
                     self.reconsider(Pace::Gentle, now_ms);
+                }
+                if let Some(node) = down {
+                    self.silence.began(node, now_ms);
                 }
             }
             Inbound::Placed(queue) => {
                 self.queue = queue;
+                let (survivors, era) = (self.queue.founders().to_vec(), self.queue.reformed());
+                self.shell.core_mut().reform(&survivors, era);
                 self.reconsider(Pace::Prompt, now_ms);
             }
             Inbound::ReplicaQuery(from) => {
                 let (group, era) = (self.group(), self.queue.era());
                 self.directory.tell(from, Kind::ReplicaIs(ReplicaIs { group, era }));
             }
+            // One that was given up is told so now.
+            Inbound::ReplicaIs { era: 0, .. } if self.queue.reformed() > 0 => {
+                if self.role == Role::Leader {
+                    self.check_sessions(None);
+                    self.check_again(now_ms);
+                }
+            }
             Inbound::ReplicaIs { node, era } => self.place.is_ready(node, era),
             Inbound::Drains(_) => self.reconsider(Pace::Prompt, now_ms),
             Inbound::Retire => {
                 self.dead_letters.stop();
-                self.shell.retire(self.directory.clone());
-                return Ok(());
+                return self.shell.retire(self.directory.clone());
             }
             Inbound::Raft { bytes, .. } => self.shell.handle(Event::Message(bytes)),
             Inbound::Batch { from, bytes, .. } => self.batch(from, bytes),
@@ -166,7 +204,13 @@ impl QueueReplica {
             Inbound::LinkReset(node) => {
                 self.outbox.reset(node);
                 if self.role == Role::Leader {
+                    // It may not have been heard there when it said that it leads, and what it sent since is lost.
+                    let machine = self.shell.core().machine();
+                    if machine.sessions().any(|session| session.node == node) {
+                        self.outbox.tell(node);
+                    }
                     self.check_sessions(Some(node));
+                    self.check_again(now_ms);
                 }
             }
             Inbound::LinkWritable(node) => self.outbox.writable(node),
@@ -200,15 +244,33 @@ impl QueueReplica {
 
     /// When [`QueueReplica::wake`] is wanted, if at all: when the machine has something due, and when something on its
     /// way or held back is to be looked after.
-    pub fn wakes(&self, now_ms: u64) -> Option<(Option<u64>, Option<u64>)> {
+    pub fn wakes(&mut self, now_ms: u64) -> Option<(Option<Due>, Option<u64>)> {
         if self.role != Role::Leader {
             return None;
         }
         let held_back = !self.pending.is_empty() && self.shell.core().in_flight() < ENTRIES_IN_FLIGHT_MAX;
         let publishes = held_back.then(|| now_ms + self.pending.wait_ms());
         let letters = self.dead_letters.next_tick_ms(now_ms);
-        let look = publishes.into_iter().chain(letters).chain(self.place.look_ms()).min();
-        Some((self.shell.core().machine().next_deadline(), look))
+        let reads = self.readers.has_more().then_some(now_ms);
+        let checks = self.checks.first().map(|at_ms| (*at_ms).max(now_ms));
+        let look = publishes
+            .into_iter()
+            .chain(letters)
+            .chain(checks)
+            .chain(reads)
+            .chain(
+                self.patience_ms()
+                    .and_then(|patience_ms| self.silence.look_ms(patience_ms)),
+            )
+            .chain(self.place.look_ms())
+            .min();
+        let core = self.shell.core_mut();
+        let deadline_ms = core.machine().next_deadline();
+        let due = deadline_ms.map(|deadline_ms| Due {
+            deadline_ms,
+            at_ms: core.comes_ms(deadline_ms, now_ms),
+        });
+        Some((due, look))
     }
 
     /// A time of [`QueueReplica::wakes`] has come; `is_due` if it is the machine's, and no entry for it is on its way.
@@ -216,8 +278,20 @@ impl QueueReplica {
         if is_due && self.role == Role::Leader {
             self.pending.push(system(&Command::Tick));
         }
+        if self.checks.first().is_some_and(|at_ms| *at_ms <= now_ms) {
+            self.checks.retain(|at_ms| *at_ms > now_ms);
+            self.check_sessions(None);
+        }
         self.dead_letters.tick(now_ms);
         self.drive(now_ms)
+    }
+
+    /// A group that went on without a majority looks again for sessions that have ended: those that were given up may have
+    /// been told, and have answered, before they knew.
+    fn check_again(&mut self, now_ms: u64) {
+        if self.queue.reformed() > 0 {
+            self.checks = CHECKS_MS.map(|pause_ms| now_ms + pause_ms).to_vec();
+        }
     }
 
     /// Takes in what a target of dead letters has to say.
@@ -228,6 +302,7 @@ impl QueueReplica {
 
     /// Gives back the memory of a queue that has nothing to do.
     pub fn rest(&mut self) {
+        self.readers.rest();
         self.shell.core_mut().rest();
     }
 
@@ -248,6 +323,7 @@ impl QueueReplica {
     /// Proposes what waits, performs what is due, until nothing is left.
     fn drive(&mut self, now_ms: u64) -> Result<(), Error> {
         self.hand_over(now_ms);
+        self.take_from_silent(now_ms);
         self.work_off(now_ms)?;
         // Once: there may be very many dead letters, and other things to do between them.
         if let Some(buried) = self.bury(now_ms)? {
@@ -259,7 +335,8 @@ impl QueueReplica {
 
     /// Sends dead letters; the command that buries those that are done with.
     fn bury(&mut self, now_ms: u64) -> Result<Option<Bytes>, Error> {
-        if self.role != Role::Leader {
+        // The session of its letters is one of this run: nobody would end it if the run were never heard of.
+        if self.role != Role::Leader || !self.directory.is_up_to_date() {
             return Ok(None);
         }
         let mut log = Log::of(&mut self.shell);
@@ -274,8 +351,14 @@ impl QueueReplica {
             self.steer(now_ms);
             self.shell.poll(&mut self.outputs)?;
             if self.outputs.is_empty() {
+                self.pay()?;
+                self.read_on(now_ms)?;
                 let gone = self.outbox.flush();
                 if gone.is_empty() {
+                    if self.outbox.take_ended() && !self.removing {
+                        self.removing = true;
+                        self.metadata.remove_queue(self.queue.group);
+                    }
                     return Ok(());
                 }
                 for session in gone {
@@ -286,6 +369,31 @@ impl QueueReplica {
                 self.perform(outputs, now_ms)?;
             }
         }
+    }
+
+    /// Sends what links had no room for.
+    fn pay(&mut self) -> Result<(), Error> {
+        if !self.outbox.can_pay() {
+            return Ok(());
+        }
+        let mut log = Log::of(&mut self.shell);
+        self.outbox.pay(|at| log.read(at));
+        log.end()
+    }
+
+    /// Sends a stream's readers what they may have.
+    fn read_on(&mut self, now_ms: u64) -> Result<(), Error> {
+        if self.role != Role::Leader || self.shell.core().machine().stream().is_none() {
+            return Ok(());
+        }
+        let (outbox, term) = (&mut self.outbox, self.term);
+        let stalled = outbox.stalled();
+        let mut log = Log::of(&mut self.shell);
+        let is_stalled = |node| stalled.contains(&node);
+        self.readers.work(&mut log, now_ms, is_stalled, |effect, payload| {
+            outbox.add_read(effect, term, payload);
+        });
+        log.end()
     }
 
     fn propose(&mut self, now_ms: u64) {
@@ -299,7 +407,11 @@ impl QueueReplica {
                 settled: machine.settled_total(),
                 backlog: machine.ready_len() >= BACKLOG_MIN,
             };
-            let entry = self.pending.take(ENTRY_MAX, demand);
+            let most = match machine.stream() {
+                Some(_) => STREAM_ENTRY_MAX,
+                None => ENTRY_MAX,
+            };
+            let entry = self.pending.take(most, demand);
             if entry.is_empty() {
                 break;
             }
@@ -392,13 +504,8 @@ impl QueueReplica {
 
     fn effect(&mut self, effect: Effect) -> Result<(), Error> {
         let mut log = Log::of(&mut self.shell);
-        let gone = self.outbox.add(effect, self.term, |at| log.read(at));
-        log.end()?;
-        if gone && !self.removing {
-            self.removing = true;
-            self.metadata.remove_queue(self.queue.group);
-        }
-        Ok(())
+        self.outbox.add(effect, self.term, |at| log.read(at));
+        log.end()
     }
 
     fn entered(&mut self, role: Role, term: u64, leader: Option<NodeId>, now_ms: u64) -> Result<(), Error> {
@@ -406,22 +513,27 @@ impl QueueReplica {
         self.term = term;
         if role != Role::Leader {
             self.dead_letters.stop();
+            self.readers.clear();
+            self.outbox.abdicate();
         }
         match role {
             Role::Leader => {
                 if was != Role::Leader {
                     tracing::debug!(queue = %self.queue.name, term, "leads");
-                    self.directory.announce(self.group(), term);
+                    self.outbox.lead(self.tenure(term));
                     self.reconsider(Pace::Gentle, now_ms);
                     let mut effects = Vec::new();
                     self.shell.core().machine().entered_leader(&mut effects);
                     for request in std::mem::take(&mut self.resyncs) {
+                        self.readers.ask(&request, self.shell.core().machine());
                         self.shell.core().machine().resync(&request, &mut effects);
                     }
                     for effect in effects {
                         self.effect(effect)?;
                     }
                     self.check_sessions(None);
+                    self.check_again(now_ms);
+                    self.listen(now_ms);
                     self.configured = 0;
                     if let Some(queue) = self.metadata.view().queue_by_group(self.group()) {
                         self.obey(queue);
@@ -435,7 +547,7 @@ impl QueueReplica {
                 self.pending.clear();
                 self.removing = false;
                 if leader != Some(self.io.node) {
-                    self.directory.leader_is(self.group(), term, leader);
+                    self.directory.leader_is(self.group(), self.tenure(term), leader);
                 }
             }
         }
@@ -514,6 +626,54 @@ impl QueueReplica {
         }
     }
 
+    /// How long the queue waits for a node that is silent, if its word on that is known to all replicas.
+    fn patience_ms(&self) -> Option<u64> {
+        let is_known = self.io.versions.agreed() >= SILENCE;
+        self.queue.settings.disconnected_timeout_ms.filter(|_| is_known)
+    }
+
+    /// A new leader looks whom it does not hear.
+    fn listen(&mut self, now_ms: u64) {
+        self.silence.leads();
+        let peers = self.io.transport.peers();
+        let is_up = |node| peers.iter().any(|(peer, state)| *peer == node && state.is_up());
+        for session in self.shell.core().machine().sessions() {
+            if session.node != self.io.node && !is_up(session.node) {
+                self.silence.began(session.node, now_ms);
+            }
+        }
+    }
+
+    /// Takes back what sessions hold whose nodes were silent for too long.
+    fn take_from_silent(&mut self, now_ms: u64) {
+        let Some(patience_ms) = self.patience_ms().filter(|_| self.role == Role::Leader) else {
+            return;
+        };
+        for node in self.silence.due(patience_ms, now_ms) {
+            let sessions = self.shell.core().machine().sessions();
+            let runs = sessions.filter(|session| session.node == node);
+            let known = runs.map(|session| session.incarnation).max();
+            if let Some(incarnation) = known.or_else(|| self.incarnation_on_the_way(node)) {
+                tracing::info!(queue = %self.queue.name, node, "waits no longer for a node that is silent");
+                self.pending.push(system(&Command::NodeSilent { node, incarnation }));
+            }
+        }
+    }
+
+    /// The run of a node of which the queue may learn with what is on its way.
+    fn incarnation_on_the_way(&self, node: NodeId) -> Option<u64> {
+        if self.pending.is_empty() && self.shell.core().in_flight() == 0 {
+            return None;
+        }
+        let peers = self.io.transport.peers();
+        let known = peers.into_iter().find(|(peer, _)| *peer == node);
+        known.map(|(_, state)| match state {
+            PeerState::Up { incarnation } | PeerState::Silent { incarnation } | PeerState::Dead { incarnation } => {
+                incarnation
+            }
+        })
+    }
+
     fn batch(&mut self, from: NodeId, bytes: Bytes) {
         // An elected replica keeps what comes until it may propose: its followers have told their sessions already.
         if self.role == Role::Follower {
@@ -545,17 +705,15 @@ impl QueueReplica {
             Role::Follower => status.leader.filter(|leader| *leader != self.io.node),
         };
         if from == self.io.node {
-            self.directory.leader_is(self.group(), status.term, leader);
+            self.directory.leader_is(self.group(), self.tenure(status.term), leader);
         } else if let Some(leader) = leader {
-            self.directory.tell(
-                from,
-                Kind::LeaderIs(LeaderIs {
-                    group: self.group(),
-                    term: status.term,
-                    leader,
-                }),
-            );
+            let tenure = self.tenure(status.term);
+            self.directory.tell(from, leader_is(self.group(), tenure, leader));
         }
+    }
+
+    fn tenure(&self, term: u64) -> Tenure {
+        (self.shell.core().reformed(), term)
     }
 
     fn describe(&self) -> Description {
@@ -573,6 +731,10 @@ impl QueueReplica {
             leader: status.leader,
             raft: Some(status),
             voters: self.shell.core().members().to_vec(),
+            learners: self.shell.core().learners().to_vec(),
+            is_fresh: self.shell.core().is_fresh(),
+            is_pair: self.shell.core().is_pair(),
+            reformed: self.shell.core().reformed(),
             able: self.able(),
             stats: machine.stats(),
             consumers: machine.consumers().map(Into::into).collect(),
@@ -595,20 +757,26 @@ impl QueueReplica {
 
     fn resync(&mut self, request: queue::Resync) -> Result<(), Error> {
         if self.role != Role::Leader {
+            if self.role == Role::Follower {
+                // It may send nothing else by which it would learn.
+                self.correct(request.node);
+            }
             // A session that asks again has had no answer: its last question is enough.
-            let id = |request: &queue::Resync| (request.node, request.incarnation, request.id);
-            self.resyncs.retain(|waiting| id(waiting) != id(&request));
+            self.resyncs.retain(|waiting| waiting.session() != request.session());
             if self.resyncs.len() < RESYNCS_MAX {
                 self.resyncs.push(request);
             }
             return Ok(());
         }
         let mut effects = Vec::new();
+        self.outbox.asked_again(request.session());
+        self.readers.ask(&request, self.shell.core().machine());
         self.shell.core().machine().resync(&request, &mut effects);
+        let mut log = Log::of(&mut self.shell);
         for effect in effects {
-            self.effect(effect)?;
+            self.outbox.add_again(effect, self.term, |at| log.read(at));
         }
-        Ok(())
+        log.end()
     }
 }
 
@@ -653,6 +821,22 @@ impl Source for Log<'_> {
     }
 }
 
+impl Entries for Log<'_> {
+    fn machine(&self) -> &QueueMachine {
+        self.core.machine()
+    }
+
+    fn entry(&mut self, index: u64) -> Option<(u64, Bytes)> {
+        match self.core.stamped_payload(index) {
+            Ok(entry) => entry,
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                None
+            }
+        }
+    }
+}
+
 /// Whether `node` should lead the queue's group when it begins.
 fn prefers(queue: &Queue, node: NodeId) -> bool {
     match &queue.placement {
@@ -661,6 +845,16 @@ fn prefers(queue: &Queue, node: NodeId) -> bool {
         } => replicas.first() == Some(&node),
         Placement::Replicated { leader, .. } => *leader == node,
         Placement::Transient { .. } => false,
+    }
+}
+
+/// From which decision on an addition to a group is one of a replica that this node has. By an earlier one a replica was
+/// added that was in a directory which it has no more.
+fn added_since(picture: &Picture, io: &Io) -> u64 {
+    match picture.node(io.node) {
+        Some(known) if known.directory == io.directory => known.first_group,
+        // Not known yet: whoever leads says when the replica has caught up.
+        _ => u64::MAX,
     }
 }
 

@@ -12,11 +12,11 @@ use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{SessionCheck, node_message::Kind};
 use warren_proto::record::{self, Command, SessionId, batches, system};
 
-use super::actor::now_ms;
-use super::alarm::{Alarm, Rings};
+use super::alarm::{Alarm, Due, Rings};
 use super::dead_letters::{DeadLetters, Source};
 use super::machine::{Effect, Place, QueueMachine};
 use super::outbox::Outbox;
+use crate::clock::now_ms;
 use crate::directory::{Description, Directory, Inbound, SessionEvent};
 use crate::mailbox::Post;
 use crate::metadata::Queue;
@@ -84,7 +84,7 @@ impl TransientActor {
             index: self.index,
             term: TERM,
             time_ms: self.time_ms,
-            version: warren_cluster::group::MACHINE_VERSION,
+            version: warren_cluster::version::LATEST,
         };
         self.machine.apply(&meta, &bytes, &mut self.effects);
         if self.machine.is_live(self.index) {
@@ -102,18 +102,10 @@ impl TransientActor {
     fn send(&mut self, current: Option<(u64, Bytes)>) {
         for effect in self.effects.drain(..) {
             let bodies = &self.bodies;
-            let gone = self.outbox.add(effect, TERM, |at| {
-                let body = match &current {
-                    Some((index, bytes)) if *index == at.index => Some(bytes),
-                    _ => bodies.get(&at.index),
-                };
-                let start = at.offset as usize;
-                body.map(|bytes| bytes.slice(start..start + at.len as usize))
+            self.outbox.add(effect, TERM, |at| match &current {
+                Some((index, bytes)) if *index == at.index => Some(part(bytes, at)),
+                _ => bodies.get(&at.index).map(|bytes| part(bytes, at)),
             });
-            if gone && !self.removing {
-                self.removing = true;
-                self.metadata.remove_queue(self.queue.group);
-            }
         }
     }
 
@@ -121,6 +113,10 @@ impl TransientActor {
         let mut source = Memory(&self.machine, &self.bodies);
         let buried = self.dead_letters.work(&mut source, now_ms(), &self.letters);
         buried.into_iter().for_each(|command| self.apply(command));
+        if self.outbox.can_pay() {
+            let bodies = &self.bodies;
+            self.outbox.pay(|at| bodies.get(&at.index).map(|bytes| part(bytes, at)));
+        }
         loop {
             let gone = self.outbox.flush();
             if gone.is_empty() {
@@ -130,9 +126,16 @@ impl TransientActor {
                 self.apply(system(&Command::SessionDown(session)));
             }
         }
-        let deadline = self.machine.next_deadline();
+        if self.outbox.take_ended() && !self.removing {
+            self.removing = true;
+            self.metadata.remove_queue(self.queue.group);
+        }
+        let due = self.machine.next_deadline().map(|deadline_ms| Due {
+            deadline_ms,
+            at_ms: deadline_ms,
+        });
         let tick = self.dead_letters.next_tick_ms(now_ms());
-        self.alarm.arm(ctx, deadline, tick, |actor, ctx| {
+        self.alarm.arm(ctx, due, tick, |actor, ctx| {
             if actor.alarm.rings(now_ms()) {
                 actor.apply(system(&Command::Tick));
             }
@@ -177,10 +180,9 @@ impl TransientActor {
             role: "leader",
             leader: Some(self.directory.node()),
             raft: None,
-            voters: Vec::new(),
-            able: Vec::new(),
             stats: self.machine.stats(),
             consumers: self.machine.consumers().map(Into::into).collect(),
+            ..Description::default()
         }
     }
 }
@@ -194,10 +196,14 @@ impl Source for Memory<'_> {
     }
 
     fn read(&mut self, at: Place) -> Option<Bytes> {
-        let start = at.offset as usize;
-        let bytes = self.1.get(&at.index)?;
-        Some(bytes.slice(start..start + at.len as usize))
+        self.1.get(&at.index).map(|bytes| part(bytes, at))
     }
+}
+
+/// A message in its entry.
+fn part(entry: &Bytes, at: Place) -> Bytes {
+    let start = at.offset as usize;
+    entry.slice(start..start + at.len as usize)
 }
 
 impl Rings for TransientActor {
@@ -238,8 +244,14 @@ impl Handler<Inbound> for TransientActor {
                 self.apply(if own { bytes } else { Bytes::copy_from_slice(&bytes) });
             }
             Inbound::Resync(request) => {
-                self.machine.resync(&request, &mut self.effects);
-                self.send(None);
+                self.outbox.asked_again(request.session());
+                let mut effects = Vec::new();
+                self.machine.resync(&request, &mut effects);
+                for effect in effects {
+                    let bodies = &self.bodies;
+                    self.outbox
+                        .add_again(effect, TERM, |at| bodies.get(&at.index).map(|bytes| part(bytes, at)));
+                }
             }
             Inbound::RunEnded { node, incarnation } => {
                 let knows = |session: SessionId| session.node == node && session.incarnation <= incarnation;

@@ -6,9 +6,10 @@ use std::ops::Range;
 use raft::StateRole;
 use raft::eraftpb::Snapshot;
 
-use super::{Effect, Error, GroupCore, LINGER_TICKS};
+use super::{Effect, Error, GroupCore, LINGER_TICKS, check_version};
 use crate::log::{LogStore, ReplicaState, Write};
-use crate::machine::Machine;
+use crate::machine::{Machine, RestoreError, Stamp};
+use crate::version::Versions;
 use crate::{GroupId, NodeId};
 
 /// A snapshot is due when the log has grown by so many times the size of the last one: what is written for snapshots
@@ -53,6 +54,7 @@ impl<M: Machine> GroupCore<M> {
         let (generation, compacted) = (state.generation, state.compacted_index);
         // What the round before freed: this round's effects may still read what this round frees.
         let mut freed = std::mem::take(&mut self.freed);
+        self.raw.mut_store().state.freed.clear();
         freed.retain(|index| *index <= compacted);
         freed.sort_unstable();
         let mut writes = Vec::new();
@@ -114,6 +116,9 @@ impl<M: Machine> GroupCore<M> {
         // Entries since the previous snapshot stay, so that a replica that was away briefly needs only the log.
         state.compacted_index = old.snapshot_index;
         state.compacted_term = old.snapshot_term;
+        // The round after removes them, and may be that of another process.
+        state.freed.clone_from(&self.freed);
+        state.freed.retain(|index| *index <= old.snapshot_index);
         let state = state.clone();
         for (number, data) in chunks.into_iter().enumerate() {
             let number = number as u32;
@@ -133,8 +138,8 @@ impl<M: Machine> GroupCore<M> {
             });
         }
         let mut live = self.machine.live();
-        live.extend(&self.freed);
-        live.sort_unstable();
+        live.extend(joined(&self.freed));
+        live.sort_unstable_by_key(|range| range.start);
         let ranges = gaps(old.compacted_index + 1..state.compacted_index + 1, &live);
         if !ranges.is_empty() {
             writes.push(Write::Remove {
@@ -166,10 +171,15 @@ impl<M: Machine> GroupCore<M> {
             learners: metadata.get_conf_state().learners.clone(),
             generation,
             snapshot_chunks: chunks,
+            freed: Vec::new(),
             ..old
         };
         let store = view.store().clone();
-        self.snapshot_bytes = restore(&*store, self.group, &state, chunks, &mut self.machine)?;
+        let versions = &self.options.versions;
+        let (snapshot_bytes, stamp) = restore(&*store, self.group, &state, &mut self.machine, versions)?;
+        self.snapshot_bytes = snapshot_bytes;
+        self.stamp_ms = self.stamp_ms.max(stamp.time_ms);
+        self.version = self.version.max(stamp.version);
         view.reset(state.clone());
         self.applied = metadata.index;
         self.changed_at = metadata.index;
@@ -186,24 +196,33 @@ impl<M: Machine> GroupCore<M> {
     }
 }
 
-/// Reads the stored chunks into the machine; answers their size.
+/// Reads the stored snapshot into the machine, if there is one. Answers its size in bytes, and what it has seen: of a
+/// version that this node knows.
 pub(super) fn restore<M: Machine>(
     store: &dyn LogStore,
     group: GroupId,
     state: &ReplicaState,
-    chunks: u32,
     machine: &mut M,
-) -> Result<u64, Error> {
+    versions: &Versions,
+) -> Result<(u64, Stamp), Error> {
     let index = state.snapshot_index;
-    let mut parts = Vec::with_capacity(chunks as usize);
-    for chunk in 0..chunks {
+    if index == 0 {
+        return Ok((0, Stamp::default()));
+    }
+    let mut parts = Vec::with_capacity(state.snapshot_chunks as usize);
+    for chunk in 0..state.snapshot_chunks {
         let part = store.snapshot_chunk(group, state.generation, index, chunk)?;
         parts.push(part.ok_or(Error::SnapshotMissing { group, index, chunk })?);
     }
-    machine
-        .restore(&parts)
-        .map_err(|source| Error::Restore { group, source })?;
-    Ok(parts.iter().map(|part| part.len() as u64).sum())
+    if let Err(source) = machine.restore(&parts) {
+        if let RestoreError::Version(version) = source {
+            check_version(group, index, version, versions)?;
+        }
+        return Err(Error::Restore { group, source });
+    }
+    let stamp = machine.stamp();
+    check_version(group, index, stamp.version, versions)?;
+    Ok((parts.iter().map(|part| part.len() as u64).sum(), stamp))
 }
 
 /// Ascending numbers as ranges.
@@ -218,16 +237,15 @@ fn joined(numbers: &[u64]) -> Vec<Range<u64>> {
     ranges
 }
 
-/// The parts of `whole` that hold none of `kept` (ascending).
-fn gaps(whole: Range<u64>, kept: &[u64]) -> Vec<Range<u64>> {
+/// The parts of `whole` that hold none of `kept` (by their starts, ascending; they may overlap).
+fn gaps(whole: Range<u64>, kept: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut ranges = Vec::new();
     let mut start = whole.start;
-    let from = kept.partition_point(|index| *index < whole.start);
-    for index in kept[from..].iter().take_while(|index| **index < whole.end) {
-        if start < *index {
-            ranges.push(start..*index);
+    for range in kept.iter().take_while(|range| range.start < whole.end) {
+        if start < range.start {
+            ranges.push(start..range.start);
         }
-        start = index + 1;
+        start = start.max(range.end);
     }
     if start < whole.end {
         ranges.push(start..whole.end);

@@ -5,7 +5,8 @@
 //! which its state on the disk says too, and a fresh replica
 //!
 //! - neither votes nor stands for election;
-//! - acknowledges only what is known to be committed, so that nothing is committed with its help;
+//! - acknowledges only what is known to be committed, so that nothing is committed with its help, and does not say that
+//!   it knows, so that no leader relies on it: it is not made a voter, and no other one leaves because of it;
 //! - believes no heartbeat about what is committed: it may be meant for the replica that was here before;
 //! - tells its peers, again and again, what it has and the number of its run.
 //!
@@ -14,18 +15,23 @@
 //! replica applies it, it holds everything that was committed before, and is fresh no more. What it may have voted in
 //! the term of that leader, it voted for that leader.
 //!
-//! In a cluster of two nodes it votes and acknowledges all the same: nothing was or is decided without the other replica,
-//! which alone may stand for election. In a larger one a group of two may have got a third member that it knows nothing of.
+//! Of two replicas it votes and acknowledges all the same once the other one, which is not fresh, has said that there are
+//! two: nothing was or is decided without that one, which alone may stand for election. It says so only while it knows of
+//! nobody who is about to join them; without its help nobody can.
 //!
 //! A new group, whose replicas are all fresh, begins when each has heard from all of the others that they hold nothing.
 //! A replica that knows this already, while nobody was elected yet, says the same of itself when it is told.
+//! Where more members may have come since the group began, those that it began with may all be fresh, and be none the
+//! wiser: they wait for a while, in which any of the others can say that there is a group ([`GroupCore::await_group`]).
 
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, BytesMut};
-use raft::StateRole;
-use raft::eraftpb::{Message, MessageType};
+use prost_raft::Message as _;
+use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
+use raft::{GetEntriesContext, ProgressTracker, StateRole};
 
+use super::members::decode_members;
 use super::wire::{self, Hello};
 use super::{Effect, GroupCore};
 use crate::NodeId;
@@ -34,7 +40,8 @@ use crate::machine::Machine;
 
 /// The version of entries that are the group's own: the machine does not see them.
 pub(super) const OWN_VERSION: u16 = 0;
-/// The kind of an own entry that readmits a replica, followed by `node:u64 run:u64`, little-endian.
+/// The kind of an own entry that readmits a replica, followed by `node:u64 run:u64 reformed:u64`, little-endian, and who
+/// the members are: raft's ConfState. An older build leaves out what follows the run, and does not mind it.
 const READMIT: u8 = 1;
 /// The number of the write after which a replica is fresh no more; those of raft-rs count from 1.
 pub(super) const ENDED: u64 = u64::MAX;
@@ -59,6 +66,12 @@ pub(super) struct Freshness {
     greets: bool,
     /// As a fresh replica: who took it for the one that was here before.
     called_by: Option<NodeId>,
+    /// The other one of two, which is fresh and is to be told that there are two.
+    reassures: Option<NodeId>,
+    /// As a fresh replica: the other one of two, which is not fresh, as it has said itself.
+    other: Option<NodeId>,
+    /// As a replica that awaits its group: those that it would have begun it with. They may not know better.
+    founders: Vec<NodeId>,
     /// It may cease to be fresh: what the store is to say of it is on its way there, or is to be.
     ending: Option<Ending>,
 }
@@ -98,21 +111,59 @@ impl<M: Machine> GroupCore<M> {
     pub(super) fn tick_fresh(&mut self) {
         self.fresh.ticks += 1;
         let ticks = self.fresh.ticks;
+        if self.options.founds_after_ticks > 0 {
+            self.found();
+        }
         // All replicas of a node may be fresh at once.
         if self.fresh.ending.is_none() && (ticks <= EAGER_TICKS || ticks.is_multiple_of(PAUSE_TICKS)) {
             self.fresh.greets = true;
         }
     }
 
-    /// Whether nothing is decided without the only other member.
+    /// Whether nothing is decided without the only other member, which holds all that was.
     fn is_half(&self) -> bool {
-        self.options.two_nodes && self.members.len() == 2
+        self.members.len() == 2 && self.fresh.other.is_some_and(|other| self.members.contains(&other))
+    }
+
+    /// Whether the group has two voters and can have got no third one without this replica's knowing.
+    pub fn is_pair(&self) -> bool {
+        let state = &self.raw.store().state;
+        !self.is_fresh()
+            && self.members.len() == 2
+            && self.members.contains(&self.node)
+            && self.applied >= state.commit
+            // With one that has no vote the other may have it agreed on that it has.
+            && (self.learners.is_empty() || !self.has_unapplied_change())
+    }
+
+    /// Whether the log holds a change of members that this replica has not applied, be it committed or not.
+    fn has_unapplied_change(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let rest = log.slice(
+            self.applied + 1,
+            log.last_index() + 1,
+            None,
+            GetEntriesContext::empty(false),
+        );
+        // What cannot be read may be one.
+        rest.map_or(true, |rest| {
+            let is_change = |entry: &Entry| entry.entry_type != EntryType::EntryNormal as i32;
+            rest.len() as u64 + self.applied < log.last_index() || rest.iter().any(is_change)
+        })
     }
 
     /// What a fresh replica does not hear. True: the message is not for raft-rs.
     pub(super) fn is_deaf_to(&self, message: &Message) -> bool {
         let kind = message.get_msg_type();
         matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) && !self.is_half()
+    }
+
+    /// Whoever asks a fresh replica for its vote learns that it is one.
+    pub(super) fn greet(&mut self, candidate: NodeId) {
+        if self.fresh.ending.is_none() {
+            self.fresh.greets = true;
+            self.fresh.called_by = Some(candidate);
+        }
     }
 
     /// A heartbeat says what the replica that was here before had acknowledged. This one may hold other entries in the
@@ -128,6 +179,22 @@ impl<M: Machine> GroupCore<M> {
         }
     }
 
+    /// Of two replicas the other one holds all that was decided. What this one holds beyond that, the other sent as a leader
+    /// whose own disk did not get it: it does not keep the other from leading again. Unless somebody is about to join them,
+    /// who may have decided it with this one.
+    pub(super) fn defer(&self, message: &mut Message) {
+        let log = &self.raw.raft.raft_log;
+        let own = (log.last_term(), log.last_index());
+        if self.is_fresh()
+            && self.is_half()
+            && self.fresh.other == Some(message.from)
+            && (message.log_term, message.index) < own
+            && !self.has_unapplied_change()
+        {
+            (message.log_term, message.index) = own;
+        }
+    }
+
     /// A fresh replica that hears a term's leader takes it that it had voted for it.
     pub(super) fn adopt_vote(&mut self) {
         let raft = &mut self.raw.raft;
@@ -136,15 +203,36 @@ impl<M: Machine> GroupCore<M> {
         }
     }
 
-    /// What a fresh replica may say: it holds nothing that is not committed anyway.
+    /// What a fresh replica may say: it holds nothing that is not committed anyway. It does not say either what it knows
+    /// to be committed, so that nobody counts on it before it is whole: see [`GroupCore::has_caught_up`].
     pub(super) fn restrain(&self, message: &mut Message) {
-        if message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject && !self.is_half() {
+        let kind = message.get_msg_type();
+        if self.is_half() {
+            return;
+        }
+        if kind == MessageType::MsgAppendResponse && !message.reject {
             message.index = message.index.min(self.raw.raft.raft_log.committed);
+        }
+        if matches!(kind, MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse) {
+            message.commit = 0;
         }
     }
 
     /// A peer says that it is fresh.
     pub(super) fn hello(&mut self, hello: &Hello) {
+        let mut pair = [hello.from, self.node];
+        pair.sort_unstable();
+        let holds_nothing = self.is_fresh() && self.raw.raft.raft_log.last_index() == 0;
+        // Those that it was told of are those that the group began with: the others may have left it since.
+        if holds_nothing && hello.is_pair && self.members != pair && hello.from != self.node {
+            self.adopt(&ConfState {
+                voters: pair.to_vec(),
+                ..ConfState::default()
+            });
+            self.members = pair.to_vec();
+            self.raw.mut_store().state.voters.clone_from(&self.members);
+            self.fresh.begins = true;
+        }
         let is_member = self.members.contains(&hello.from) || self.learners.contains(&hello.from);
         if !is_member || hello.from == self.node {
             tracing::debug!(
@@ -158,8 +246,14 @@ impl<M: Machine> GroupCore<M> {
             // It leads no more.
             self.forget_leader();
         }
+        if hello.is_fresh && self.is_pair() && self.members.contains(&hello.from) {
+            self.fresh.reassures = Some(hello.from);
+        }
         let raft = &self.raw.raft;
         if self.is_fresh() {
+            if hello.is_pair {
+                self.fresh.other = Some(hello.from);
+            }
             self.peer_is_fresh(hello);
         } else if !hello.is_fresh {
             // An answer that is no longer waited for.
@@ -178,6 +272,15 @@ impl<M: Machine> GroupCore<M> {
         } else {
             self.fresh.empty.insert(hello.from, now);
         }
+        self.found();
+    }
+
+    /// Begins a new group if all others have said that they hold nothing, and nobody that there is one.
+    fn found(&mut self) {
+        let now = self.fresh.ticks;
+        if now < self.options.founds_after_ticks || self.fresh.ending.is_some() || !self.members.contains(&self.node) {
+            return;
+        }
         let heard = |member: &NodeId| self.fresh.empty.get(member).is_some_and(|at| at + HEARD_TICKS >= now);
         let mut others = self.members.iter().filter(|member| **member != self.node);
         if self.raw.raft.raft_log.last_index() == 0 && others.all(heard) {
@@ -187,11 +290,70 @@ impl<M: Machine> GroupCore<M> {
         }
     }
 
+    /// Somebody who must know says that the group was begun, and that this node has a replica in it. One that holds
+    /// nothing does not begin it anew, whoever it was told that it begins with: it waits until a leader brings it up.
+    /// `reformed` is the decision that the group obeys. False if this replica is not fresh, or holds something.
+    ///
+    /// [`GroupCore::poll`] must follow.
+    pub fn await_group(&mut self, reformed: u64) -> bool {
+        let holds_nothing = self.raw.raft.raft_log.last_index() == 0 && self.applied == 0;
+        if !self.raw.store().state.fresh || self.fresh.ending.is_some() || !holds_nothing {
+            return false;
+        }
+        let state = &mut self.raw.mut_store().state;
+        if !self.members.is_empty() || state.reformed < reformed {
+            tracing::warn!(
+                group = self.group,
+                reformed,
+                "the group was begun already: the replica holds nothing of it, and waits to be brought up"
+            );
+            state.reformed = state.reformed.max(reformed);
+            state.voters.clear();
+            state.learners.clear();
+            self.fresh.founders = std::mem::take(&mut self.members);
+            self.learners.clear();
+            *self.raw.raft.mut_prs() = ProgressTracker::new(self.options.appends_in_flight_max);
+            self.raw.raft.post_conf_change();
+            self.fresh.other = None;
+            self.fresh.begins = true;
+            self.fresh.greets = true;
+        }
+        true
+    }
+
+    /// The group goes on with other members: what was heard of the others is void.
+    pub(super) fn forget_others(&mut self) {
+        self.fresh.other = None;
+        self.fresh.reassures = None;
+        self.fresh.empty.clear();
+        self.fresh.readmitting.clear();
+        self.fresh.founders.clear();
+    }
+
+    /// Whether that member has said in this term that it is fresh, and not shown since that it knows of its readmission.
+    pub(super) fn is_readmitting(&self, member: NodeId) -> bool {
+        let raft = &self.raw.raft;
+        let readmission = self
+            .fresh
+            .readmitting
+            .get(&member)
+            .filter(|known| known.term == raft.term);
+        readmission.is_some_and(|known| {
+            let knows = raft.prs().get(member).map_or(0, |progress| progress.committed_index);
+            known.index == 0 || knows < known.index
+        })
+    }
+
     fn readmit(&mut self, hello: &Hello) {
         let term = self.raw.raft.term;
         let known = self.fresh.readmitting.get(&hello.from);
         let known = known.filter(|known| (known.run, known.term) == (hello.run, term));
-        if known.is_some_and(|known| hello.applied < known.index) {
+        if let Some(known) = known.filter(|known| hello.applied < known.index) {
+            let progress = self.raw.raft.prs().get(hello.from);
+            if progress.is_some_and(|progress| progress.matched >= known.index) {
+                // One of two holds it all, and believes no heartbeat that it is committed.
+                self.raw.raft.send_append(hello.from);
+            }
             return;
         }
         if known.is_none() {
@@ -218,10 +380,17 @@ impl<M: Machine> GroupCore<M> {
             );
         }
         // Where there was an entry before, a snapshot went past it.
-        let mut payload = BytesMut::with_capacity(17);
+        let members = ConfState {
+            voters: self.members.clone(),
+            learners: self.learners.clone(),
+            ..ConfState::default()
+        };
+        let mut payload = BytesMut::with_capacity(25 + members.encoded_len());
         payload.put_u8(READMIT);
         payload.put_u64_le(hello.from);
         payload.put_u64_le(hello.run);
+        payload.put_u64_le(self.reformed());
+        payload.put_slice(&members.encode_to_vec());
         if self.append(OWN_VERSION, &[payload.freeze()], self.stamp_ms).is_ok() {
             let readmission = Readmission {
                 run: hello.run,
@@ -233,12 +402,28 @@ impl<M: Machine> GroupCore<M> {
     }
 
     /// An own entry was committed.
-    pub(super) fn apply_own(&mut self, mut payload: &[u8]) {
+    pub(super) fn apply_own(&mut self, mut payload: &[u8], out: &mut Vec<Effect<M::Effect>>) {
         let Ok(READMIT) = payload.try_get_u8() else { return };
         let (Ok(node), Ok(run)) = (payload.try_get_u64_le(), payload.try_get_u64_le()) else {
             return;
         };
-        if (node, run) == (self.node, self.options.run) && self.is_fresh() {
+        if self.members.is_empty()
+            && self.learners.is_empty()
+            && payload
+                .try_get_u64_le()
+                .is_ok_and(|reformed| reformed >= self.reformed())
+            && let Some(members) = decode_members(payload).filter(|members| !members.voters.is_empty())
+        {
+            // A change between the two comes with the members before it.
+            self.adopt(&members);
+            self.members_changed(out);
+            self.raw.mut_store().state.voters.clone_from(&self.members);
+            self.raw.mut_store().state.learners.clone_from(&self.learners);
+            self.fresh.begins = true;
+        }
+        // A leader of an older build does not say who the members are: another one is to readmit it.
+        let knows_members = !self.members.is_empty() || !self.learners.is_empty();
+        if (node, run) == (self.node, self.options.run) && self.is_fresh() && knows_members {
             tracing::info!(group = self.group, "the replica has caught up and votes again");
             self.end_freshness();
         }
@@ -274,20 +459,40 @@ impl<M: Machine> GroupCore<M> {
                 number: ends.then_some(ENDED),
             });
         }
+        let reassures = self.fresh.reassures.take();
+        if reassures.is_none() && !self.fresh.greets {
+            return;
+        }
+        // See `await_group`: it does not know the members yet, and others may not know that there are any.
+        let awaits = self.is_fresh() && self.members.is_empty() && !self.fresh.founders.is_empty();
+        let hello = Hello {
+            from: self.node,
+            run: self.options.run,
+            // With whoever says 0 a new group can begin.
+            last_index: self.raw.raft.raft_log.last_index().max(u64::from(awaits)),
+            applied: self.applied,
+            is_fresh: self.is_fresh(),
+            is_pair: self.is_pair(),
+        };
+        let message = wire::encode_hello(&hello);
+        if let Some(to) = reassures {
+            let message = message.clone();
+            out.push(Effect::Send { to, message });
+        }
         if std::mem::take(&mut self.fresh.greets) {
-            let hello = Hello {
-                from: self.node,
-                run: self.options.run,
-                last_index: self.raw.raft.raft_log.last_index(),
-                applied: self.applied,
-                is_fresh: self.is_fresh(),
-            };
-            let message = wire::encode_hello(&hello);
             let leader = self.leader();
             let is_told = |member: &NodeId| leader.is_none_or(|leader| leader == *member);
-            // Whoever takes this one for a member may not be known to it as one.
+            // Whoever takes this one for a member may not be known to it as one, nor whoever sends it what is committed.
             let caller = self.fresh.called_by.filter(|caller| !self.members.contains(caller));
-            let told = self.members.iter().filter(|member| is_told(member)).chain(&caller);
+            let sends = leader.filter(|_| self.members.is_empty() && self.raw.raft.raft_log.last_index() > 0);
+            let sends = sends.filter(|leader| caller != Some(*leader));
+            let founders = self
+                .fresh
+                .founders
+                .iter()
+                .filter(|founder| awaits && sends != Some(**founder));
+            let members = self.members.iter().filter(|member| is_told(member));
+            let told = members.chain(founders).chain(&caller).chain(&sends);
             for to in told.filter(|to| **to != self.node) {
                 out.push(Effect::Send {
                     to: *to,

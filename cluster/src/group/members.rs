@@ -18,14 +18,15 @@
 //! - A replica that was removed and deleted what it had leaves its promises behind: its term, its vote, and where its
 //!   log ended. A later replica of the group on the same node keeps them.
 //! - A fresh replica (see [`super::fresh`]) that is added by a decision of after its beginning is fresh no more once it
-//!   has applied that: it then holds everything that was committed before.
+//!   has applied that: it then holds everything that was committed before. As long as it is fresh it gets no vote: a few
+//!   of them would keep the others from agreeing on anything, also on that they are fresh no more.
 //!
 //! An entry says beside its change what the members were before it. So a replica that began without knowing the
 //! members learns them from the first such entry, or from a snapshot.
 
 use prost_raft::Message as _;
-use raft::StateRole;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState, Entry, EntryType, Message, MessageType};
+use raft::{Progress, StateRole};
 
 use super::{Effect, Error, GroupCore, LINGER_TICKS, Role};
 use crate::log::{LogEntry, LogStore, ReplicaState, Write};
@@ -144,13 +145,15 @@ impl<M: Machine> GroupCore<M> {
         }
     }
 
-    /// Whether that replica is reachable and holds all of the log but for its very end.
+    /// Whether that replica is reachable, holds all of the log but for its very end, and may vote and lead.
     pub fn has_caught_up(&self, member: NodeId) -> bool {
         let raft = &self.raw.raft;
         let last = raft.raft_log.last_index();
         let progress = raft.prs().get(member);
-        let has_most = progress.is_some_and(|progress| progress.matched + LAG_MAX >= last && progress.matched > 0);
-        member == self.node || (has_most && !self.down.contains(&member))
+        // One that may have lost its log says nothing of what is committed.
+        let is_whole = |progress: &Progress| progress.matched > 0 && progress.committed_index > 0;
+        let has_most = progress.is_some_and(|progress| progress.matched + LAG_MAX >= last && is_whole(progress));
+        member == self.node || (has_most && !self.down.contains(&member) && !self.is_readmitting(member))
     }
 
     /// Whether that node is known not to be reachable.
@@ -220,7 +223,7 @@ impl<M: Machine> GroupCore<M> {
         };
         let mut change = ConfChange {
             node_id: node,
-            id: era,
+            id: era.max(self.reformed()),
             context: before.encode_to_vec(),
             ..ConfChange::default()
         };
@@ -244,16 +247,22 @@ impl<M: Machine> GroupCore<M> {
             tracing::warn!(group = self.group, index = entry.index, "not a change of members");
             return;
         };
-        if self.members.is_empty() && self.learners.is_empty() {
+        let is_void = change.id < self.reformed();
+        let is_known = !self.members.is_empty() || !self.learners.is_empty();
+        // What a replica that was told late of a decision took for changes was void.
+        let is_led_astray = self.reformed() > 0 && (self.members != before.voters || self.learners != before.learners);
+        if !is_void && (!is_known || is_led_astray) {
             self.adopt(&before);
         }
-        if let Err(error) = self.raw.apply_conf_change(&change) {
+        if !is_void && let Err(error) = self.raw.apply_conf_change(&change) {
             tracing::warn!(group = self.group, index = entry.index, %error, "a change of members that does not fit");
         }
         self.changed_at = entry.index;
         self.members_changed(out);
-        let is_added = change.node_id == self.node && change.get_change_type() != ConfChangeType::RemoveNode;
-        if is_added && change.id > 0 && change.id >= self.raw.store().state.era && self.is_fresh() {
+        let is_added =
+            !is_void && change.node_id == self.node && change.get_change_type() != ConfChangeType::RemoveNode;
+        let since = self.raw.store().state.era.max(self.options.added_since);
+        if is_added && change.id > 0 && change.id >= since && self.is_fresh() {
             // It was added since it began, so it holds everything that was committed before.
             self.end_freshness();
         }
@@ -270,22 +279,31 @@ impl<M: Machine> GroupCore<M> {
         });
     }
 
-    /// The members as an entry tells them, where nothing is known of them.
-    fn adopt(&mut self, before: &ConfState) {
-        let kinds = [
-            (ConfChangeType::AddNode, &before.voters),
-            (ConfChangeType::AddLearnerNode, &before.learners),
-        ];
-        for (kind, nodes) in kinds {
-            for node in nodes {
-                let mut change = ConfChange {
-                    node_id: *node,
-                    ..ConfChange::default()
-                };
-                change.set_change_type(kind);
-                if let Err(error) = self.raw.apply_conf_change(&change) {
-                    tracing::warn!(group = self.group, %error, "members that do not fit");
-                }
+    /// Has raft-rs take these for the members, whoever they were.
+    pub(super) fn adopt(&mut self, members: &ConfState) {
+        use ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
+        let ConfState { voters, learners, .. } = members;
+        let now = self.raw.raft.prs().conf().to_conf_state();
+        let new = |nodes: &[NodeId], of: &[NodeId], kind: ConfChangeType| -> Vec<(ConfChangeType, NodeId)> {
+            let new = nodes.iter().filter(|node| !of.contains(node));
+            new.map(|node| (kind, *node)).collect()
+        };
+        let mut changes = new(voters, &now.voters, AddNode);
+        changes.extend(new(learners, &now.learners, AddLearnerNode));
+        // Last: of voters there must be one at any time.
+        changes.extend(new(
+            &[now.voters, now.learners].concat(),
+            &[&voters[..], learners].concat(),
+            RemoveNode,
+        ));
+        for (kind, node_id) in changes {
+            let mut change = ConfChange {
+                node_id,
+                ..ConfChange::default()
+            };
+            change.set_change_type(kind);
+            if let Err(error) = self.raw.apply_conf_change(&change) {
+                tracing::warn!(group = self.group, %error, "members that do not fit");
             }
         }
     }
@@ -345,10 +363,12 @@ impl<M: Machine> GroupCore<M> {
     }
 
     /// What is to be written when this replica was removed from its group. It must not be used after it.
-    pub fn retire(&self) -> Vec<Write> {
+    pub fn retire(&self) -> Result<Vec<Write>, Error> {
         let log = &self.raw.raft.raft_log;
         let state = &self.raw.store().state;
-        legacy(self.group, state, log.last_index(), log.last_term())
+        let writes = legacy(self.group, state, log.last_index(), log.last_term());
+        self.raw.store().check()?;
+        Ok(writes)
     }
 
     /// What is kept beside entries of which one changes the members: see the module.
@@ -374,11 +394,16 @@ fn decode(entry_type: i32, data: &[u8]) -> Option<(ConfChange, ConfState)> {
     let change = ConfChange::decode(data).ok()?;
     // To ask for a kind that there is not would end the process.
     ConfChangeType::from_i32(change.change_type)?;
-    let before = ConfState::decode(&*change.context).ok()?;
-    let count = before.voters.len() + before.learners.len();
-    let named = || before.voters.iter().chain(&before.learners);
-    let fits = change.node_id != 0 && count <= MEMBERS_MAX && named().all(|node| *node != 0);
-    fits.then_some((change, before))
+    let before = decode_members(&change.context)?;
+    (change.node_id != 0).then_some((change, before))
+}
+
+/// Who the members are, as an entry says; none if that cannot be.
+pub(super) fn decode_members(bytes: &[u8]) -> Option<ConfState> {
+    let members = ConfState::decode(bytes).ok()?;
+    let count = members.voters.len() + members.learners.len();
+    let named = || members.voters.iter().chain(&members.learners);
+    (count <= MEMBERS_MAX && named().all(|node| *node != 0)).then_some(members)
 }
 
 /// What a removed replica leaves behind in place of all that the store holds of it.
@@ -390,6 +415,7 @@ fn legacy(group: GroupId, state: &ReplicaState, last_index: u64, last_term: u64)
         promised_term: ended.0,
         promised_index: ended.1,
         removed: true,
+        reformed: state.reformed,
         // A replica that did not know what it had promised leaves nothing that could be relied on.
         fresh: state.fresh,
         ..ReplicaState::default()

@@ -2,15 +2,17 @@
 //!
 //! Belongs to one actor, which feeds it events and takes what is left: the machine's effects and changes of role.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::{Course, Effect, Error, Event, Goal, GroupCore, Options, ProposeError, Role};
 use crate::log::writer::{Done, Persisted, Request, Submit};
-use crate::log::{LogStore, ReplicaState, Write};
+use crate::log::{self, LogStore, ReplicaState, Write};
 use crate::machine::Machine;
 use crate::transport::{self, Envelope, OutgoingSnapshot, Port, SnapshotPart, Transport};
+use crate::version::Versions;
 use crate::{GroupId, NodeId};
 
 /// Live entries read and sent with a snapshot at once, in bytes.
@@ -25,6 +27,8 @@ pub struct Io {
     pub run: u64,
     /// The first run that had this store; 0: not known.
     pub directory: u64,
+    /// Which entries are applied, and how new ones are stamped.
+    pub versions: Versions,
     /// Where logs are read.
     pub store: Arc<dyn LogStore>,
     /// Where logs are written.
@@ -47,6 +51,32 @@ struct Listener(Arc<dyn Events>);
 impl Persisted for Listener {
     fn persisted(&self, group: GroupId, number: u64) {
         self.0.persisted(group, number);
+    }
+}
+
+/// Sends a group's messages from the writer's thread, and tells [`Events`] then: a leader need not wait until the group's
+/// actor has its turn.
+struct Messenger {
+    messages: Vec<(NodeId, Envelope)>,
+    transport: Arc<dyn Transport>,
+    events: Arc<dyn Events>,
+}
+
+impl Persisted for Messenger {
+    fn persisted(&self, group: GroupId, number: u64) {
+        for (to, envelope) in &self.messages {
+            // Raft repeats what is lost.
+            let _ = self.transport.send(*to, envelope.clone());
+        }
+        self.events.persisted(group, number);
+    }
+}
+
+fn envelope(group: GroupId, message: Bytes) -> Envelope {
+    Envelope {
+        port: Port::RAFT,
+        to: group,
+        payload: message,
     }
 }
 
@@ -77,6 +107,8 @@ pub struct GroupShell<M: Machine> {
     io: Io,
     listener: Arc<dyn Persisted>,
     effects: Vec<Effect<M::Effect>>,
+    /// What failed on the snapshots' threads.
+    failed: Arc<OnceLock<log::Error>>,
 }
 
 impl<M: Machine> GroupShell<M> {
@@ -85,7 +117,7 @@ impl<M: Machine> GroupShell<M> {
         let mut effects = Vec::new();
         let options = Options {
             run: io.run,
-            two_nodes: io.transport.peers().len() == 1,
+            versions: io.versions.clone(),
             ..options
         };
         let core = GroupCore::open(
@@ -104,6 +136,7 @@ impl<M: Machine> GroupShell<M> {
             io,
             listener,
             effects,
+            failed: Arc::default(),
         })
     }
 
@@ -163,8 +196,8 @@ impl<M: Machine> GroupShell<M> {
 
     /// The replica was removed from its group: leaves of it only what binds a later one, and says when that is so. The
     /// shell must not be used after it.
-    pub fn retire(&mut self, listener: Arc<dyn Persisted>) {
-        let writes = self.core.retire();
+    pub fn retire(&mut self, listener: Arc<dyn Persisted>) -> Result<(), Error> {
+        let writes = self.core.retire()?;
         let done = Done {
             listener,
             group: self.group,
@@ -176,26 +209,36 @@ impl<M: Machine> GroupShell<M> {
             sync: true,
             done: Some(done),
         });
+        Ok(())
     }
 
     /// Performs what has become due, and moves the rest into `out`.
     pub fn poll(&mut self, out: &mut Vec<Output<M::Effect>>) -> Result<(), Error> {
+        if let Some(error) = self.failed.get() {
+            return Err(error.clone().into());
+        }
         self.core.poll(&mut self.effects)?;
         let mut changed = false;
+        let mut once_stored = Vec::new();
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Send { to, message } => {
-                    let envelope = Envelope {
-                        port: Port::RAFT,
-                        to: self.group,
-                        payload: message,
-                    };
                     // Raft repeats what is lost.
-                    let _ = self.io.transport.send(to, envelope);
+                    let _ = self.io.transport.send(to, envelope(self.group, message));
                 }
+                Effect::SendStored { to, message } => once_stored.push((to, envelope(self.group, message))),
                 Effect::Write { writes, sync, number } => {
+                    let messages = std::mem::take(&mut once_stored);
                     let done = number.map(|number| Done {
-                        listener: self.listener.clone(),
+                        listener: if messages.is_empty() {
+                            self.listener.clone()
+                        } else {
+                            Arc::new(Messenger {
+                                messages,
+                                transport: self.io.transport.clone(),
+                                events: self.io.events.clone(),
+                            })
+                        },
                         group: self.group,
                         number,
                     });
@@ -218,9 +261,16 @@ impl<M: Machine> GroupShell<M> {
                     let events = self.io.events.clone();
                     let group = self.group;
                     let chunks = Box::new(parts(self.io.store.clone(), group, state, live));
+                    let failed = self.failed.clone();
                     let done = Box::new(move |result: Result<(), transport::SnapshotError>| {
                         if let Err(error) = &result {
                             tracing::info!(group, to, %error, "snapshot not sent");
+                        }
+                        // Nobody can get it from here, now or later.
+                        if let Err(transport::SnapshotError::Source(source)) = &result
+                            && let Some(error) = source.downcast_ref::<log::Error>()
+                        {
+                            let _ = failed.set(error.clone());
                         }
                         events.snapshot_sent(group, to, result.is_ok());
                     });
@@ -251,7 +301,7 @@ fn parts(
     store: Arc<dyn LogStore>,
     group: GroupId,
     state: ReplicaState,
-    live: Vec<u64>,
+    live: Vec<Range<u64>>,
 ) -> impl Iterator<Item = Result<SnapshotPart, transport::BoxError>> + Send {
     let generation = state.generation;
     let index = state.snapshot_index;
@@ -263,7 +313,7 @@ fn parts(
         }
     });
     let end_store = store.clone();
-    let mut live = live.into_iter();
+    let mut live = live.into_iter().flatten();
     let entries = std::iter::from_fn(move || {
         let mut part = Vec::new();
         let mut bytes = 0;

@@ -45,6 +45,9 @@ pub(super) struct LogView {
     arriving: BTreeMap<Place, Bytes>,
     /// A member wants a snapshot that was taken after it became one, and there is none.
     pub(super) lacks_snapshot: Cell<bool>,
+    /// Why a read for raft-rs failed. It got something else instead: it would panic, and the reason would be lost.
+    /// What it makes of that must go nowhere.
+    failed: Cell<Option<crate::log::Error>>,
 }
 
 impl LogView {
@@ -69,6 +72,7 @@ impl LogView {
             runs: RefCell::default(),
             arriving: BTreeMap::new(),
             lacks_snapshot: Cell::new(false),
+            failed: Cell::new(None),
         })
     }
 
@@ -79,6 +83,11 @@ impl LogView {
     /// Keeps the payload of an entry that is handed to raft-rs, until it is appended or the round ends.
     pub(super) fn arrives(&mut self, place: Place, payload: Bytes) {
         self.arriving.insert(place, payload);
+    }
+
+    /// Nothing that raft-rs says may be believed after an error.
+    pub(super) fn check(&self) -> Result<(), crate::log::Error> {
+        self.failed.take().map_or(Ok(()), Err)
     }
 
     /// The round is over: nothing that arrived is wanted any more.
@@ -236,12 +245,18 @@ impl LogView {
             let stored =
                 self.store
                     .entries(self.group, self.state.generation, low..high.min(cache_first), bytes_max)?;
+            let missing = |index| crate::log::Error::Missing {
+                group: self.group,
+                index,
+            };
             for (expected, entry) in (low..).zip(&stored) {
-                assert_eq!(
-                    entry.index, expected,
-                    "group {}: the log has a hole above its compacted part",
-                    self.group
-                );
+                if entry.index != expected {
+                    return Err(missing(expected));
+                }
+            }
+            // It would ask again for ever.
+            if stored.is_empty() && low < high {
+                return Err(missing(low));
             }
             bytes = stored.iter().map(|entry| entry.data.len()).sum();
             let whole = low + stored.len() as u64 == high.min(cache_first);
@@ -286,10 +301,6 @@ fn kind(entry_type: i32) -> u8 {
     u8::try_from(entry_type).expect("raft-rs has three types of entries")
 }
 
-fn store_error(error: crate::log::Error) -> raft::Error {
-    raft::Error::Store(StorageError::Other(Box::new(error)))
-}
-
 impl Storage for LogView {
     fn initial_state(&self) -> raft::Result<RaftState> {
         let state = &self.state;
@@ -316,8 +327,11 @@ impl Storage for LogView {
         if low <= self.state.compacted_index {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
-        self.range(low, high, max_size.into().unwrap_or(u64::MAX))
-            .map_err(store_error)
+        let entries = self.range(low, high, max_size.into().unwrap_or(u64::MAX));
+        Ok(entries.unwrap_or_else(|error| {
+            self.failed.set(Some(error));
+            Vec::new()
+        }))
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
@@ -336,13 +350,16 @@ impl Storage for LogView {
         if let Some(entry) = self.cached(index) {
             return Ok(entry.term);
         }
-        match self
-            .store
-            .entry(self.group, self.state.generation, index)
-            .map_err(store_error)?
-        {
-            Some(entry) => Ok(entry.term),
-            None => Err(raft::Error::Store(StorageError::Unavailable)),
+        match self.store.entry(self.group, self.state.generation, index) {
+            Ok(Some(entry)) => Ok(entry.term),
+            read => {
+                let missing = crate::log::Error::Missing {
+                    group: self.group,
+                    index,
+                };
+                self.failed.set(Some(read.err().unwrap_or(missing)));
+                Ok(0)
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::log::{ReplicaState, Write};
+use crate::version::Versions;
 use crate::{GroupId, NodeId};
 
 /// Bounds of one group.
@@ -24,12 +25,20 @@ pub struct Options {
     pub effects_everywhere: bool,
     /// The run of this node: greater with each.
     pub run: u64,
-    /// Whether the cluster has two nodes: no group has a third member.
-    pub two_nodes: bool,
     /// Whether a replica of which nothing is stored may have been here before, on a disk that was lost.
     pub fresh: bool,
+    /// Ticks in which a fresh replica that holds nothing begins no new group, though nobody else holds anything: others
+    /// may be about to say that the group was begun. See [`super::GroupCore::await_group`].
+    pub founds_after_ticks: u64,
     /// Kept with a new replica: see [`ReplicaState::era`].
     pub era: u64,
+    /// The decision by which a fresh replica can have been added at the earliest: by one before it an earlier replica
+    /// of this node was.
+    pub added_since: u64,
+    /// Kept with a new replica: see [`ReplicaState::reformed`].
+    pub reformed: u64,
+    /// Which entries are applied, and how new ones are stamped.
+    pub versions: Versions,
 }
 
 impl Default for Options {
@@ -43,9 +52,12 @@ impl Default for Options {
             eager_commit: false,
             effects_everywhere: false,
             run: 0,
-            two_nodes: false,
             fresh: false,
+            founds_after_ticks: 0,
             era: 0,
+            added_since: 0,
+            reformed: 0,
+            versions: Versions::default(),
         }
     }
 }
@@ -108,6 +120,13 @@ pub enum Effect<E> {
         /// Encoded, opaque to the transport.
         message: Bytes,
     },
+    /// The same, but it leaves as soon as the next [`Effect::Write`] is stored: what it says must be true by then.
+    SendStored {
+        /// The receiver.
+        to: NodeId,
+        /// Encoded, opaque to the transport.
+        message: Bytes,
+    },
     /// Work for the writer. `number` comes back as [`Event::Persisted`] when it and all before it are stored.
     Write {
         /// All or nothing.
@@ -140,8 +159,8 @@ pub enum Effect<E> {
         message: Bytes,
         /// The snapshot as stored.
         state: ReplicaState,
-        /// Indexes of entries to send with it, ascending.
-        live: Vec<u64>,
+        /// The entries to send with it, as ascending ranges of their indexes.
+        live: Vec<std::ops::Range<u64>>,
     },
 }
 
@@ -193,6 +212,21 @@ pub enum Error {
         /// What the leader takes for stored here.
         commit: u64,
     },
+    /// An entry calls for a behaviour that this node does not know.
+    #[error(
+        "group {group}: the entry at {index} is of version {version}; this node supports versions up to {supported}: \
+         start it with the build, or the settings, that the cluster runs with"
+    )]
+    Version {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        index: u64,
+        /// Its version.
+        version: u16,
+        /// The newest known here.
+        supported: u16,
+    },
     /// The stored snapshot does not describe a machine.
     #[error("group {group}: {source}")]
     Restore {
@@ -201,6 +235,20 @@ pub enum Error {
         /// The machine's reason.
         source: crate::machine::RestoreError,
     },
+}
+
+/// Whether a node applies what is of that version: an entry of that index, or a state that was made by such.
+pub fn check_version(group: GroupId, index: u64, version: u16, versions: &Versions) -> Result<(), Error> {
+    let supported = versions.supported();
+    if version > supported {
+        return Err(Error::Version {
+            group,
+            index,
+            version,
+            supported,
+        });
+    }
+    Ok(())
 }
 
 /// Figures for operators.

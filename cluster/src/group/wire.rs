@@ -5,8 +5,12 @@
 //!
 //! ```text
 //! envelope = head_len:u32 head payload*      little-endian
-//! head     = raft's Message; the data of a normal entry that has a payload is payload_len:u32
+//! head     = fence raft's Message; the data of a normal entry that has a payload is payload_len:u32
+//! fence    = reformed:u64, as a protobuf field that raft's Message does not have
 //! ```
+//!
+//! The fence is the decision by which the sender's group went on without a majority, 0 if it never did. An older build
+//! neither sends nor sees it.
 //!
 //! The payloads stand in the order of the entries. Entries of other types, and those without a payload, stand in the
 //! head as they are. A head of no bytes, which no Raft message has, is followed by what a fresh replica says of itself:
@@ -66,23 +70,31 @@ pub(super) struct Hello {
     pub(super) applied: u64,
     /// False for the answer of one that is not fresh.
     pub(super) is_fresh: bool,
+    /// Its group consists of two voters, it and the receiver, and of nobody else.
+    pub(super) is_pair: bool,
 }
 
 const HELLO_LEN: usize = 33;
+/// Of one that says what groups of two say.
+const PAIR_HELLO_LEN: usize = HELLO_LEN + 1;
 
 pub(super) fn encode_hello(hello: &Hello) -> Bytes {
-    let mut out = BytesMut::with_capacity(4 + HELLO_LEN);
+    let mut out = BytesMut::with_capacity(4 + PAIR_HELLO_LEN);
     out.put_u32_le(0);
     for number in [hello.from, hello.run, hello.last_index, hello.applied] {
         out.put_u64_le(number);
     }
     out.put_u8(hello.is_fresh.into());
+    if hello.is_pair {
+        out.put_u8(1);
+    }
     out.freeze()
 }
 
 /// None if it is something else, or malformed.
 pub(super) fn decode_hello(mut bytes: &[u8]) -> Option<Hello> {
-    if bytes.len() != 4 + HELLO_LEN || bytes.get_u32_le() != 0 {
+    let is_pair = bytes.len() == 4 + PAIR_HELLO_LEN;
+    if !(is_pair || bytes.len() == 4 + HELLO_LEN) || bytes.get_u32_le() != 0 {
         return None;
     }
     Some(Hello {
@@ -91,20 +103,41 @@ pub(super) fn decode_hello(mut bytes: &[u8]) -> Option<Hello> {
         last_index: bytes.get_u64_le(),
         applied: bytes.get_u64_le(),
         is_fresh: bytes.get_u8() != 0,
+        is_pair,
     })
 }
 
-/// The envelope of `message`; `payload` finds what its entries name.
-pub(super) fn encode<E>(message: &Message, mut payload: impl FnMut(Place) -> Result<Bytes, E>) -> Result<Bytes, E> {
+/// The tag of the fence: field 1000, fixed64. No field of raft's Message begins so.
+const FENCE_TAG: [u8; 2] = [0xc1, 0x3e];
+/// Bytes of the fence.
+const FENCE_LEN: usize = FENCE_TAG.len() + 8;
+
+/// A message as it came: what its sender obeys, and the payloads that its entries name, which are slices of the envelope.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Decoded {
+    pub(super) message: Message,
+    pub(super) payloads: Vec<(Place, Bytes)>,
+    /// See the module; none from an older build.
+    pub(super) reformed: Option<u64>,
+}
+
+/// The envelope of `message` from a replica that obeys the decision `reformed`; `payload` finds what its entries name.
+pub(super) fn encode<E>(
+    message: &Message,
+    reformed: u64,
+    mut payload: impl FnMut(Place) -> Result<Bytes, E>,
+) -> Result<Bytes, E> {
     let payloads: Vec<Bytes> = message
         .entries
         .iter()
         .filter(|entry| named(entry).is_some())
         .map(|entry| payload(Place::of(entry)))
         .collect::<Result<_, E>>()?;
-    let head_len = message.encoded_len();
+    let head_len = FENCE_LEN + message.encoded_len();
     let mut out = BytesMut::with_capacity(4 + head_len + payloads.iter().map(Bytes::len).sum::<usize>());
     out.put_u32_le(u32::try_from(head_len).expect("a message without its payloads is short"));
+    out.put_slice(&FENCE_TAG);
+    out.put_u64_le(reformed);
     message.encode(&mut out).expect("a BytesMut grows as needed");
     for payload in payloads {
         out.put_slice(&payload);
@@ -112,13 +145,19 @@ pub(super) fn encode<E>(message: &Message, mut payload: impl FnMut(Place) -> Res
     Ok(out.freeze())
 }
 
-/// A message and the payloads that its entries name, which are slices of `bytes`. None if it is malformed.
-pub(super) fn decode(mut bytes: Bytes) -> Option<(Message, Vec<(Place, Bytes)>)> {
+/// None if it is malformed.
+pub(super) fn decode(mut bytes: Bytes) -> Option<Decoded> {
     let head_len = bytes.try_get_u32_le().ok()? as usize;
     if bytes.len() < head_len {
         return None;
     }
-    let message = Message::decode(bytes.split_to(head_len)).ok()?;
+    let mut head = bytes.split_to(head_len);
+    let mut reformed = None;
+    if head.starts_with(&FENCE_TAG) {
+        head.advance(FENCE_TAG.len());
+        reformed = Some(head.try_get_u64_le().ok()?);
+    }
+    let message = Message::decode(head).ok()?;
     // To ask for a kind that there is not would end the process.
     let known = |entry: &Entry| EntryType::from_i32(entry.entry_type).is_some();
     if MessageType::from_i32(message.msg_type).is_none() || !message.entries.iter().all(known) {
@@ -133,7 +172,11 @@ pub(super) fn decode(mut bytes: Bytes) -> Option<(Message, Vec<(Place, Bytes)>)>
             Some(_) | None => return None,
         }
     }
-    bytes.is_empty().then_some((message, payloads))
+    bytes.is_empty().then_some(Decoded {
+        message,
+        payloads,
+        reformed,
+    })
 }
 
 #[cfg(test)]
@@ -174,12 +217,36 @@ mod tests {
     fn encoded() -> Bytes {
         let (message, payloads) = message();
         let find = |place| Ok::<_, Infallible>(payloads.iter().find(|(at, _)| *at == place).expect("named").1.clone());
-        encode(&message, find).expect("every payload is found")
+        encode(&message, 7, find).expect("every payload is found")
     }
 
     #[test]
     fn payloads_travel_beside_the_message() {
-        assert_eq!(decode(encoded()), Some(message()));
+        let (message, payloads) = message();
+        let decoded = Decoded {
+            message,
+            payloads,
+            reformed: Some(7),
+        };
+        assert_eq!(decode(encoded()), Some(decoded));
+    }
+
+    #[test]
+    fn older_builds_neither_send_the_fence_nor_mind_it() {
+        let encoded = encoded();
+        let head_len = (&encoded[..4]).get_u32_le() as usize;
+        let head = &encoded[4..4 + head_len];
+        assert_eq!(
+            Message::decode(head).ok(),
+            Some(message().0),
+            "a field that it does not know"
+        );
+        let mut older = BytesMut::new();
+        older.put_u32_le((head_len - FENCE_LEN) as u32);
+        older.put_slice(&head[FENCE_LEN..]);
+        older.put_slice(&encoded[4 + head_len..]);
+        let decoded = decode(older.freeze()).expect("it is whole");
+        assert_eq!((decoded.message, decoded.reformed), (message().0, None));
     }
 
     #[test]
@@ -195,7 +262,7 @@ mod tests {
                 entries: vec![entry(1, EntryType::EntryNormal, data)],
                 ..Message::default()
             };
-            let bytes = encode(&message, |_| Ok::<_, Infallible>(Bytes::new())).expect("nothing is looked up");
+            let bytes = encode(&message, 0, |_| Ok::<_, Infallible>(Bytes::new())).expect("nothing is looked up");
             assert_eq!(decode(bytes), None, "an entry that names {data:?}");
         }
     }

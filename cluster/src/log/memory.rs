@@ -35,6 +35,19 @@ struct Content {
     entries: BTreeMap<EntryKey, LogEntry>,
     states: BTreeMap<GroupId, ReplicaState>,
     chunks: BTreeMap<ChunkKey, Bytes>,
+    /// Of these, what is no more what was written. May name what is gone.
+    corrupt: BTreeSet<Record>,
+}
+
+/// One thing that is stored, written as a whole and removed as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Record {
+    /// A group's replica state.
+    State(GroupId),
+    /// A generation's entry, by index.
+    Entry(GroupId, u32, u64),
+    /// A part of the snapshot that a generation has at an index, by number.
+    Chunk(GroupId, u32, u64, u32),
 }
 
 impl MemoryStore {
@@ -65,6 +78,21 @@ impl MemoryStore {
         inner.fail_next = None;
     }
 
+    /// A record rots where it lies: reading it fails from now on, until it is written anew. Nothing if it is not synced.
+    pub fn corrupt(&self, record: Record) {
+        let mut inner = self.lock();
+        if inner.durable.holds(record) {
+            inner.now.corrupt.insert(record);
+            inner.durable.corrupt.insert(record);
+        }
+    }
+
+    /// Whether reading anything that is stored would fail.
+    pub fn is_corrupt(&self) -> bool {
+        let inner = self.lock();
+        inner.now.corrupt.iter().any(|record| inner.now.holds(*record))
+    }
+
     /// Lists of writes that a crash would undo.
     pub fn unsynced(&self) -> usize {
         self.lock().unsynced.len()
@@ -81,6 +109,39 @@ impl MemoryStore {
 }
 
 impl Content {
+    fn holds(&self, record: Record) -> bool {
+        match record {
+            Record::State(group) => self.states.contains_key(&group),
+            Record::Entry(group, generation, index) => self.entries.contains_key(&(group, generation, index)),
+            Record::Chunk(group, generation, at, number) => self.chunks.contains_key(&(group, generation, at, number)),
+        }
+    }
+
+    /// What is stored as `record`, unless it has rotted.
+    fn read<T: Clone>(&self, record: Record, stored: Option<&T>) -> Result<Option<T>, Error> {
+        match stored {
+            Some(stored) => self.check(record).map(|()| Some(stored.clone())),
+            None => Ok(None),
+        }
+    }
+
+    fn check(&self, record: Record) -> Result<(), Error> {
+        if !self.corrupt.contains(&record) {
+            return Ok(());
+        }
+        Err(match record {
+            Record::Entry(group, _, index) => Error::Corrupt { group, index },
+            Record::State(group) => Error::CorruptRecord {
+                group,
+                what: "replica state".into(),
+            },
+            Record::Chunk(group, _, at, number) => Error::CorruptRecord {
+                group,
+                what: format!("chunk {number} of the snapshot at {at}"),
+            },
+        })
+    }
+
     fn carry_out(&mut self, write: &Write) {
         match write {
             Write::Append {
@@ -92,10 +153,12 @@ impl Content {
                 let Some(first) = entries.first() else { return };
                 self.remove_entries((*group, *generation, first.index)..=(*group, *generation, *stored_last));
                 for entry in entries {
+                    self.corrupt.remove(&Record::Entry(*group, *generation, entry.index));
                     self.entries.insert((*group, *generation, entry.index), entry.clone());
                 }
             }
             Write::State { group, state } => {
+                self.corrupt.remove(&Record::State(*group));
                 self.states.insert(*group, state.clone());
             }
             Write::Remove {
@@ -114,6 +177,8 @@ impl Content {
                 number,
                 data,
             } => {
+                self.corrupt
+                    .remove(&Record::Chunk(*group, *generation, *snapshot_index, *number));
                 self.chunks
                     .insert((*group, *generation, *snapshot_index, *number), data.clone());
             }
@@ -154,7 +219,8 @@ impl LogStore for MemoryStore {
     }
 
     fn state(&self, group: GroupId) -> Result<Option<ReplicaState>, Error> {
-        Ok(self.lock().now.states.get(&group).cloned())
+        let now = &self.lock().now;
+        now.read(Record::State(group), now.states.get(&group))
     }
 
     fn generations(&self, group: GroupId) -> Result<Vec<u32>, Error> {
@@ -193,13 +259,16 @@ impl LogStore for MemoryStore {
             if bytes > bytes_max && !found.is_empty() {
                 break;
             }
+            inner.now.check(Record::Entry(group, generation, entry.index))?;
             found.push(entry.clone());
         }
         Ok(found)
     }
 
     fn entry(&self, group: GroupId, generation: u32, index: u64) -> Result<Option<LogEntry>, Error> {
-        Ok(self.lock().now.entries.get(&(group, generation, index)).cloned())
+        let now = &self.lock().now;
+        let stored = now.entries.get(&(group, generation, index));
+        now.read(Record::Entry(group, generation, index), stored)
     }
 
     fn snapshot_chunk(
@@ -209,12 +278,9 @@ impl LogStore for MemoryStore {
         snapshot_index: u64,
         number: u32,
     ) -> Result<Option<Bytes>, Error> {
-        Ok(self
-            .lock()
-            .now
-            .chunks
-            .get(&(group, generation, snapshot_index, number))
-            .cloned())
+        let now = &self.lock().now;
+        let stored = now.chunks.get(&(group, generation, snapshot_index, number));
+        now.read(Record::Chunk(group, generation, snapshot_index, number), stored)
     }
 
     fn write(&self, writes: &[Write], sync: bool) -> Result<(), Error> {

@@ -254,6 +254,7 @@ pub async fn admin_call(
     match tokio::time::timeout(HANDSHAKE, opening).await {
         Ok(Ok(rows)) => Ok(rows),
         Ok(Err(Unopened::Refused(refusal))) => Err(AdminError::new(EX_NOPERM, refusal.to_string())),
+        Ok(Err(Unopened::Forgotten(reason))) => Err(AdminError::new(EX_NOPERM, reason)),
         Ok(Err(Unopened::Failed(failure))) if failure.is_refusal() => Err(AdminError::new(EX_NOPERM, failure.text)),
         Ok(Err(Unopened::Failed(failure))) => Err(AdminError::new(
             EX_UNAVAILABLE,

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use warren_proto::transport as wire;
 use wire::{Answer, Opening, answer, opening};
 
 use super::grpc::{Failure, Shared};
-use super::handshake::{Callee, Caller, Proven, Purpose, Refusal};
+use super::handshake::{Callee, Caller, Proven, Purpose, Refusal, check_side};
 use super::listener::Meter;
 
 /// Characters of the other end's words that are logged.
@@ -88,6 +88,8 @@ pub(super) enum Unopened {
     Refused(Refusal),
     /// The other end refused, or could not be reached.
     Failed(Failure),
+    /// A node of the cluster says that it goes on without this one for good.
+    Forgotten(String),
 }
 
 impl From<Failure> for Unopened {
@@ -125,7 +127,11 @@ pub(super) async fn receive<Q: Asking, A: Answering>(
             let text = format!("node {:?} refuses a peer: {refusal}", shared.identity.name);
             shared.complain(text.clone());
             // Whoever has gone needs no answer.
-            let _gone = responses.send(Err(Status::permission_denied(text))).await;
+            let status = match refusal {
+                Refusal::Forgotten(_) | Refusal::Behind(_) => Status::failed_precondition(text),
+                _ => Status::permission_denied(text),
+            };
+            let _gone = responses.send(Err(status)).await;
             None
         }
         Ok(None) => None,
@@ -158,7 +164,17 @@ async fn judge<Q: Asking, A: Answering>(
     });
     responses.send(Ok(welcome)).await.ok()?;
     match next(requests).await? {
-        Some(opening::Kind::Proof(proof)) => Some(callee.proof(&proof)),
+        Some(opening::Kind::Proof(proof)) => Some(callee.proof(&proof).and_then(|(proven, refused)| {
+            if purpose == Purpose::Link {
+                shared.inbox.met(proven.met.clone());
+            }
+            let is_node = proven.node != 0;
+            match refused {
+                Some(refusal) => Err(refusal),
+                None if is_node => check_side(&shared.identity, &proven).map(|()| proven),
+                None => Ok(proven),
+            }
+        })),
         Some(opening::Kind::Refused(reason)) => {
             let reason: String = reason.chars().take(REASON_LEN_MAX).collect();
             shared.complain(format!(
@@ -218,7 +234,14 @@ pub(super) async fn introduce<Q: Asking, A: Answering>(
             kind: Some(opening::Kind::Proof(proof)),
         }))
         .await;
-    match due(responses).await? {
+    let accepted = due(responses).await.map_err(|unopened| match unopened {
+        // Said by a node that proved itself.
+        Unopened::Failed(failure) if failure.code == Some(Code::FailedPrecondition) => {
+            Unopened::Forgotten(failure.text)
+        }
+        other => other,
+    });
+    match accepted? {
         Some(answer::Kind::Accepted(true)) => Ok(proven),
         _ => Err(Unopened::Refused(Refusal::Malformed(
             proven.name,

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::transport::server::Server;
@@ -20,7 +21,7 @@ use warren_proto::transport as wire;
 use wire::transport_client::TransportClient;
 use wire::transport_server::{Transport as Service, TransportServer};
 
-use super::handshake::Book;
+use super::handshake::{Book, Proven, Refusal};
 use super::listener::{Clock, Meter, accept};
 use super::queue::{BATCH_LEN, Queue};
 use super::secure::Connector;
@@ -37,6 +38,8 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const FRAME_LEN: u32 = 256 << 10;
 const STREAMS_MAX: u32 = 64;
+/// Snapshots may arrive from so many peers, also while there are fewer.
+const SNAPSHOT_PEERS_MIN: usize = 8;
 /// Threads that may block: snapshots in both directions and name look-ups.
 const BLOCKING_THREADS_MAX: usize = 32;
 /// How long a shutdown waits for sinks that block.
@@ -64,7 +67,9 @@ pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) inbox: Arc<dyn Inbox>,
     pub(super) admin: Arc<dyn AdminHandler>,
-    pub(super) links: BTreeMap<NodeId, Link>,
+    links: ArcSwap<BTreeMap<NodeId, Arc<Link>>>,
+    /// Nodes that were removed for good, and the last run whose data directory is meant.
+    forgotten: ArcSwap<BTreeMap<NodeId, u64>>,
     pub(super) clock: Clock,
     pub(super) runtime: tokio::runtime::Handle,
     liveness: Mutex<Liveness>,
@@ -81,6 +86,8 @@ pub(super) struct Link {
     pub(super) queue: Queue,
     /// Ends a pause before the next attempt to connect.
     pub(super) poke: Notify,
+    /// Becomes true when the peer is one no more.
+    pub(super) gone: watch::Sender<bool>,
     arriving: Mutex<Option<Arriving>>,
     /// The run of the latest stream that the peer's envelopes came on; 0: there was none.
     arrived: AtomicU64,
@@ -115,6 +122,19 @@ impl Arriving {
 }
 
 impl Link {
+    fn new(peer: Peer, options: &Options) -> Arc<Self> {
+        Arc::new(Self {
+            peer,
+            queue: Queue::new(options.queue_bytes_max, options.queue_len_max),
+            poke: Notify::new(),
+            gone: watch::Sender::new(false),
+            arriving: Mutex::default(),
+            arrived: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+        })
+    }
+
     /// Puts the peer's new stream in the place of the one before. Says whether that run had one before it, open or
     /// not: between two streams the peer may have sent into the end of the first.
     pub(super) fn follow(&self, arriving: Arriving) -> bool {
@@ -178,20 +198,8 @@ impl GrpcTransport {
             let _context = runtime.enter();
             Clock::start()
         };
-        let links = peers.into_iter().map(|peer| {
-            let queue = Queue::new(options.queue_bytes_max, options.queue_len_max);
-            let link = Link {
-                peer,
-                queue,
-                poke: Notify::new(),
-                arriving: Mutex::default(),
-                arrived: AtomicU64::new(0),
-                received: AtomicU64::new(0),
-                received_bytes: AtomicU64::new(0),
-            };
-            (link.peer.node, link)
-        });
-        let links: BTreeMap<NodeId, Link> = links.collect();
+        let links = peers.into_iter().map(|peer| (peer.node, Link::new(peer, &options)));
+        let links: BTreeMap<NodeId, Arc<Link>> = links.collect();
         let liveness = Liveness::new(liveness::Options {
             silence_ms: options.silence_ms,
             broken_ms: options.silence_ms / 2,
@@ -207,9 +215,12 @@ impl GrpcTransport {
             complaints: Mutex::default(),
             snapshots_out: Semaphore::new(options.snapshots_max),
             snapshots_waiting: AtomicUsize::new(0),
-            snapshots_in: Arc::new(Semaphore::new(options.snapshots_max * links.len().max(1))),
+            snapshots_in: Arc::new(Semaphore::new(
+                options.snapshots_max * links.len().max(SNAPSHOT_PEERS_MIN),
+            )),
             admin_calls: Arc::new(Semaphore::new(options.admin_calls_max)),
-            links,
+            links: ArcSwap::from_pointee(links),
+            forgotten: ArcSwap::default(),
             options,
         });
         let (stop_tx, stop_rx) = oneshot::channel();
@@ -232,7 +243,8 @@ impl GrpcTransport {
 
     /// What passed over each link.
     pub fn stats(&self) -> Vec<LinkStats> {
-        let stats = self.shared.links.iter().map(|(node, link)| {
+        let links = self.shared.links.load();
+        let stats = links.iter().map(|(node, link)| {
             let counters = link.queue.counters();
             LinkStats {
                 node: *node,
@@ -263,7 +275,7 @@ impl GrpcTransport {
 
 impl Transport for GrpcTransport {
     fn send(&self, to: NodeId, envelope: Envelope) -> Result<(), SendError> {
-        match self.shared.links.get(&to) {
+        match self.shared.links.load().get(&to) {
             Some(link) => link.queue.push(envelope),
             None => Err(SendError::NoPeer(envelope)),
         }
@@ -271,6 +283,16 @@ impl Transport for GrpcTransport {
 
     fn peers(&self) -> Vec<(NodeId, PeerState)> {
         locked(&self.shared.liveness).states().collect()
+    }
+
+    fn set_peers(&self, peers: Vec<Peer>) {
+        let shared = Arc::clone(&self.shared);
+        // On the transport's own thread, as all that the inbox is told.
+        self.shared.runtime.spawn(async move { shared.set_peers(peers) });
+    }
+
+    fn set_forgotten(&self, forgotten: BTreeMap<NodeId, u64>) {
+        self.shared.forgotten.store(Arc::new(forgotten));
     }
 
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot) {
@@ -315,6 +337,55 @@ impl Drop for Handle {
 }
 
 impl Shared {
+    /// The link to that peer, if it is one.
+    pub(super) fn link(&self, node: NodeId) -> Option<Arc<Link>> {
+        self.links.load().get(&node).cloned()
+    }
+
+    fn set_peers(self: &Arc<Self>, peers: Vec<Peer>) {
+        let known = self.links.load_full();
+        let mut links = BTreeMap::new();
+        for peer in peers {
+            if peer.node == self.identity.node || endpoint(&peer.address).is_err() {
+                continue;
+            }
+            let link = match known.get(&peer.node) {
+                Some(link) if link.peer == peer => Arc::clone(link),
+                Some(_) | None => Link::new(peer, &self.options),
+            };
+            links.insert(link.peer.node, link);
+        }
+        let is_same = |link: &Arc<Link>, other: &BTreeMap<NodeId, Arc<Link>>| {
+            other.get(&link.peer.node).is_some_and(|other| Arc::ptr_eq(other, link))
+        };
+        self.links.store(Arc::new(links.clone()));
+        for link in known.values().filter(|link| !is_same(link, &links)) {
+            let node = link.peer.node;
+            tracing::info!(peer = %link.peer.name, address = %link.peer.address, "a peer no more");
+            link.gone.send_replace(true);
+            link.arrive(None);
+            link.queue.reset();
+            if !links.contains_key(&node)
+                && let Some(PeerState::Up { incarnation }) = locked(&self.liveness).forget(node)
+            {
+                self.inbox.peer_changed(node, PeerState::Silent { incarnation });
+            }
+            self.inbox.link_reset(node);
+        }
+        for link in links.values().filter(|link| !is_same(link, &known)) {
+            tracing::info!(peer = %link.peer.name, address = %link.peer.address, "a new peer");
+            tokio::spawn(link::keep(Arc::clone(self), Arc::clone(link)));
+        }
+    }
+
+    /// Whether a node with that data directory was removed for good.
+    pub(super) fn check_forgotten(&self, proven: &Proven) -> Result<(), Refusal> {
+        if self.is_forgotten(proven.node, proven.directory) {
+            return Err(Refusal::Forgotten(proven.name.clone()));
+        }
+        Ok(())
+    }
+
     /// Tells the core, and does what follows. Only the transport's thread calls this.
     pub(super) fn step(&self, event: Event) {
         let mut effects = Vec::new();
@@ -322,12 +393,12 @@ impl Shared {
         for effect in effects {
             match effect {
                 Effect::Changed(node, state) => {
-                    let name = self.links.get(&node).map_or("?", |link| link.peer.name.as_str());
+                    let name = self.name_of(node).unwrap_or_default();
                     tracing::info!(peer = name, ?state, "a peer's state changed");
                     self.inbox.peer_changed(node, state);
                 }
                 Effect::Replaced(node) => {
-                    if let Some(link) = self.links.get(&node) {
+                    if let Some(link) = self.link(node) {
                         link.arrive(None);
                         link.queue.reset();
                         self.inbox.link_reset(node);
@@ -374,8 +445,13 @@ impl Shared {
 }
 
 impl Book for Shared {
-    fn name_of(&self, node: NodeId) -> Option<&str> {
-        self.links.get(&node).map(|link| link.peer.name.as_str())
+    fn name_of(&self, node: NodeId) -> Option<String> {
+        self.link(node).map(|link| link.peer.name.clone())
+    }
+
+    fn is_forgotten(&self, node: NodeId, directory: u64) -> bool {
+        let forgotten = self.forgotten.load();
+        forgotten.get(&node).is_some_and(|last| directory <= *last)
     }
 
     fn admit(&self, node: NodeId, incarnation: u64) -> Result<(), Stale> {
@@ -495,8 +571,8 @@ async fn run(shared: Arc<Shared>, listener: TcpListener, stop_rx: oneshot::Recei
             return;
         }
     };
-    for node in shared.links.keys().copied() {
-        tokio::spawn(link::keep(Arc::clone(&shared), node));
+    for link in shared.links.load().values() {
+        tokio::spawn(link::keep(Arc::clone(&shared), Arc::clone(link)));
     }
     tokio::spawn(watch(Arc::clone(&shared)));
     let incoming = accept(
@@ -537,7 +613,7 @@ async fn watch(shared: Arc<Shared>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for (node, link) in &shared.links {
+        for (node, link) in &*shared.links.load_full() {
             let heard = locked(&link.arriving)
                 .as_ref()
                 .map(|at| (at.incarnation, at.meter.heard_ms()));

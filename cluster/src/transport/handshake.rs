@@ -8,9 +8,10 @@ use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use warren_proto::transport::{Hello, Welcome};
 
-use super::{Identity, Secret};
+use super::{Identity, Met, Secret, Side};
 use crate::NodeId;
 use crate::liveness::Stale;
+use crate::version::{self, Versions};
 
 /// The only version of the protocol so far.
 pub(super) const PROTOCOL: u32 = 1;
@@ -63,22 +64,39 @@ pub(super) enum Refusal {
     Protocol(String, u32),
     #[error("{0:?} belongs to the cluster {1:?}, not {2:?}")]
     Cluster(String, String, String),
-    #[error("{0:?} (id {1}) is not a configured peer")]
+    #[error(
+        "{0:?} is not part of the cluster any more: it was forgotten, and may join again with an empty data directory"
+    )]
+    Forgotten(String),
+    #[error(
+        "{0:?} obeys an earlier decision on who goes on without the majority: if it was given up, it may join again with \
+         an empty data directory; if it survives, the decision is to be made on it as well"
+    )]
+    Behind(String),
+    #[error("{0:?} obeys a later decision on who goes on without the majority")]
+    Ahead(String),
+    #[error("{0:?} is part of another cluster of that name")]
+    Foreign(String),
+    #[error("{0:?} (id {1}) is not part of the cluster: a new node has to join it")]
     Unknown(String, NodeId),
-    #[error("{0:?} has the id {1}, which is configured for {2:?}")]
+    #[error("{0:?} has the id {1}, which is that of {2:?}")]
     Duplicate(String, NodeId, String),
     #[error("{0:?} answered with the name {1:?} and the id {2}")]
     Other(String, String, NodeId),
     #[error("{0:?} has another cluster secret")]
     Secret(String),
+    #[error("{0:?} supports version {1} of the log's entries, and the cluster has agreed on version {2}")]
+    TooOld(String, u16, u16),
     #[error("{0:?}: {1}")]
     Stale(String, Stale),
 }
 
 /// Who may be at the other end.
 pub(super) trait Book {
-    /// The node configured with this id.
-    fn name_of(&self, node: NodeId) -> Option<&str>;
+    /// The peer with this id.
+    fn name_of(&self, node: NodeId) -> Option<String>;
+    /// Whether the cluster has removed the node with that data directory for good.
+    fn is_forgotten(&self, node: NodeId, directory: u64) -> bool;
     /// Refuses a run that is over.
     fn admit(&self, node: NodeId, incarnation: u64) -> Result<(), Stale>;
 }
@@ -89,6 +107,10 @@ pub(super) struct Proven {
     pub(super) name: String,
     pub(super) node: NodeId,
     pub(super) incarnation: u64,
+    /// The first run that had its data directory, as it says; 0: not known.
+    pub(super) directory: u64,
+    /// Where it stands, as it says.
+    pub(super) met: Met,
 }
 
 /// The calling end.
@@ -99,6 +121,7 @@ pub(super) struct Caller {
     hello: Hello,
     /// The node that was called; a tool takes whoever answers.
     called: Option<(String, NodeId)>,
+    versions: Option<Versions>,
 }
 
 impl Caller {
@@ -107,8 +130,9 @@ impl Caller {
         Self {
             secret: identity.secret.clone(),
             purpose,
-            hello: hello(identity, challenge()),
+            hello: hello(identity, node, challenge()),
             called: Some((name.to_owned(), node)),
+            versions: Some(identity.versions.clone()),
         }
     }
 
@@ -121,12 +145,14 @@ impl Caller {
             node: 0,
             incarnation: 0,
             challenge: challenge(),
+            ..Hello::default()
         };
         Self {
             secret,
             purpose: Purpose::Admin,
             hello,
             called: None,
+            versions: None,
         }
     }
 
@@ -156,6 +182,9 @@ impl Caller {
         ) {
             return Err(Refusal::Secret(theirs.name));
         }
+        if let Some(versions) = &self.versions {
+            check_version(&theirs, versions)?;
+        }
         let proof = prove(&self.secret, Role::Caller, self.purpose, &self.hello, &theirs);
         Ok((proven(theirs), proof))
     }
@@ -166,6 +195,10 @@ impl Caller {
 pub(super) struct Callee {
     secret: Secret,
     purpose: Purpose,
+    /// Why the caller is not let in. It is told once it has proved itself, and what it says of its cluster is heard.
+    refused: Option<Refusal>,
+    /// None: the caller is a tool.
+    versions: Option<Versions>,
     ours: Hello,
     theirs: Hello,
 }
@@ -180,14 +213,20 @@ impl Callee {
     ) -> Result<(Self, Welcome), Refusal> {
         check(&theirs, &identity.cluster)?;
         let tool = purpose == Purpose::Admin && theirs.node == 0;
+        let mut refused = None;
         if !tool {
             if theirs.node == identity.node {
                 return Err(Refusal::Duplicate(theirs.name, theirs.node, identity.name.clone()));
             }
-            match book.name_of(theirs.node) {
-                None => return Err(Refusal::Unknown(theirs.name, theirs.node)),
+            let name = book.name_of(theirs.node);
+            match name {
+                _ if book.is_forgotten(theirs.node, theirs.directory) => {
+                    refused = Some(Refusal::Forgotten(theirs.name.clone()));
+                }
+                None if theirs.node == 0 => return Err(Refusal::Unknown(theirs.name, theirs.node)),
+                None => refused = Some(Refusal::Unknown(theirs.name.clone(), theirs.node)),
                 Some(name) if name != theirs.name => {
-                    return Err(Refusal::Duplicate(theirs.name, theirs.node, name.to_owned()));
+                    return Err(Refusal::Duplicate(theirs.name, theirs.node, name));
                 }
                 Some(_) => {}
             }
@@ -195,7 +234,7 @@ impl Callee {
                 return Err(Refusal::Stale(theirs.name, stale));
             }
         }
-        let ours = hello(identity, challenge());
+        let ours = hello(identity, theirs.node, challenge());
         let proof = prove(&identity.secret, Role::Callee, purpose, &theirs, &ours);
         let welcome = Welcome {
             hello: Some(ours.clone()),
@@ -205,6 +244,8 @@ impl Callee {
             Self {
                 secret: identity.secret.clone(),
                 purpose,
+                versions: (!tool).then(|| identity.versions.clone()),
+                refused,
                 ours,
                 theirs,
             },
@@ -217,8 +258,9 @@ impl Callee {
         &self.theirs.name
     }
 
-    /// Judges the caller's proof. Its run may have ended meanwhile: that is for the user to see.
-    pub(super) fn proof(self, proof: &[u8]) -> Result<Proven, Refusal> {
+    /// Judges the caller's proof: who it is, and why it is not let in all the same. Its run may have ended meanwhile: that
+    /// is for the user to see.
+    pub(super) fn proof(self, proof: &[u8]) -> Result<(Proven, Option<Refusal>), Refusal> {
         if verify(
             &self.secret,
             Role::Caller,
@@ -227,14 +269,23 @@ impl Callee {
             &self.ours,
             proof,
         ) {
-            Ok(proven(self.theirs))
+            let is_old = self
+                .versions
+                .as_ref()
+                .map(|versions| check_version(&self.theirs, versions));
+            let refused = self.refused.or_else(|| is_old.and_then(Result::err));
+            Ok((proven(self.theirs), refused))
         } else {
             Err(Refusal::Secret(self.theirs.name))
         }
     }
 }
 
-fn hello(identity: &Identity, challenge: Bytes) -> Hello {
+/// For that node; 0: a tool.
+fn hello(identity: &Identity, to: NodeId, challenge: Bytes) -> Hello {
+    let standing = identity.membership.standing();
+    // Whoever was told of a decision may not have applied yet of which cluster it is.
+    let knows = !standing.cluster_id.is_empty() || standing.reformed > 0;
     Hello {
         protocol: PROTOCOL,
         cluster: identity.cluster.clone(),
@@ -242,6 +293,32 @@ fn hello(identity: &Identity, challenge: Bytes) -> Hello {
         node: identity.node,
         incarnation: identity.incarnation,
         challenge,
+        directory: identity.directory,
+        version: identity.versions.supported().into(),
+        cluster_id: standing.cluster_id.clone(),
+        reformed: knows.then_some(standing.reformed),
+        counts_you: standing.counts(to),
+        address: identity.address.clone(),
+    }
+}
+
+/// Whether the other end is on this one's side.
+pub(super) fn check_side(identity: &Identity, theirs: &Proven) -> Result<(), Refusal> {
+    let name = || theirs.name.clone();
+    match identity.membership.standing().side_of(&theirs.met) {
+        Side::Same => Ok(()),
+        Side::Behind => Err(Refusal::Behind(name())),
+        Side::Ahead => Err(Refusal::Ahead(name())),
+        Side::Foreign => Err(Refusal::Foreign(name())),
+    }
+}
+
+/// Whether the other end applies what the cluster has agreed on.
+fn check_version(theirs: &Hello, versions: &Versions) -> Result<(), Refusal> {
+    let supported = u16::try_from(theirs.version).unwrap_or(u16::MAX).max(version::FIRST);
+    match versions.agreed() {
+        agreed if supported < agreed => Err(Refusal::TooOld(theirs.name.clone(), supported, agreed)),
+        _ => Ok(()),
     }
 }
 
@@ -250,15 +327,27 @@ fn challenge() -> Bytes {
 }
 
 fn proven(hello: Hello) -> Proven {
+    let met = Met {
+        node: hello.node,
+        name: hello.name.clone(),
+        address: hello.address,
+        directory: hello.directory,
+        cluster_id: hello.cluster_id,
+        reformed: hello.reformed,
+        counts_us: hello.counts_you,
+    };
     Proven {
+        met,
         name: hello.name,
         node: hello.node,
         incarnation: hello.incarnation,
+        directory: hello.directory,
     }
 }
 
 fn check(theirs: &Hello, cluster: &str) -> Result<(), Refusal> {
-    if theirs.name.len() > NAME_LEN_MAX || theirs.cluster.len() > NAME_LEN_MAX {
+    let texts = [&theirs.name, &theirs.cluster, &theirs.cluster_id, &theirs.address];
+    if texts.iter().any(|text| text.len() > NAME_LEN_MAX) {
         return Err(Refusal::Malformed(
             theirs.name.chars().take(32).collect(),
             "a name is too long",

@@ -15,21 +15,29 @@ use super::grpc::{Arriving, Failure, Link, Shared};
 use super::handshake::{Book as _, Caller, Proven, Purpose, Refusal};
 use super::listener::Meter;
 use super::queue::{Joiner, Life};
-use crate::NodeId;
 use crate::liveness::Event;
 
 /// A link that was open for so long is tried again at once when it breaks.
 const STEADY_MS: u64 = 500;
 
-/// Keeps a stream to the peer open for as long as it is polled.
-pub(super) async fn keep(shared: Arc<Shared>, node: NodeId) {
-    let Some(link) = shared.links.get(&node) else { return };
+/// Keeps a stream to the peer open for as long as it is one.
+pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
+    let mut gone = link.gone.subscribe();
+    tokio::select! {
+        () = keep_open(&shared, &link) => {}
+        // The sending end is the link's.
+        _ = gone.wait_for(|gone| *gone) => {}
+    }
+}
+
+async fn keep_open(shared: &Arc<Shared>, link: &Arc<Link>) {
+    let node = link.peer.node;
     let mut backoff = Backoff::default();
     loop {
-        match open(&shared, link).await {
+        match open(shared, link).await {
             Ok(opened) => {
                 let at_ms = shared.clock.now_ms();
-                hold(&shared, link, opened).await;
+                hold(shared, link, opened).await;
                 if shared.clock.now_ms().saturating_sub(at_ms) >= STEADY_MS {
                     backoff = Backoff::default();
                     continue;
@@ -37,6 +45,10 @@ pub(super) async fn keep(shared: Arc<Shared>, node: NodeId) {
             }
             Err(Unopened::Refused(refusal)) => {
                 shared.complain(format!("node {:?} refuses a peer: {refusal}", shared.identity.name));
+            }
+            Err(Unopened::Forgotten(reason)) => {
+                shared.complain(reason.clone());
+                shared.inbox.forgotten(reason);
             }
             Err(Unopened::Failed(failure)) if failure.is_refusal() => {
                 let (name, text) = (&link.peer.name, failure.text);
@@ -77,7 +89,7 @@ struct Opened {
     life_tx: oneshot::Sender<Life>,
 }
 
-async fn open(shared: &Arc<Shared>, link: &Link) -> Result<Opened, Unopened> {
+async fn open(shared: &Arc<Shared>, link: &Arc<Link>) -> Result<Opened, Unopened> {
     let limit = Duration::from_millis(shared.options.handshake_ms);
     let opening = async {
         let mut client = shared.connect(&link.peer.address).await?;
@@ -85,9 +97,12 @@ async fn open(shared: &Arc<Shared>, link: &Link) -> Result<Opened, Unopened> {
         let (opening_tx, opening_rx) = mpsc::channel(2);
         let (life_tx, life_rx) = oneshot::channel();
         let _room = opening_tx.send(greeting::hello::<wire::LinkRequest>(&caller)).await;
-        let requests = leaving(Arc::clone(shared), link.peer.node, opening_rx, life_rx);
+        let requests = leaving(Arc::clone(shared), Arc::clone(link), opening_rx, life_rx);
         let mut responses = client.link(requests).await?.into_inner();
         let admit = |proven: &Proven| {
+            // On whose side it is, the callee judges, and hears where this end stands.
+            shared.inbox.met(proven.met.clone());
+            shared.check_forgotten(proven)?;
             let stale = shared.admit(proven.node, proven.incarnation);
             stale.map_err(|stale| Refusal::Stale(proven.name.clone(), stale))
         };
@@ -147,7 +162,7 @@ async fn hold(shared: &Arc<Shared>, link: &Link, opened: Opened) {
 
 struct Leaving {
     shared: Arc<Shared>,
-    node: NodeId,
+    link: Arc<Link>,
     opening_rx: mpsc::Receiver<wire::LinkRequest>,
     life_rx: Option<oneshot::Receiver<Life>>,
     life: Life,
@@ -156,13 +171,13 @@ struct Leaving {
 /// What the caller sends: its part of the handshake, then what the queue holds. Ends with the queue's life.
 fn leaving(
     shared: Arc<Shared>,
-    node: NodeId,
+    link: Arc<Link>,
     opening_rx: mpsc::Receiver<wire::LinkRequest>,
     life_rx: oneshot::Receiver<Life>,
 ) -> impl Stream<Item = wire::LinkRequest> {
     let leaving = Leaving {
         shared,
-        node,
+        link,
         opening_rx,
         life_rx: Some(life_rx),
         life: Life::default(),
@@ -185,12 +200,11 @@ fn leaving(
 impl Leaving {
     /// What waits, or nothing when nothing came for a while: the ping.
     async fn take(&self) -> Option<Vec<wire::Envelope>> {
-        let link = self.shared.links.get(&self.node)?;
         let idle = Duration::from_millis(self.shared.options.ping_ms);
-        match tokio::time::timeout(idle, link.queue.take(&self.life)).await {
+        match tokio::time::timeout(idle, self.link.queue.take(&self.life)).await {
             Ok(Some(batch)) => {
                 if batch.writable {
-                    self.shared.inbox.link_writable(self.node);
+                    self.shared.inbox.link_writable(self.link.peer.node);
                 }
                 Some(batch.envelopes)
             }
@@ -211,7 +225,7 @@ pub(super) async fn serve(
         return;
     };
     let (node, incarnation) = (proven.node, proven.incarnation);
-    let Some(link) = shared.links.get(&node) else { return };
+    let Some(link) = shared.link(node) else { return };
     if let Err(stale) = shared.admit(node, incarnation) {
         // A newer run came while this one was proving itself.
         let _gone = responses.send(Err(Status::permission_denied(stale.to_string()))).await;
@@ -234,7 +248,7 @@ pub(super) async fn serve(
             Ok(Some(wire::LinkRequest {
                 kind: Some(link_request::Kind::Envelopes(batch)),
             })) => {
-                if let Err(reason) = deliver(&shared, link, &arriving, &mut joiner, batch) {
+                if let Err(reason) = deliver(&shared, &link, &arriving, &mut joiner, batch) {
                     break reason;
                 }
             }
@@ -267,7 +281,6 @@ fn deliver(
     if !link.is_arriving(arriving) {
         return Err("a newer stream took its place");
     }
-    let (mut count, mut bytes) = (0, 0);
     for piece in batch.envelopes {
         let Some(envelope) = joiner
             .join(piece)
@@ -275,12 +288,12 @@ fn deliver(
         else {
             continue;
         };
-        count += 1;
-        bytes += envelope.payload.len() as u64;
+        // Before it is delivered: whoever has seen it finds it counted.
+        link.received.fetch_add(1, Ordering::Relaxed);
+        let len = envelope.payload.len() as u64;
+        link.received_bytes.fetch_add(len, Ordering::Relaxed);
         shared.inbox.deliver(link.peer.node, envelope);
     }
-    link.received.fetch_add(count, Ordering::Relaxed);
-    link.received_bytes.fetch_add(bytes, Ordering::Relaxed);
     Ok(())
 }
 

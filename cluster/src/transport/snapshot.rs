@@ -16,7 +16,7 @@ use wire::{SnapshotEnd, snapshot_part, snapshot_request, snapshot_response};
 
 use super::greeting::{self, Unopened};
 use super::grpc::{Failure, Link, Shared};
-use super::handshake::{Caller, Purpose};
+use super::handshake::{Caller, Proven, Purpose};
 use super::listener::Meter;
 use super::queue::{BATCH_LEN, whole};
 use super::{BoxError, Inbox, OutgoingSnapshot, PAYLOAD_LEN_MAX, SnapshotError, SnapshotOffer, SnapshotPart};
@@ -53,7 +53,7 @@ pub(super) fn send(shared: &Arc<Shared>, to: NodeId, snapshot: OutgoingSnapshot)
         done,
     } = snapshot;
     let done = Done(Some(done));
-    if !shared.links.contains_key(&to) {
+    if shared.link(to).is_none() {
         return done.tell(Err(SnapshotError::NoPeer));
     }
     let bound = shared.options.snapshots_max + shared.options.snapshots_waiting_max;
@@ -64,8 +64,8 @@ pub(super) fn send(shared: &Arc<Shared>, to: NodeId, snapshot: OutgoingSnapshot)
     let owned = Arc::clone(shared);
     shared.runtime.spawn(async move {
         let header = wire::SnapshotHeader { group, message };
-        let outcome = match (owned.snapshots_out.acquire().await, owned.links.get(&to)) {
-            (Ok(_permit), Some(link)) => transfer(&owned, link, header, chunks).await,
+        let outcome = match (owned.snapshots_out.acquire().await, owned.link(to)) {
+            (Ok(_permit), Some(link)) => transfer(&owned, &link, header, chunks).await,
             (Err(_), _) => Err(SnapshotError::ShutDown),
             (Ok(_), None) => Err(SnapshotError::NoPeer),
         };
@@ -93,7 +93,8 @@ async fn transfer(
             .send(greeting::hello::<wire::SnapshotRequest>(&caller))
             .await;
         let mut responses = client.snapshot(ReceiverStream::new(requests_rx)).await?.into_inner();
-        greeting::introduce(caller, &requests_tx, &mut responses, |_| Ok(())).await?;
+        let admit = |proven: &Proven| shared.check_forgotten(proven);
+        greeting::introduce(caller, &requests_tx, &mut responses, admit).await?;
         Ok::<_, Unopened>(responses)
     };
     let mut responses = match tokio::time::timeout(limit, opening).await {
@@ -104,6 +105,7 @@ async fn transfer(
                 format!("it was refused itself: {refusal}"),
             ));
         }
+        Ok(Err(Unopened::Forgotten(reason))) => return Err(SnapshotError::Refused(name, reason)),
         Ok(Err(Unopened::Failed(failure))) => return Err(failed(name, failure)),
         Err(_elapsed) => return Err(SnapshotError::Broken(name, "the handshake took too long".to_owned())),
     };

@@ -3,7 +3,8 @@
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -24,6 +25,7 @@ enum Seen {
     Peer(NodeId, PeerState),
     Reset(NodeId),
     Writable(NodeId),
+    Forgotten(String),
     Sunk(Sunk),
 }
 
@@ -95,6 +97,10 @@ impl Inbox for RecorderInbox {
         self.0.note(Seen::Writable(node));
     }
 
+    fn forgotten(&self, reason: String) {
+        self.0.note(Seen::Forgotten(reason));
+    }
+
     fn snapshot_begin(&self, from: NodeId, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, Refused> {
         if offer.message == "unwanted" {
             return Err(Refused("not wanted here".to_owned()));
@@ -126,10 +132,14 @@ impl AdminHandler for Clerk {
 
 fn identity(node: NodeId, incarnation: u64, secret: &str) -> Identity {
     Identity {
+        address: String::new(),
+        membership: Membership::default(),
         cluster: "burrow".to_owned(),
         name: format!("n{node}"),
         node,
         incarnation,
+        directory: 1,
+        versions: Versions::default(),
         secret: Secret::new(secret.as_bytes().to_vec()),
     }
 }
@@ -142,10 +152,20 @@ fn peer(node: NodeId, address: SocketAddr) -> Peer {
     }
 }
 
-/// An address where nobody listens yet.
+/// An address where nobody listens yet: of a port that the system gives to nobody who does not ask for it, and that
+/// another process of these tests hardly asks for.
 fn free() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("bound")
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
+        let process = u16::try_from(std::process::id() % 100).expect("below 100");
+        AtomicU16::new(14_000 + 100 * process)
+    });
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(port < 28_000, "no free ports");
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return listener.local_addr().expect("bound");
+        }
+    }
 }
 
 fn start(identity: Identity, listen: SocketAddr, peers: Vec<Peer>, options: Options) -> (Handle, Arc<Recorder>) {
@@ -438,4 +458,57 @@ fn a_frozen_process_is_silent_until_it_goes_on() {
         seen[frozen_at..].contains(&up(2, 1)) && seen[frozen_at..].contains(&Seen::Writable(2))
     });
     assert!(!r1.seen.lock().expect("no panic").contains(&dead(2, 1)));
+}
+
+#[test]
+fn peers_come_and_go_while_others_are_talked_to() {
+    let [(h1, r1, at1), (_h2, r2, at2)] = pair(patient());
+    let at3 = free();
+    let (_h3, r3) = start(identity(3, 1, "s"), at3, vec![peer(1, at1)], patient());
+    h1.transport().set_peers(vec![peer(2, at2), peer(3, at3)]);
+    r1.wait_for(&Seen::Writable(3));
+    r3.wait_for(&Seen::Writable(1));
+    h1.transport().send(3, envelope(7, 10)).expect("room");
+    r3.wait_for(&Seen::Envelope(1, envelope(7, 10)));
+    // It is removed for good, and told so; the others' links are as they were.
+    h1.transport().set_forgotten(BTreeMap::from([(3, 1)]));
+    h1.transport().set_peers(vec![peer(2, at2)]);
+    r1.wait_for(&silent(3, 1));
+    r3.wait("it is told", |seen| {
+        seen.iter().any(|seen| matches!(seen, Seen::Forgotten(_)))
+    });
+    assert!(matches!(
+        h1.transport().send(3, envelope(8, 10)),
+        Err(SendError::NoPeer(_))
+    ));
+    h1.transport().send(2, envelope(9, 10)).expect("room");
+    let seen = r2.wait_for(&Seen::Envelope(1, envelope(9, 10)));
+    assert_eq!(seen.iter().filter(|seen| **seen == Seen::Writable(1)).count(), 1);
+    assert!(!seen.iter().any(|seen| matches!(seen, Seen::Forgotten(_))));
+    // With another data directory it is another node.
+    let at3 = free();
+    let anew = Identity {
+        directory: 2,
+        ..identity(3, 2, "s")
+    };
+    h1.transport().set_peers(vec![peer(2, at2), peer(3, at3)]);
+    let (_h3, r3) = start(anew, at3, vec![peer(1, at1)], patient());
+    r3.wait_for(&Seen::Writable(1));
+    r1.wait_for(&up(3, 2));
+}
+
+#[test]
+fn whoever_did_not_prove_itself_tells_nobody_that_it_was_forgotten() {
+    let (at1, at2) = (free(), free());
+    let (h1, _r1) = start(identity(1, 1, "other"), at1, vec![peer(2, at2)], patient());
+    h1.transport().set_forgotten(BTreeMap::from([(2, 1)]));
+    let (h2, r2) = start(identity(2, 1, "s"), at2, vec![peer(1, at1)], patient());
+    let until = Instant::now() + DEADLINE;
+    while h2.transport().refusals().is_empty() {
+        assert!(Instant::now() < until, "nothing was refused");
+        std::thread::yield_now();
+    }
+    r2.wait("no word of it", |seen| {
+        !seen.iter().any(|seen| matches!(seen, Seen::Forgotten(_)))
+    });
 }

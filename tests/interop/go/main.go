@@ -199,8 +199,104 @@ func produce(arguments []string) {
 	must(connection.Close())
 }
 
+// session connects to a node, declares everything, and publishes numbers from *number on, each until it is confirmed,
+// while it receives. It returns when the connection is lost, or with true when it has published enough of them.
+func session(at string, queue, exchange string, number *int, seen map[string]bool, again bool) bool {
+	connection, err := amqp.Dial(at)
+	if err != nil {
+		return false
+	}
+	defer connection.Close()
+	gone := connection.NotifyClose(make(chan *amqp.Error, 1))
+	receiving, err := connection.Channel()
+	if err != nil {
+		return false
+	}
+	sending, err := connection.Channel()
+	if err != nil {
+		return false
+	}
+	if receiving.ExchangeDeclare(exchange, "topic", true, false, false, false, nil) != nil {
+		return false
+	}
+	if _, err := receiving.QueueDeclare(queue, true, false, false, false, amqp.Table{"x-queue-type": "quorum"}); err != nil {
+		return false
+	}
+	if receiving.QueueBind(queue, "k.*", exchange, false, nil) != nil || receiving.Qos(10, 0, false) != nil {
+		return false
+	}
+	deliveries, err := receiving.Consume(queue, "", false, false, false, false, nil)
+	if err != nil || sending.Confirm(false) != nil {
+		return false
+	}
+	confirms := sending.NotifyPublish(make(chan amqp.Confirmation, 1))
+	published := func() bool {
+		message := amqp.Publishing{DeliveryMode: amqp.Persistent, Body: []byte(strconv.Itoa(*number))}
+		return sending.PublishWithContext(context.Background(), exchange, "k.x", false, false, message) == nil
+	}
+	open, after := published(), 0
+	limit := time.After(60 * time.Second)
+	for open {
+		select {
+		case delivery, more := <-deliveries:
+			if !more {
+				return false
+			}
+			seen[string(delivery.Body)] = true
+			if delivery.Ack(false) != nil {
+				return false
+			}
+			if after == 100 && len(seen) == *number {
+				return true
+			}
+		case confirm, more := <-confirms:
+			if !more || !confirm.Ack {
+				return false
+			}
+			*number++
+			if !again && *number == 50 {
+				fmt.Println("ready")
+			}
+			if again {
+				after++
+				if after == 1 {
+					fmt.Println("recovered")
+				}
+			}
+			if after == 100 {
+				if len(seen) == *number {
+					return true
+				}
+				continue
+			}
+			open = published()
+		case <-gone:
+			return false
+		case <-limit:
+			panic(fmt.Sprintf("%d of %d arrived", len(seen), *number))
+		}
+	}
+	return false
+}
+
+// reconnect goes on with the next node for as long as it takes, as the library's example does.
+func reconnect(queue, exchange string) {
+	number, seen := 0, map[string]bool{}
+	for attempt := 0; ; attempt++ {
+		if session(url(attempt), queue, exchange, &number, seen, attempt > 0) {
+			fmt.Printf("done %d\n", number)
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 func main() {
 	log.SetFlags(0)
+	if len(os.Args) == 4 && os.Args[1] == "recover" {
+		reconnect(os.Args[2], os.Args[3])
+		return
+	}
 	if len(os.Args) == 6 && os.Args[1] == "produce" {
 		produce(os.Args[2:])
 		return

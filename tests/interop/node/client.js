@@ -118,6 +118,27 @@ async function rpc(publisher, receiver, direct) {
   }
 }
 
+async function streams(publisher, receiver) {
+  const queue = name('node.stream');
+  const sending = await publisher.createConfirmChannel();
+  await sending.assertQueue(queue, { durable: true, arguments: { 'x-queue-type': 'stream', 'x-max-age': '1h' } });
+  for (let number = 0; number < 50; number += 1) sending.sendToQueue(queue, Buffer.from(String(number)));
+  await sending.waitForConfirms();
+  for (const [offset, first] of [['first', 0], [20, 20], ['1h', 0]]) {
+    const receiving = await receiver.createChannel();
+    await receiving.prefetch(5);
+    const { next } = await consumer(receiving, queue, { arguments: { 'x-stream-offset': offset } });
+    for (let number = first; number < 50; number += 1) {
+      const message = await next();
+      assert.equal(message.content.toString(), String(number));
+      assert.equal(message.properties.headers['x-stream-offset'], number);
+      receiving.ack(message);
+    }
+    await receiving.close();
+  }
+  await sending.deleteQueue(queue);
+}
+
 async function errors(publisher) {
   const attempts = [
     [404, (channel) => channel.checkQueue(name('node.missing'))],
@@ -150,7 +171,64 @@ async function tls() {
   await assert.rejects(amqp.connect(`amqps://guest:guest@${endpoints[0]}`), /certificate/);
 }
 
+// Reconnecting as applications do it: to the next node, declaring everything anew; what was not confirmed is published
+// again. Ends when messages were published and received on a second connection, and nothing confirmed is missing.
+async function recover(queue, exchange) {
+  const received = new Set();
+  const confirmed = [];
+  let number = 0;
+  let after = 0;
+  for (let attempt = 0; after < 100; attempt += 1) {
+    try {
+      const connection = await amqp.connect(url(attempt));
+      // The end shows in what is under way.
+      connection.on('error', () => {});
+      const receiving = await connection.createChannel();
+      receiving.on('error', () => {});
+      await receiving.assertExchange(exchange, 'topic');
+      await receiving.assertQueue(queue, { durable: true, arguments: { 'x-queue-type': 'quorum' } });
+      await receiving.bindQueue(queue, exchange, 'k.*');
+      await receiving.prefetch(10);
+      await receiving.consume(queue, (message) => {
+        received.add(message.content.toString());
+        try {
+          receiving.ack(message);
+        } catch (closed) {
+          // It comes again.
+        }
+      });
+      const sending = await connection.createConfirmChannel();
+      sending.on('error', () => {});
+      const lost = new Promise((_, reject) => connection.once('close', () => reject(new Error('closed'))));
+      lost.catch(() => {});
+      while (after < 100) {
+        const body = String(number);
+        const confirm = new Promise((resolve, reject) => {
+          sending.publish(exchange, 'k.x', Buffer.from(body), { persistent: true }, (error) => (error ? reject(error) : resolve()));
+        });
+        await Promise.race([confirm, lost]);
+        confirmed.push(body);
+        number += 1;
+        if (attempt === 0 && number === 50) console.log('ready');
+        if (attempt > 0) after += 1;
+        if (after === 1) console.log('recovered');
+      }
+      const deadline = Date.now() + 20000;
+      while (!confirmed.every((body) => received.has(body))) {
+        assert.ok(Date.now() < deadline, `${received.size} of ${confirmed.length} arrived`);
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+      await connection.close();
+    } catch (error) {
+      if (error instanceof assert.AssertionError) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+  console.log(`done ${number}`);
+}
+
 async function main() {
+  if (process.argv[2] === 'recover') return recover(process.argv[3], process.argv[4]);
   if (process.argv[2] === 'tls') return tls();
   const publisher = await amqp.connect(url(0));
   const receiver = await amqp.connect(url(1), { clientProperties: { connection_name: 'interop' } });
@@ -160,6 +238,7 @@ async function main() {
     await work(publisher, receiver);
     await routing(publisher, receiver);
     await rpc(publisher, receiver, false);
+    await streams(publisher, receiver);
     await errors(publisher);
   }
   await publisher.close();

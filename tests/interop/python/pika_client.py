@@ -126,6 +126,42 @@ def routing(publisher, consumer):
         receiving.exchange_delete(exchange)
 
 
+def read_stream(connection, queue, count, offset, **arguments):
+    """So many messages from an offset on, as pairs of offset and body, each acknowledged."""
+    channel = connection.channel()
+    channel.basic_qos(prefetch_count=10)
+    found = []
+
+    def take(_channel, method, properties, body):
+        found.append((properties.headers["x-stream-offset"], body))
+        channel.basic_ack(method.delivery_tag)
+
+    channel.basic_consume(queue, take, arguments={"x-stream-offset": offset, **arguments})
+    while len(found) < count:
+        connection.process_data_events(time_limit=1)
+    channel.close()
+    return found
+
+
+def streams(publisher, consumer):
+    sending, queue = publisher.channel(), name("pika.stream")
+    arguments = {"x-queue-type": "stream", "x-max-length-bytes": 5_000_000_000, "x-max-age": "7D"}
+    sending.queue_declare(queue, durable=True, arguments=arguments)
+    sending.confirm_delivery()
+    expected = [(number, b"%d" % number) for number in range(100)]
+    for number, body in expected:
+        headers = {"x-stream-filter-value": "even" if number % 2 == 0 else "odd"}
+        sending.basic_publish("", queue, body, pika.BasicProperties(headers=headers))
+    equal(read_stream(consumer, queue, 100, "first"), expected, "all from the first on")
+    equal(read_stream(consumer, queue, 1, "last"), expected[-1:], "the last one")
+    equal(read_stream(publisher, queue, 40, 60), expected[60:], "from an offset on, as one that comes back does")
+    now = datetime.datetime.now(tz=datetime.timezone.utc)
+    equal(read_stream(consumer, queue, 100, now - datetime.timedelta(hours=1)), expected, "from a time on")
+    even = read_stream(consumer, queue, 50, "first", **{"x-stream-filter": "even"})
+    equal(even, expected[::2], "those with a filter value")
+    sending.queue_delete(queue)
+
+
 def errors(publisher):
     for ask, code in (
         (lambda channel: channel.queue_declare(name("pika.missing"), passive=True), 404),
@@ -147,6 +183,7 @@ def main():
     consumer = pika.BlockingConnection(pika.URLParameters(url(1)))
     properties_and_confirms(publisher, consumer)
     routing(publisher, consumer)
+    streams(publisher, consumer)
     errors(publisher)
     publisher.close()
     consumer.close()

@@ -23,12 +23,13 @@ _running = []
 class Program:
     """A tutorial program connected to the node of that number."""
 
-    def __init__(self, script, *arguments, node=0):
+    def __init__(self, script=None, *arguments, node=0, command=None):
         at = node % len(URLS)
         environment = dict(os.environ, AMQP_URLS=",".join(URLS[at:] + URLS[:at]))
-        self.script = script
+        command = command or [sys.executable, str(TUTORIALS / script), *arguments]
+        self.script = script or command[0]
         self.process = subprocess.Popen(
-            [sys.executable, str(TUTORIALS / script), *arguments],
+            command,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -78,6 +79,16 @@ class Program:
 
 def run(script, *arguments, node=0):
     Program(script, *arguments, node=node).finish()
+
+
+def node_command(action, node):
+    """Kills or starts the node of that number, and waits until that is done."""
+    host_and_port = URLS[node % len(URLS)].split("@")[1].split("/")[0]
+    number = os.environ["WARREN_TEST_AMQP"].split(",").index(host_and_port) + 1
+    done = subprocess.run(
+        [*os.environ["WARREN_TEST_NODES"].split(), action, str(number)], capture_output=True, text=True, timeout=60
+    )
+    equal(done.returncode, 0, "%s node %d: %s" % (action, number, done.stdout + done.stderr))
 
 
 def until(what, condition):

@@ -105,8 +105,16 @@ impl Socket {
     /// Connects to endpoint number `index`, counted round the list.
     pub fn dial(index: usize) -> Self {
         let endpoints = endpoints();
-        let endpoint = &endpoints[index % endpoints.len()];
-        let stream = TcpStream::connect(endpoint).unwrap_or_else(|error| panic!("no broker at {endpoint}: {error}"));
+        Self::dial_to(&endpoints[index % endpoints.len()])
+    }
+
+    /// Connects to `host:port`.
+    pub fn dial_to(endpoint: &str) -> Self {
+        Self::over(TcpStream::connect(endpoint).unwrap_or_else(|error| panic!("no broker at {endpoint}: {error}")))
+    }
+
+    /// A connection that is there already.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a fresh socket takes options");
         Self {
             stream,

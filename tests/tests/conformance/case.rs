@@ -3,20 +3,25 @@
 use std::cell::RefCell;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Properties, Table};
-use warren_tests::amqp::{Client, Login};
+use warren_tests::amqp::{Client, End, Login};
 
-/// Whether the broker under test is a stock RabbitMQ, for the few answers that differ on purpose.
-pub(crate) fn stock() -> bool {
+use crate::differences;
+
+/// Whether the broker under test is a RabbitMQ that answers otherwise here, as that row of `differences.md` says.
+#[track_caller]
+pub(crate) fn differs(row: &str) -> bool {
+    assert!(differences::rows().contains(&row), "no row {row} in differences.md");
     std::env::var("WARREN_TEST_PEER").is_ok_and(|peer| peer == "rabbitmq")
 }
 
-/// `ours` unless the broker under test is a stock RabbitMQ.
-pub(crate) fn ours_or_stock<T>(ours: T, stock_answer: T) -> T {
-    if stock() { stock_answer } else { ours }
+/// `ours`, or the stock answer from a RabbitMQ, as that row of `differences.md` says.
+#[track_caller]
+pub(crate) fn ours_or_stock<T>(row: &str, ours: T, stock_answer: T) -> T {
+    if differs(row) { stock_answer } else { ours }
 }
 
 /// What a command of the operator's tool writes; it must succeed.
@@ -306,6 +311,23 @@ pub(crate) fn ack(delivery_tag: u64) -> BasicAck {
         delivery_tag,
         multiple: false,
     }
+}
+
+/// A connection ended because its virtual host was deleted.
+#[track_caller]
+pub(crate) fn vhost_deleted(end: End, vhost: &str) {
+    let End::Closed(closed) = end else {
+        panic!("dropped without a close")
+    };
+    assert_eq!(closed.code, 320);
+    let text = |what: &str| format!("CONNECTION_FORCED - vhost '{vhost}' is {what}");
+    let is_down = differs("vhost-deleted") && closed.text == text("down");
+    assert!(is_down || closed.text == text("deleted"), "{}", closed.text);
+}
+
+/// How long ago that was, at most: brokers' times are whole milliseconds, of which the first is not whole.
+pub(crate) fn since(began: Instant) -> Duration {
+    began.elapsed() + Duration::from_millis(1)
 }
 
 pub(crate) fn in_queue(queue: &str) -> String {

@@ -8,8 +8,11 @@ use warren_tests::amqp::wire::{Properties, Table, Value};
 use warren_tests::amqp::{Client, Login};
 
 use crate::case::{
-    Case, ack, consume, counts, delete, drain, durable, fill, in_queue, prefetch, quorum, stock, until_ready,
+    Case, ack, consume, counts, delete, differs, drain, durable, fill, in_queue, prefetch, quorum, until_ready, with,
 };
+
+/// In which nothing more arrives, after everything that was to arrive has.
+const QUIET: Duration = Duration::from_millis(200);
 
 fn cancel(tag: &str) -> BasicCancel {
     BasicCancel {
@@ -264,8 +267,11 @@ fn an_exclusive_consumer_is_the_only_one() {
     let case = Case::new();
     let (mut client, mut other) = (Client::connect(0), Client::connect(1));
     let channel = client.channel();
-    // Stock quorum queues ignore the flag.
-    for quorum_type in if stock() { vec![false] } else { vec![false, true] } {
+    for quorum_type in if differs("exclusive-consumer") {
+        vec![false]
+    } else {
+        vec![false, true]
+    } {
         let queue = case.queue(if quorum_type { "quorum" } else { "classic" });
         client.call(channel, &if quorum_type { quorum(&queue) } else { durable(&queue) });
         let only = |tag: &str| BasicConsume {
@@ -311,8 +317,8 @@ fn deleting_a_queue_cancels_its_consumers() {
             nowait: true
         }
     );
-    // An answer is taken, though none is asked for. Stock 4.3 calls it an internal error.
-    if !stock() {
+    // An answer is taken, though none is asked for.
+    if !differs("cancel-ok-from-client") {
         client.send(
             channel,
             &BasicCancelOk {
@@ -436,5 +442,99 @@ fn a_lost_connection_hands_its_messages_to_the_others() {
         let delivery = other.delivery(second);
         assert_eq!((delivery.text().as_str(), delivery.redelivered), (text, true));
     }
+    other.close();
+}
+
+#[test]
+fn a_global_prefetch_bounds_all_consumers_of_the_channel_together() {
+    let case = Case::new();
+    let (mut client, mut other) = (Client::connect(1), Client::connect(0));
+    let setup = other.channel();
+    let kinds: &[&str] = if differs("global-prefetch") {
+        &["classic"]
+    } else {
+        &["classic", "quorum"]
+    };
+    for kind in kinds {
+        let channel = client.channel();
+        let queues = ["one", "two"].map(|label| case.queue(&format!("{kind}.{label}")));
+        for queue in &queues {
+            other.call(setup, &with(queue, kind, Table::default()));
+            fill(&mut other, queue, &["1", "2", "3", "4"]);
+        }
+        let global = |prefetch_count| BasicQos {
+            global: true,
+            ..prefetch(prefetch_count)
+        };
+        client.call(channel, &global(3));
+        for queue in &queues {
+            client.call(channel, &consume(queue, queue));
+        }
+        let mut tags: Vec<u64> = (0..3).map(|_| client.delivery(channel).tag).collect();
+        client.pump(QUIET);
+        assert!(
+            client.pending(channel).is_empty(),
+            "{kind}: more than the channel may hold"
+        );
+        // What is got does not count.
+        let third = case.queue(&format!("{kind}.three"));
+        other.call(setup, &with(&third, kind, Table::default()));
+        fill(&mut other, &third, &["got"]);
+        let (got, _) = client.get(channel, &third, false).expect("a message");
+        assert_eq!(got.text(), "got");
+        // Room for as many as are settled, and for more when the limit is raised.
+        client.send(channel, &ack(tags.remove(0)));
+        tags.push(client.delivery(channel).tag);
+        client.call(channel, &global(4));
+        tags.push(client.delivery(channel).tag);
+        client.pump(QUIET);
+        assert!(
+            client.pending(channel).is_empty(),
+            "{kind}: more than the channel may hold"
+        );
+        assert_eq!(tags.len(), 4);
+        let close = ChannelClose {
+            code: 200,
+            ..Default::default()
+        };
+        client.call(channel, &close);
+        other.until("all are back", |other| {
+            let ready = queues.iter().map(|queue| counts(other, setup, queue).0).sum::<u32>();
+            (ready == 7).then_some(())
+        });
+    }
+    client.close();
+    other.close();
+}
+
+#[test]
+fn what_waits_for_room_in_a_channel_goes_to_others_when_its_consumer_ends() {
+    let case = Case::new();
+    let (mut client, mut other) = (Client::connect(1), Client::connect(0));
+    let (channel, setup) = (client.channel(), other.channel());
+    let queues = ["one", "two"].map(|label| case.declared(&mut other, setup, label));
+    let global = BasicQos {
+        global: true,
+        ..prefetch(1)
+    };
+    client.call(channel, &global);
+    fill(&mut other, &queues[0], &["held"]);
+    client.call(channel, &consume(&queues[0], "one"));
+    let held = client.delivery(channel);
+    client.call(channel, &consume(&queues[1], "two"));
+    fill(&mut other, &queues[1], &["waits"]);
+    client.call(
+        channel,
+        &BasicCancel {
+            consumer_tag: "two".into(),
+            ..Default::default()
+        },
+    );
+    other.call(setup, &consume(&queues[1], "three"));
+    assert_eq!(other.delivery(setup).text(), "waits");
+    client.send(channel, &ack(held.tag));
+    fill(&mut other, &queues[0], &["next"]);
+    assert_eq!(client.delivery(channel).text(), "next");
+    client.close();
     other.close();
 }

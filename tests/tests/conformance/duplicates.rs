@@ -4,7 +4,7 @@ use warren_tests::amqp::Client;
 use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Properties, Table, Value};
 
-use crate::case::{Case, ack, counts, drain, stock, with};
+use crate::case::{Case, ack, counts, differs, drain, with};
 
 fn keyed(key: impl Into<Value>) -> Properties {
     Properties {
@@ -17,7 +17,7 @@ fn keyed(key: impl Into<Value>) -> Properties {
 /// this is no part.
 #[track_caller]
 fn begin(case: &Case, kind: &str) -> Option<(Client, u16, String)> {
-    if stock() {
+    if differs("deduplication") {
         return None;
     }
     let mut client = Client::connect(0);

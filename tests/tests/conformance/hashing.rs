@@ -6,11 +6,11 @@ use warren_tests::amqp::Client;
 use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Properties, Table, Value};
 
-use crate::case::{Case, bind, counts, drain, durable, exchange, stock, unbind};
+use crate::case::{Case, bind, counts, differs, drain, durable, exchange, unbind};
 
-/// All but `x-modulus-hash` are plugins of a stock broker, which it may do without.
+/// Whether the broker may do without this type.
 fn is_plugin(kind: &str) -> bool {
-    stock() && kind != "x-modulus-hash"
+    differs("exchange-plugins") && kind != "x-modulus-hash"
 }
 
 fn headers(fields: Table) -> Properties {

@@ -1,10 +1,16 @@
 //! From the protocol header to connection.close.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
 use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Table, Value};
-use warren_tests::amqp::{Client, End, Frame, HEARTBEAT, Input, Login, PATIENCE, Socket, credentials, plain};
+use warren_tests::amqp::{
+    Client, End, Frame, HEARTBEAT, Input, Login, PATIENCE, PROTOCOL_HEADER, Socket, credentials, endpoints, plain,
+};
 
-use crate::case::{Case, bind, consume, ctl, durable, exclusive, fill, ours_or_stock, passive, stock};
+use crate::case::{Case, bind, consume, ctl, differs, durable, exclusive, fill, ours_or_stock, passive, vhost_deleted};
 
 #[test]
 fn a_foreign_protocol_header_is_answered_with_ours() {
@@ -21,9 +27,8 @@ fn a_foreign_protocol_header_is_answered_with_ours() {
         socket.send(header);
         let answer = socket.rest(PATIENCE);
         assert_eq!(answer.len(), 8, "answer to {header:?}: {answer:?}");
-        // A stock broker also speaks AMQP 1.0 and may name that version.
         assert_eq!(&answer[..4], b"AMQP");
-        if !stock() {
+        if !differs("protocol-header") {
             assert_eq!(answer, b"AMQP\x00\x00\x09\x01", "answer to {header:?}");
         }
     }
@@ -201,17 +206,134 @@ fn a_wrong_method_in_the_handshake_is_not_a_login() {
 
 #[test]
 fn a_big_start_ok_is_accepted() {
-    // Stock takes 8 KiB before tune; client properties grow, so we take more.
     let mut login = Login::default();
     login
         .properties
         .0
         .push(("connection_name".into(), Value::Text(vec![b'n'; 16 * 1024])));
-    if stock() {
+    if differs("start-ok-size") {
         login.refused();
     } else {
         login.connect().close();
     }
+}
+
+#[test]
+fn who_does_not_finish_the_handshake_is_dropped_after_ten_seconds() {
+    let began = Instant::now();
+    let login = Login::default();
+    let silent = Socket::dial(0);
+    let mut greeted = Socket::dial(0);
+    greeted.send(&PROTOCOL_HEADER);
+    let started = login.start();
+    let mut known = login.start();
+    known.send(0, &login.start_ok());
+    let mut tuned = login.start();
+    tuned.send(0, &login.start_ok());
+    tuned.send(
+        0,
+        &ConnectionTuneOk {
+            channel_max: 2047,
+            frame_max: 131_072,
+            heartbeat: 0,
+        },
+    );
+    let mut whole = login.connect();
+    for (stage, mut socket) in [
+        ("nothing said", silent),
+        ("a header", greeted),
+        ("start", started.socket),
+        ("start-ok", known.socket),
+        ("tune-ok", tuned.socket),
+    ] {
+        let said = socket.rest(PATIENCE);
+        let took = began.elapsed();
+        assert!(took >= Duration::from_secs(9), "{stage}: dropped after {took:?}");
+        let is_close = said.windows(4).any(|bytes| bytes == [0, 10, 0, 50]);
+        assert!(!is_close, "{stage}: told why");
+    }
+    whole.channel();
+    whole.close();
+}
+
+/// For a machine without a network: an address of those that are for documentation. Takes root.
+fn address_of_its_own() -> IpAddr {
+    let address = Ipv4Addr::new(198, 51, 100, 77);
+    let prefix = format!("{address}/32");
+    let replaced = Command::new("ip")
+        .args(["address", "replace", &prefix, "dev", "lo"])
+        .status();
+    assert!(
+        replaced.is_ok_and(|status| status.success()),
+        "this machine has no address beside loopback, and gets none"
+    );
+    address.into()
+}
+
+/// A connection to a broker on this machine that seems to come from elsewhere: from another address than loopback.
+fn from_elsewhere(endpoint: usize) -> Socket {
+    // Nothing is sent: it only says by which address the machine would go there.
+    let probe = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    let known = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr());
+    let address = known.map(|address| address.ip()).ok().filter(|ip| !ip.is_loopback());
+    let address = address.unwrap_or_else(address_of_its_own);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let endpoints = endpoints();
+    let broker: SocketAddr = endpoints[endpoint % endpoints.len()].parse().expect("an address");
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket
+            .bind(SocketAddr::new(address, 0))
+            .expect("the machine's own address");
+        socket.connect(broker).await.expect("a broker")
+    });
+    let stream = stream.into_std().expect("a connection");
+    stream.set_nonblocking(false).expect("a connection");
+    Socket::over(stream)
+}
+
+#[test]
+fn guest_comes_from_this_machine_only() {
+    for endpoint in 0..endpoints().len() {
+        let (user, password) = credentials();
+        let amqplain = Table::from([("LOGIN", user.as_str()), ("PASSWORD", password.as_str())]).body();
+        for (mechanism, response) in [("PLAIN", plain(&user, &password)), ("AMQPLAIN", amqplain)] {
+            let login = Login {
+                mechanism: mechanism.into(),
+                response,
+                ..Login::default()
+            };
+            let Err(End::Closed(closed)) = login.attempt_over(from_elsewhere(endpoint)) else {
+                panic!("guest was let in, or dropped without a close")
+            };
+            let text = format!(
+                "ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
+            );
+            assert_eq!((closed.hard, closed.code, closed.text), (true, 403, text));
+        }
+        // One that cannot be told is dropped.
+        let old = Login {
+            properties: Table::default(),
+            ..Login::default()
+        };
+        assert_eq!(old.attempt_over(from_elsewhere(endpoint)).err(), Some(End::Dropped));
+    }
+    // Others come from wherever they are.
+    let case = Case::new();
+    let user = case.queue("user");
+    ctl(&format!("add_user {user} secret"));
+    ctl(&format!("set_permissions {user} '.*' '.*' '.*'"));
+    let login = Login {
+        response: plain(&user, "secret"),
+        ..Login::default()
+    };
+    let mut client = login.attempt_over(from_elsewhere(0)).expect("it is not guest");
+    client.channel();
+    client.close();
+    ctl(&format!("delete_user {user}"));
 }
 
 #[test]
@@ -230,7 +352,7 @@ fn tune_proposes_the_usual_limits() {
 
 #[test]
 fn tune_ok_outside_the_limits_is_refused_with_530() {
-    let frame_min = ours_or_stock(4096, 8192);
+    let frame_min = ours_or_stock("frame-min", 4096, 8192);
     for (channel_max, frame_max, text) in [
         (
             5000,
@@ -273,8 +395,7 @@ fn tune_ok_outside_the_limits_is_refused_with_530() {
         };
         match login.refused() {
             End::Closed(closed) => closed.connection_error_like(530, &["NOT_ALLOWED - negotiated ", &text]),
-            // Stock 4.3 means to say so and drops the connection instead.
-            End::Dropped => assert!(stock(), "dropped without a close: {text}"),
+            End::Dropped => assert!(differs("tune-refused"), "dropped without a close: {text}"),
         }
     }
 }
@@ -282,7 +403,7 @@ fn tune_ok_outside_the_limits_is_refused_with_530() {
 #[test]
 fn the_smallest_frames_carry_any_message() {
     let case = Case::new();
-    let frame_max = ours_or_stock(4096, 8192);
+    let frame_max = ours_or_stock("frame-min", 4096, 8192);
     let mut client = Login {
         frame_max: Some(frame_max),
         channel_max: Some(1),
@@ -344,22 +465,17 @@ fn deleting_a_user_or_its_vhost_closes_its_connections_with_320() {
         };
         login.connect()
     };
-    let forced = |end: End, what: &str| {
-        let End::Closed(closed) = end else {
-            panic!("dropped without a close")
-        };
-        assert_eq!(
-            (closed.code, closed.text),
-            (320, format!("CONNECTION_FORCED - {what} is deleted"))
-        );
-    };
     let mut other = Client::connect(0);
     let mut client = login();
     ctl(&format!("delete_user {user}"));
-    forced(client.ended(), &format!("user '{user}'"));
+    let End::Closed(closed) = client.ended() else {
+        panic!("dropped without a close")
+    };
+    let text = format!("CONNECTION_FORCED - user '{user}' is deleted");
+    assert_eq!((closed.code, closed.text), (320, text));
     let mut client = login();
     ctl(&format!("delete_vhost {vhost}"));
-    forced(client.ended(), &format!("vhost '{vhost}'"));
+    vhost_deleted(client.ended(), &vhost);
     ctl(&format!("delete_user {user}"));
     other.channel();
     other.close();

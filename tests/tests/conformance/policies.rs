@@ -1,12 +1,14 @@
 //! Policies on queues and exchanges that are there and on those that come, asked through another node than the one
 //! that leads.
 
+use std::time::{Duration, Instant};
+
 use warren_tests::amqp::Client;
 use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Properties, Table};
 
 use crate::case::{
-    Case, ack, bind, consume, counts, ctl, drain, durable, exchange, fill, ours_or_stock, prefetch, until_ready, with,
+    Case, ack, bind, consume, counts, ctl, drain, durable, exchange, fill, prefetch, since, until_ready, with,
 };
 
 /// A policy for the names of one case.
@@ -328,9 +330,8 @@ fn listings_say_which_policies_apply() {
         .expect("it is listed");
     let fields: Vec<&str> = row.split('\t').collect();
     let pattern = format!("^{}", case.prefix());
-    let definition = ours_or_stock(fields[4], fields[4]);
     assert_eq!(
-        (fields[0], fields[1], fields[2], fields[3], definition, fields[5]),
+        (fields[0], fields[1], fields[2], fields[3], fields[4], fields[5]),
         (
             "/",
             policy.name.as_str(),
@@ -346,4 +347,43 @@ fn listings_say_which_policies_apply() {
     client.call(channel, &bind(&queue, "amq.fanout", ""));
     policy.clear();
     client.close();
+}
+
+#[test]
+fn delayed_retry_by_policy_holds_for_what_comes_back_later() {
+    let case = Case::new();
+    let (mut near, mut far) = (Client::connect(0), Client::connect(1));
+    let (channel, other) = (near.channel(), far.channel());
+    let queue = case.queue("retried");
+    // It is rejected as often as it takes until the policy is there.
+    near.call(
+        channel,
+        &with(&queue, "quorum", Table::from([("x-delivery-limit", -1)])),
+    );
+    fill(&mut far, &queue, &["m"]);
+    // How long the message stays away after a rejection; rejections are applied in their order.
+    let mut away = |near: &mut Client| {
+        let (taken, _) = near.until("the message", |near| near.get(channel, &queue, false));
+        let began = Instant::now();
+        let reject = BasicReject {
+            delivery_tag: taken.tag,
+            requeue: true,
+        };
+        near.send(channel, &reject);
+        until_ready(&mut far, other, &queue, 1);
+        since(began)
+    };
+    let at_once = |passed: Duration| assert!(passed < Duration::from_millis(500), "{passed:?}");
+    at_once(away(&mut near));
+    let definition = r#"{"delayed-retry-type":"all","delayed-retry-min":600,"delayed-retry-max":600}"#;
+    let policy = Policy::with(&case, "rest", definition, "--apply-to quorum_queues");
+    near.until("the policy holds", |near| {
+        (away(near) >= Duration::from_millis(600)).then_some(())
+    });
+    policy.clear();
+    near.until("it holds no longer", |near| {
+        (away(near) < Duration::from_millis(500)).then_some(())
+    });
+    near.close();
+    far.close();
 }

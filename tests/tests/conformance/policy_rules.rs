@@ -114,69 +114,153 @@ fn the_highest_priority_applies_and_those_for_other_types_are_passed_over() {
     client.close();
 }
 
+/// The policy is refused with that line.
+#[track_caller]
+fn refused(command: &str, options: &str, name: &str, definition: &str, reason: &str) {
+    let text = ctl_refused(&format!("{command} {options} {name} '^x' '{definition}'"));
+    assert!(text.lines().any(|line| line == reason), "{definition}: {text}");
+}
+
+#[test]
+fn every_setting_of_a_policy_is_of_its_type_and_within_its_bounds() {
+    let case = Case::new();
+    let name = format!("{}.typed", case.prefix());
+    let natural = [("-1", "-1"), (r#""7""#, r#"<<"7">>"#), ("7.5", "7.5"), ("true", "true")];
+    let positive = [("0", "0"), ("-1", "-1"), (r#""""#, "<<>>")];
+    let text = [("7", "7"), (r#"{"a":1}"#, r#"#{<<"a">> => 1}"#), ("null", "null")];
+    let word = [("7", "7"), (r#""sometimes""#, r#"<<"sometimes">>"#), (r#""""#, "<<>>")];
+    let integer = [(r#""no""#, r#"<<"no">>"#), ("1.5", "1.5")];
+    let filter = [("15", "15"), ("256", "256"), (r#""16""#, r#"<<"16">>"#)];
+    let segment = [("3000000001", "3000000001"), ("-1", "-1")];
+    let age = [(r#""1d""#, r#"<<"1d">>"#), (r#""0s""#, r#"<<"0s">>"#)];
+    let retry = "delayed retry type. Must be one of: all, failed, returned, disabled";
+    type Row<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+    let rows: [Row<'_>; 24] = [
+        ("alternate-exchange", "alternate exchange name", &text),
+        ("consumer-timeout", "consumer timeout", &natural),
+        (
+            "consumer-disconnected-timeout",
+            "consumer disconnected timeout",
+            &natural,
+        ),
+        ("dead-letter-exchange", "dead letter exchange name", &text),
+        ("dead-letter-routing-key", "dead letter routing key", &text),
+        ("dead-letter-strategy", "dead letter strategy", &word),
+        ("delayed-retry-type", retry, &word),
+        (
+            "delayed-retry-min",
+            "delayed retry minimum delay. Must be a positive integer",
+            &positive,
+        ),
+        (
+            "delayed-retry-max",
+            "delayed retry maximum delay. Must be a positive integer",
+            &positive,
+        ),
+        ("delivery-limit", "delivery limit", &integer),
+        ("expires", "queue expiry", &positive),
+        ("initial-cluster-size", "cluster size", &natural),
+        ("max-age", "max age", &age),
+        ("max-in-memory-bytes", "maximum memory in bytes", &natural),
+        ("max-in-memory-length", "maximum memory in bytes", &natural),
+        ("max-length", "maximum length", &natural),
+        ("max-length-bytes", "maximum length in bytes", &natural),
+        ("message-ttl", "message TTL", &natural),
+        ("overflow", "overflow value", &word),
+        ("queue-leader-locator", "queue leader locator value", &word),
+        ("queue-version", "queue-version value", &positive),
+        (
+            "stream-filter-size-bytes",
+            "filter size. Valid range is 16-255",
+            &filter,
+        ),
+        ("stream-max-segment-size-bytes", "segment size", &segment),
+        ("target-group-size", "qq target count value", &positive),
+    ];
+    for (key, noun, values) in rows {
+        for (value, term) in values {
+            let reason = format!("{term} is not a valid {noun}");
+            refused("set_policy", "", &name, &format!(r#"{{"{key}":{value}}}"#), &reason);
+        }
+    }
+    // What is too long for an argument is not for a policy.
+    for definition in [
+        r#"{"message-ttl":315360000001,"expires":315360000001}"#,
+        r#"{"initial-cluster-size":0,"delivery-limit":-1,"max-length":0}"#,
+    ] {
+        ctl(&format!("set_policy {name} '^no such queue' '{definition}'"));
+        ctl(&format!("clear_policy {name}"));
+    }
+}
+
 #[test]
 fn a_bad_policy_is_refused_and_changes_nothing() {
     let case = Case::new();
     let name = format!("{}.bad", case.prefix());
-    for (command, options, definition, reason) in [
-        ("set_policy", "", r#"{"foo":1}"#, "are not recognised policy settings"),
-        ("set_policy", "", r#"{"max-length":1,"foo":1}"#, "foo"),
-        ("set_policy", "", "{}", "no policy provided"),
+    let apply_to = "apply-to 'everything' unrecognised; should be one of: 'queues', 'classic_queues',  'quorum_queues', \
+                    'streams', 'exchanges', or 'all'";
+    for (options, definition, reason) in [
         (
-            "set_policy",
             "",
-            r#"{"max-length":"many"}"#,
-            "is not a valid maximum length",
+            r#"{"foo":1}"#,
+            r#"[{<<"foo">>,1}] are not recognised policy settings"#,
         ),
         (
-            "set_policy",
             "",
-            r#"{"max-length":-1}"#,
-            "is not a valid maximum length",
+            r#"{"max-length":1,"foo":"a","bar":[]}"#,
+            r#"[{<<"bar">>,[]},{<<"foo">>,<<"a">>}] are not recognised policy settings"#,
         ),
-        ("set_policy", "", r#"{"message-ttl":-1}"#, "is not a valid message TTL"),
-        ("set_policy", "", r#"{"expires":0}"#, "is not a valid queue expiry"),
+        ("", "{}", "no policy provided"),
         (
-            "set_policy",
             "",
-            r#"{"overflow":"sometimes"}"#,
-            "is not a valid overflow",
+            r#"{"delayed-retry-type":"failed","delayed-retry-max":5}"#,
+            "delayed-retry-min is required when delayed-retry-type is failed",
         ),
         (
-            "set_policy",
             "",
-            r#"{"dead-letter-exchange":7}"#,
-            "is not a valid dead letter exchange name",
+            r#"{"delayed-retry-min":10,"delayed-retry-max":5}"#,
+            "delayed-retry-max (5) must not be smaller than delayed-retry-min (10)",
         ),
-        (
-            "set_policy",
-            "",
-            r#"{"alternate-exchange":7}"#,
-            "is not a valid alternate exchange name",
-        ),
-        (
-            "set_policy",
-            "",
-            r#"{"delivery-limit":"no"}"#,
-            "is not a valid delivery limit",
-        ),
-        (
-            "set_policy",
-            "",
-            r#"{"queue-leader-locator":"here"}"#,
-            "is not a valid queue leader locator",
-        ),
-        ("set_policy", "", "{", "JSON"),
-        ("set_policy", "--apply-to everything", r#"{"max-length":1}"#, "apply-to"),
-        (
+        ("--apply-to everything", r#"{"max-length":1}"#, apply_to),
+    ] {
+        refused("set_policy", options, &name, definition, reason);
+    }
+    let text = ctl_refused(&format!("set_policy {name} '^x' '{{'"));
+    assert!(text.contains("JSON"), "{text}");
+    // Only these are the operator's to set.
+    for key in [
+        "expires",
+        "message-ttl",
+        "max-length",
+        "max-length-bytes",
+        "max-in-memory-length",
+        "max-in-memory-bytes",
+        "delivery-limit",
+        "target-group-size",
+        "delayed-retry-min",
+        "delayed-retry-max",
+    ] {
+        ctl(&format!(
+            r#"set_operator_policy {name} '^no such queue' '{{"{key}":5}}'"#
+        ));
+    }
+    ctl(&format!("clear_operator_policy {name}"));
+    let others = [
+        ("dead-letter-exchange", r#""""#, "<<>>"),
+        ("consumer-timeout", "5", "5"),
+        ("dead-letter-strategy", r#""at-least-once""#, r#"<<"at-least-once">>"#),
+        ("alternate-exchange", r#""x""#, r#"<<"x">>"#),
+        ("max-age", r#""1h""#, r#"<<"1h">>"#),
+    ];
+    for (key, value, term) in others {
+        let reason = format!(r#"[{{<<"{key}">>,{term}}}] are not recognised policy settings"#);
+        refused(
             "set_operator_policy",
             "",
-            r#"{"dead-letter-exchange":""}"#,
-            "are not recognised policy settings",
-        ),
-    ] {
-        let text = ctl_refused(&format!("{command} {options} {name} '^x' '{definition}'"));
-        assert!(text.contains(reason), "{definition}: {text}");
+            &name,
+            &format!(r#"{{"{key}":{value}}}"#),
+            &reason,
+        );
     }
     let text = ctl_refused(&format!(r#"set_policy {name} '(' '{{"max-length":1}}'"#));
     assert!(

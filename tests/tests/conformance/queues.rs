@@ -5,7 +5,7 @@ use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Table, Value};
 
 use crate::case::{
-    Case, ack, bind, consume, counts, delete, drain, durable, exclusive, fill, in_queue, passive, quorum, stock,
+    Case, ack, bind, consume, counts, delete, differs, drain, durable, exclusive, fill, in_queue, passive, quorum,
     unbind, until_ready,
 };
 
@@ -497,8 +497,11 @@ fn delete_may_spare_a_queue_in_use_or_not_empty() {
     let case = Case::new();
     let mut client = Client::connect(0);
     let channel = client.channel();
-    // Stock quorum queues know neither condition.
-    for quorum_type in if stock() { vec![false] } else { vec![false, true] } {
+    for quorum_type in if differs("delete-conditions") {
+        vec![false]
+    } else {
+        vec![false, true]
+    } {
         let queue = case.queue(if quorum_type { "quorum" } else { "classic" });
         client.call(channel, &if quorum_type { quorum(&queue) } else { durable(&queue) });
         let if_unused = QueueDelete {

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use warren_tests::amqp::method::QueueDeclare;
+use warren_tests::amqp::wire::{Table, Value};
 use warren_tests::client::{Delivery, Event, Session, Tags};
 use warren_tests::cluster::{Cluster, NODES, PATIENCE, await_some, name};
 
 use crate::history::{History, Sending, check};
-use crate::load::{body, receipt};
+use crate::load::{body, open, publish, publisher, receipt};
 
 const QUEUE: &str = "consumed";
 const HELD: usize = 30;
@@ -15,29 +17,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// In which nothing more arrives, after everything that was to arrive has.
 const QUIET: Duration = Duration::from_millis(300);
 
-fn open(cluster: &Cluster, node: usize) -> Session {
-    Session::open(&cluster.address(node), PATIENCE)
-        .unwrap_or_else(|end| panic!("{} takes no client: {end}", name(node)))
-}
-
-/// Publishes and has all confirmed, however often the leader moves.
-fn publish(session: &mut Session, numbers: std::ops::Range<u64>) {
-    let mut last = 0;
-    for number in numbers {
-        last = session
-            .publish(QUEUE, &body(QUEUE, (0, number)))
-            .expect("the publisher's node lives");
-    }
-    let mut confirmed = 0;
-    let deadline = Instant::now() + PATIENCE;
-    while confirmed < last {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match session.next(left).expect("the publisher's node lives") {
-            // In order, as one publisher's are to one queue.
-            Some(Event::Confirmed(tags)) => confirmed = tags.tag,
-            other => panic!("instead of a confirm: {other:?}"),
-        }
-    }
+fn publish_these(session: &mut Session, numbers: std::ops::Range<u64>) {
+    publish(session, QUEUE, numbers.map(|number| body(QUEUE, (0, number))));
 }
 
 #[track_caller]
@@ -85,10 +66,9 @@ fn consumer_dies(what: &str, kind: &str, at: impl Fn(usize) -> usize) {
     let other = (0..NODES)
         .find(|other| *other != node && *other != leader)
         .expect("three nodes");
-    let mut publisher = open(&cluster, other);
-    publisher.confirm(PATIENCE).expect("a channel takes confirm.select");
+    let mut publisher = publisher(&cluster, other);
     let (held, count) = (HELD as u64, 2 * HELD as u64);
-    publish(&mut publisher, 0..count);
+    publish_these(&mut publisher, 0..count);
 
     let mut dying = open(&cluster, node);
     dying
@@ -156,8 +136,7 @@ fn leader_changes(what: &str, kind: &str, take: impl Fn(&mut Cluster, usize), ba
         .expect("a whole cluster declares");
     let leader = cluster.leader(0, QUEUE);
     let (at, other) = ((leader + 1) % NODES, (leader + 2) % NODES);
-    let mut publisher = open(&cluster, other);
-    publisher.confirm(PATIENCE).expect("a channel takes confirm.select");
+    let mut publisher = publisher(&cluster, other);
     let mut consumer = open(&cluster, at);
     consumer
         .consume(QUEUE, 100, PATIENCE)
@@ -165,12 +144,12 @@ fn leader_changes(what: &str, kind: &str, take: impl Fn(&mut Cluster, usize), ba
     let held = HELD as u64;
     let mut receipts = Vec::new();
 
-    publish(&mut publisher, 0..held);
+    publish_these(&mut publisher, 0..held);
     let before = deliveries(&mut consumer, HELD);
     let gone = Instant::now();
     take(&mut cluster, leader);
     // Confirmed through the change, delivered after it, and what was held before can still be acknowledged.
-    publish(&mut publisher, held..2 * held);
+    publish_these(&mut publisher, held..2 * held);
     let confirmed = gone.elapsed();
     let after = deliveries(&mut consumer, HELD);
     let delivered = gone.elapsed();
@@ -189,7 +168,7 @@ fn leader_changes(what: &str, kind: &str, take: impl Fn(&mut Cluster, usize), ba
     await_empty(&cluster, at);
     back(&mut cluster, leader);
     cluster.await_whole();
-    publish(&mut publisher, 2 * held..3 * held);
+    publish_these(&mut publisher, 2 * held..3 * held);
     let last = deliveries(&mut consumer, HELD);
     let tags = Tags {
         tag: last[HELD - 1].tag,
@@ -247,4 +226,70 @@ fn a_consumer_does_not_notice_that_the_leader_was_killed() {
 #[test]
 fn a_consumer_does_not_notice_that_the_leader_stood_still() {
     leader_changes("leader frozen", "quorum", Cluster::freeze, Cluster::thaw);
+}
+
+/// A node that stands still is given up for dead after a minute; a queue may wait for less.
+#[test]
+fn what_a_silent_consumer_held_reaches_another_one_after_the_queues_patience() {
+    let mut cluster = Cluster::start();
+    let declare = QueueDeclare {
+        queue: QUEUE.into(),
+        durable: true,
+        arguments: Table::from([
+            ("x-queue-type", Value::from("quorum")),
+            ("x-consumer-disconnected-timeout", 1_000.into()),
+            // A failed delivery would be the last.
+            ("x-delivery-limit", 0.into()),
+        ]),
+        ..Default::default()
+    };
+    open(&cluster, 0)
+        .call(&declare, PATIENCE)
+        .expect("a whole cluster declares");
+    let leader = cluster.leader(0, QUEUE);
+    let (node, other) = ((leader + 1) % NODES, (leader + 2) % NODES);
+    let mut publisher = publisher(&cluster, other);
+    let held = HELD as u64;
+    publish_these(&mut publisher, 0..held);
+    let mut silent = open(&cluster, node);
+    silent
+        .consume(QUEUE, HELD as u16, PATIENCE)
+        .expect("a whole cluster serves consumers");
+    let first = deliveries(&mut silent, HELD);
+    assert_eq!(numbers(&first), Vec::from_iter(0..held));
+    let mut living = open(&cluster, other);
+    living
+        .consume(QUEUE, 0, PATIENCE)
+        .expect("a whole cluster serves consumers");
+    let began = Instant::now();
+    cluster.freeze(node);
+    let returned = deliveries(&mut living, HELD);
+    let took = began.elapsed();
+    assert_eq!(numbers(&returned), Vec::from_iter(0..held));
+    assert!(returned.iter().all(|delivery| delivery.redelivered));
+    assert!(took >= Duration::from_secs(1), "it waits for a second: {took:?}");
+    cluster.thaw(node);
+    // The consumer is told, its connection goes on, and what it settles now is settled no more.
+    match silent.next(SOON).expect("its connection goes on") {
+        Some(Event::Cancelled(_)) => {}
+        other => panic!("instead of the consumer's end: {other:?}"),
+    }
+    let all = |deliveries: &[Delivery]| Tags {
+        tag: deliveries[HELD - 1].tag,
+        multiple: true,
+    };
+    silent.ack(all(&first)).expect("its connection goes on");
+    silent
+        .declare("another", "quorum", PATIENCE)
+        .expect("its connection goes on");
+    let row = cluster.queue(other, QUEUE).expect("a whole cluster lists");
+    assert_eq!(row["messages"], held, "{row}");
+    living.ack(all(&returned)).expect("the consumer's node lives");
+    await_empty(&cluster, other);
+    println!(
+        "a second and {:.2} s until a silent node's messages were back",
+        took.as_secs_f32() - 1.0
+    );
+    drop((publisher, silent, living));
+    cluster.finish();
 }

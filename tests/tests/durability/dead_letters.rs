@@ -1,13 +1,14 @@
 //! Dead letters while the leaders of the queue they come from and of the queue they go to are killed: with
 //! at-least-once each arrives, and no leader that takes over brings one twice.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use warren_tests::amqp::method::QueueDeclare;
 use warren_tests::amqp::wire::{Table, Value};
-use warren_tests::client::{Event, Session, Tags};
+use warren_tests::client::Session;
 use warren_tests::cluster::{Cluster, PATIENCE, await_some, name};
+
+use crate::load::{await_confirms, take_each_once};
 
 const SOURCE: &str = "dead.source";
 const TARGET: &str = "dead.target";
@@ -21,28 +22,6 @@ fn publish(session: &mut Session, messages: u64) {
         session
             .publish(SOURCE, body.as_bytes())
             .expect("its node is not killed");
-    }
-}
-
-/// Waits until everything published is confirmed.
-fn confirmed(session: &mut Session, upto: &mut u64) {
-    let deadline = Instant::now() + PATIENCE;
-    let mut single = Vec::new();
-    while *upto < session.published() {
-        match session.next(PATIENCE).expect("its node is not killed") {
-            Some(Event::Confirmed(Tags { tag, multiple: true })) => *upto = tag.max(*upto),
-            Some(Event::Confirmed(Tags { tag, multiple: false })) => single.push(tag),
-            other => panic!("{other:?} instead of a confirm"),
-        }
-        single.sort_unstable();
-        for tag in std::mem::take(&mut single) {
-            if tag == *upto + 1 {
-                *upto = tag;
-            } else if tag > *upto {
-                single.push(tag);
-            }
-        }
-        assert!(Instant::now() < deadline, "confirmed up to {upto}");
     }
 }
 
@@ -79,46 +58,28 @@ fn each_arrives_once_whoever_leads() {
     }
     let mut session = Session::open(&cluster.address(0), PATIENCE).expect("a whole cluster serves");
     session.confirm(PATIENCE).expect("confirms");
-    let mut upto = 0;
     for round in 0..ROUNDS {
+        let before = session.published();
         publish(&mut session, EACH / 2);
         let leader = cluster.leader(0, if round % 2 == 0 { SOURCE } else { TARGET });
         // One that came to the clients' own node stays.
         let node = if leader == 0 { 1 + round % 2 } else { leader };
         cluster.kill(node);
         publish(&mut session, EACH / 2);
-        confirmed(&mut session, &mut upto);
-        println!("round {round}: {} killed, {upto} confirmed", name(node));
+        await_confirms(&mut session, before);
+        println!(
+            "round {round}: {} killed, {} confirmed",
+            name(node),
+            session.published()
+        );
         cluster.start_node(node);
         cluster.await_whole();
     }
     let total = session.published();
-    session.consume(TARGET, 500, PATIENCE).expect("the target is served");
-    let mut seen: BTreeMap<u64, u32> = BTreeMap::new();
-    let deadline = Instant::now() + PATIENCE;
-    while (seen.len() as u64) < total {
-        let event = session.next(PATIENCE).expect("its node is not killed");
-        let Some(Event::Delivered(delivery)) = event else {
-            panic!("{} of {total} dead letters, then {event:?}", seen.len())
-        };
-        let number = std::str::from_utf8(&delivery.body)
-            .ok()
-            .and_then(|text| text.parse().ok());
-        *seen.entry(number.expect("a number was published")).or_default() += 1;
-        let tags = Tags {
-            tag: delivery.tag,
-            multiple: false,
-        };
-        session.ack(tags).expect("its node is not killed");
-        assert!(Instant::now() < deadline, "{} of {total} dead letters", seen.len());
-    }
-    assert_eq!(
-        session.next(Duration::from_millis(500)),
-        Ok(None),
-        "more than was published"
-    );
-    let twice: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).collect();
-    assert!(twice.is_empty(), "came more than once: {twice:?}");
+    take_each_once(&mut session, TARGET, total, |delivery| {
+        let text = std::str::from_utf8(&delivery.body).expect("a number was published");
+        text.parse().expect("a number was published")
+    });
     for queue in [SOURCE, TARGET] {
         await_some(&format!("{queue} is empty"), PATIENCE, || {
             let row = cluster.queue(0, queue)?;

@@ -1,12 +1,13 @@
 //! Delayed messages while the node is killed that holds them: each comes once, and not before its time.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use warren_tests::amqp::method::{ExchangeDeclare, QueueBind};
 use warren_tests::amqp::wire::{Properties, Table, Value};
 use warren_tests::client::{Event, Session, Tags};
 use warren_tests::cluster::{Cluster, PATIENCE, name};
+
+use crate::load::take_each_once;
 
 const TARGET: &str = "delays.target";
 const ROUNDS: usize = 3;
@@ -90,14 +91,7 @@ fn each_comes_once_and_in_time_whoever_leads() {
         cluster.await_whole();
     }
     let total = session.published();
-    session.consume(TARGET, 500, PATIENCE).expect("the target is served");
-    let mut seen: BTreeMap<u64, u32> = BTreeMap::new();
-    let deadline = Instant::now() + PATIENCE;
-    while (seen.len() as u64) < total {
-        let event = session.next(PATIENCE).expect("its node is not killed");
-        let Some(Event::Delivered(delivery)) = event else {
-            panic!("{} of {total} messages, then {event:?}", seen.len())
-        };
+    take_each_once(&mut session, TARGET, total, |delivery| {
         let text = String::from_utf8_lossy(&delivery.body).into_owned();
         let mut numbers = text
             .split(' ')
@@ -107,21 +101,8 @@ fn each_comes_once_and_in_time_whoever_leads() {
             began.elapsed() >= Duration::from_millis(due_ms),
             "{number} came before its time"
         );
-        *seen.entry(number).or_default() += 1;
-        let tags = Tags {
-            tag: delivery.tag,
-            multiple: false,
-        };
-        session.ack(tags).expect("its node is not killed");
-        assert!(Instant::now() < deadline, "{} of {total} messages", seen.len());
-    }
-    assert_eq!(
-        session.next(Duration::from_millis(500)),
-        Ok(None),
-        "more than was published"
-    );
-    let twice: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).collect();
-    assert!(twice.is_empty(), "came more than once: {twice:?}");
+        number
+    });
     println!("{total} delayed messages in {:.1} s", began.elapsed().as_secs_f32());
     session.close(PATIENCE).expect("a whole cluster closes");
     cluster.finish();

@@ -4,16 +4,16 @@
 //! node and sends again what was not confirmed, in order, before anything new; what is nacked it sends again as well.
 //! A consumer acknowledges in batches, and when its connection is lost goes on at the next node.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use warren_tests::client::{Delivery, End, Event, Session, Tags};
-use warren_tests::cluster::{Cluster, NODES, await_some, pause};
+use warren_tests::cluster::{Cluster, NODES, PATIENCE, await_some, name, pause};
 
-use crate::history::{History, Key, Receipt, Sending};
+use crate::history::{History, Key, Receipt, Sending, check};
 
 /// Unconfirmed messages of one publisher.
 const WINDOW: usize = 64;
@@ -190,7 +190,9 @@ impl Load {
         for queue in queues {
             let left = deadline.saturating_duration_since(Instant::now());
             await_some(&format!("{queue} is empty"), left, || {
-                let node = (0..NODES)
+                let members = cluster.members().iter().copied();
+                let node = members
+                    .into_iter()
                     .find(|node| cluster.ctl(*node, &["ping"]).is_ok())
                     .unwrap_or(0);
                 let row = cluster.queue(node, queue)?;
@@ -207,6 +209,113 @@ impl Load {
         let notes = self.shared.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (history, notes)
     }
+
+    /// [`Load::finish`], which says what it saw; fails unless all of it is as was promised and no consumer was ended.
+    #[track_caller]
+    pub(crate) fn conclude(self, what: &str, cluster: &Cluster, queues: &[&str]) {
+        let (history, notes) = self.finish(cluster, queues, 2 * PATIENCE);
+        println!("{what}: {notes:?}");
+        match check(&history) {
+            Ok(summary) => println!("{what}: {summary}"),
+            Err(violations) => panic!(
+                "{what}: {} violations, such as {:?}",
+                violations.len(),
+                &violations[..violations.len().min(10)]
+            ),
+        }
+        assert_eq!(notes.cancels, 0, "{what}: consumers were ended by the broker");
+    }
+}
+
+/// A whole cluster with these queues and their types.
+#[track_caller]
+pub(crate) fn cluster_with(queues: &[(&str, &str)]) -> Cluster {
+    let cluster = Cluster::start();
+    declare(&cluster, queues);
+    cluster
+}
+
+/// Declares queues of these types through the nodes in turn.
+#[track_caller]
+pub(crate) fn declare(cluster: &Cluster, queues: &[(&str, &str)]) {
+    for (node, (queue, kind)) in queues.iter().enumerate() {
+        let mut session = Session::open(&cluster.address(node % NODES), PATIENCE).expect("a whole cluster serves");
+        session
+            .declare(queue, kind, PATIENCE)
+            .expect("a whole cluster declares");
+    }
+}
+
+/// A client of a node that runs.
+#[track_caller]
+pub(crate) fn open(cluster: &Cluster, node: usize) -> Session {
+    Session::open(&cluster.address(node), PATIENCE)
+        .unwrap_or_else(|end| panic!("{} takes no client: {end}", name(node)))
+}
+
+/// The same, in confirm mode.
+#[track_caller]
+pub(crate) fn publisher(cluster: &Cluster, node: usize) -> Session {
+    let mut session = open(cluster, node);
+    session.confirm(PATIENCE).expect("a channel takes confirm.select");
+    session
+}
+
+/// Publishes these bodies to a queue and has all confirmed, however often its leader moves.
+#[track_caller]
+pub(crate) fn publish(session: &mut Session, queue: &str, bodies: impl IntoIterator<Item = Vec<u8>>) {
+    let before = session.published();
+    for body in bodies {
+        session.publish(queue, &body).expect("the publisher's node lives");
+    }
+    await_confirms(session, before);
+}
+
+/// Waits until everything published is confirmed, `before` of which was already.
+#[track_caller]
+pub(crate) fn await_confirms(session: &mut Session, before: u64) {
+    let mut open: BTreeSet<u64> = (before + 1..=session.published()).collect();
+    let deadline = Instant::now() + PATIENCE;
+    while !open.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match session.next(left).expect("the publisher's node lives") {
+            Some(Event::Confirmed(tags)) if tags.multiple => open = open.split_off(&(tags.tag + 1)),
+            Some(Event::Confirmed(tags)) => drop(open.remove(&tags.tag)),
+            other => panic!("{other:?} instead of a confirm, with {} open", open.len()),
+        }
+    }
+}
+
+/// Consumes a queue until `total` messages have come, each once and nothing after them; `number` tells which one it is.
+#[track_caller]
+pub(crate) fn take_each_once(session: &mut Session, queue: &str, total: u64, mut number: impl FnMut(&Delivery) -> u64) {
+    session.consume(queue, 500, PATIENCE).expect("the queue is served");
+    let mut seen: BTreeMap<u64, u32> = BTreeMap::new();
+    let deadline = Instant::now() + PATIENCE;
+    while (seen.len() as u64) < total {
+        let event = session.next(PATIENCE).expect("its node is not killed");
+        let Some(Event::Delivered(delivery)) = event else {
+            panic!("{} of {total} messages of {queue}, then {event:?}", seen.len())
+        };
+        *seen.entry(number(&delivery)).or_default() += 1;
+        let tags = Tags {
+            tag: delivery.tag,
+            multiple: false,
+        };
+        session.ack(tags).expect("its node is not killed");
+        assert!(
+            Instant::now() < deadline,
+            "{} of {total} messages of {queue}",
+            seen.len()
+        );
+    }
+    assert_eq!(
+        session.next(Duration::from_millis(500)),
+        Ok(None),
+        "more than was published"
+    );
+    let twice: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "came more than once: {twice:?}");
 }
 
 struct Publisher {

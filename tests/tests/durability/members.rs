@@ -6,42 +6,12 @@ use serde_json::Value;
 use warren_tests::client::Session;
 use warren_tests::cluster::{Cluster, NODES, PATIENCE, await_some, name};
 
-use crate::history::check;
-use crate::load::Load;
+use crate::load::{Load, cluster_with};
 
 const PROGRESS: u64 = 100;
 const QUEUES: [(&str, &str); 2] = [("members.classic", "classic"), ("members.quorum", "quorum")];
 /// Commands that wait for queues to have moved.
 const MOVES_S: u64 = 40;
-
-fn start(queues: &[(&str, &str)]) -> Cluster {
-    let cluster = Cluster::start();
-    for (node, (queue, kind)) in queues.iter().enumerate() {
-        let mut session = Session::open(&cluster.address(node % NODES), PATIENCE).expect("a whole cluster serves");
-        session
-            .declare(queue, kind, PATIENCE)
-            .expect("a whole cluster declares");
-    }
-    cluster
-}
-
-#[track_caller]
-fn finish(what: &str, began: Instant, cluster: Cluster, load: Load, queues: &[&str]) {
-    let (history, notes) = load.finish(&cluster, queues, 2 * PATIENCE);
-    println!("{what}: {:.1} s, {notes:?}", began.elapsed().as_secs_f32());
-    match check(&history) {
-        Ok(summary) => println!("{what}: {summary}"),
-        Err(violations) => {
-            panic!(
-                "{what}: {} violations, such as {:?}",
-                violations.len(),
-                &violations[..violations.len().min(10)]
-            )
-        }
-    }
-    assert_eq!(notes.cancels, 0, "{what}: consumers were ended by the broker");
-    cluster.finish();
-}
 
 /// The names of a queue's replicas that vote.
 fn voters(cluster: &Cluster, asked: usize, queue: &str) -> Result<Vec<String>, String> {
@@ -57,7 +27,7 @@ fn voters(cluster: &Cluster, asked: usize, queue: &str) -> Result<Vec<String>, S
 }
 
 #[track_caller]
-fn await_voters(cluster: &Cluster, asked: usize, queue: &str, nodes: &[usize]) {
+pub(crate) fn await_voters(cluster: &Cluster, asked: usize, queue: &str, nodes: &[usize]) {
     let expected: Vec<String> = nodes.iter().map(|node| name(*node)).collect();
     await_some(
         &format!("{queue} has replicas on {expected:?}"),
@@ -70,7 +40,7 @@ fn await_voters(cluster: &Cluster, asked: usize, queue: &str, nodes: &[usize]) {
 }
 
 #[track_caller]
-fn ctl(cluster: &Cluster, node: usize, arguments: &[&str]) -> String {
+pub(crate) fn ctl(cluster: &Cluster, node: usize, arguments: &[&str]) -> String {
     cluster
         .ctl_within(node, MOVES_S, arguments)
         .unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
@@ -78,9 +48,8 @@ fn ctl(cluster: &Cluster, node: usize, arguments: &[&str]) -> String {
 
 #[test]
 fn queues_leave_each_node_and_return_under_load() {
-    let mut cluster = start(&QUEUES);
+    let mut cluster = cluster_with(&QUEUES);
     let queues = QUEUES.map(|(queue, _)| queue);
-    let began = Instant::now();
     let load = Load::start(&cluster, &queues, 2);
     load.await_confirms(PROGRESS, PATIENCE);
     for node in 0..NODES {
@@ -106,16 +75,16 @@ fn queues_leave_each_node_and_return_under_load() {
         );
     }
     cluster.await_whole();
-    finish("shrink and grow", began, cluster, load, &queues);
+    load.conclude("shrink and grow", &cluster, &queues);
+    cluster.finish();
 }
 
 #[test]
 fn a_replica_takes_the_place_of_another_that_is_gone() {
-    let mut cluster = start(&QUEUES[1..]);
+    let mut cluster = cluster_with(&QUEUES[1..]);
     let queue = QUEUES[1].0;
     ctl(&cluster, 0, &["delete_member", queue, &name(2)]);
     await_voters(&cluster, 0, queue, &[0, 1]);
-    let began = Instant::now();
     let load = Load::start(&cluster, &[queue], 3);
     load.await_confirms(20 * PROGRESS, PATIENCE);
     ctl(&cluster, 0, &["add_member", queue, &name(2)]);
@@ -135,14 +104,14 @@ fn a_replica_takes_the_place_of_another_that_is_gone() {
     load.await_confirms(PROGRESS, PATIENCE);
     cluster.start_node(1);
     cluster.await_whole();
-    finish("replaced", began, cluster, load, &[queue]);
+    load.conclude("replaced", &cluster, &[queue]);
+    cluster.finish();
 }
 
 #[test]
 fn leaders_go_where_they_are_sent_and_return_after_a_restart() {
-    let mut cluster = start(&QUEUES[1..]);
+    let mut cluster = cluster_with(&QUEUES[1..]);
     let queue = QUEUES[1].0;
-    let began = Instant::now();
     let load = Load::start(&cluster, &[queue], 2);
     load.await_confirms(PROGRESS, PATIENCE);
     for node in [2, 1, 0] {
@@ -160,7 +129,8 @@ fn leaders_go_where_they_are_sent_and_return_after_a_restart() {
     });
     load.await_confirms(PROGRESS, PATIENCE);
     cluster.await_whole();
-    finish("led elsewhere", began, cluster, load, &[queue]);
+    load.conclude("led elsewhere", &cluster, &[queue]);
+    cluster.finish();
 }
 
 #[test]
@@ -192,9 +162,8 @@ fn leaders_are_spread_evenly() {
 
 #[test]
 fn a_node_that_drains_serves_nobody_until_it_is_revived() {
-    let mut cluster = start(&QUEUES);
+    let mut cluster = cluster_with(&QUEUES);
     let queues = QUEUES.map(|(queue, _)| queue);
-    let began = Instant::now();
     let load = Load::start(&cluster, &queues, 2);
     load.await_confirms(PROGRESS, PATIENCE);
     for queue in queues {
@@ -235,12 +204,13 @@ fn a_node_that_drains_serves_nobody_until_it_is_revived() {
     });
     load.await_confirms(PROGRESS, PATIENCE);
     cluster.await_whole();
-    finish("drained", began, cluster, load, &queues);
+    load.conclude("drained", &cluster, &queues);
+    cluster.finish();
 }
 
 #[test]
 fn a_node_is_critical_while_another_is_away() {
-    let mut cluster = start(&QUEUES[1..]);
+    let mut cluster = cluster_with(&QUEUES[1..]);
     let queue = QUEUES[1].0;
     // Its replicas have just begun.
     ctl(&cluster, 0, &["await_online_quorum_plus_one"]);
@@ -265,7 +235,7 @@ fn a_node_is_critical_while_another_is_away() {
 
 #[test]
 fn what_cannot_be_is_refused_with_the_reason() {
-    let cluster = start(&QUEUES[1..]);
+    let cluster = cluster_with(&QUEUES[1..]);
     let queue = QUEUES[1].0;
     let refused = |arguments: &[&str], reason: &str| {
         let error = cluster.ctl(0, arguments).expect_err("it cannot be");
@@ -273,22 +243,31 @@ fn what_cannot_be_is_refused_with_the_reason() {
     };
     refused(
         &["add_member", "nothing", "warren1"],
-        "queue 'nothing' in vhost '/' does not exist",
+        "queue 'nothing' was not found in virtual host '/'",
     );
     refused(
         &["add_member", queue, "warren9"],
-        "node 'warren9' is not part of the cluster",
+        "node warren9 is not a member of the cluster",
     );
+    refused(&["shrink", "warren9"], "node warren9 is not a member of the cluster");
     ctl(&cluster, 0, &["add_member", queue, "warren1"]);
     ctl(&cluster, 0, &["delete_member", queue, "warren1"]);
-    refused(&["delete_member", queue, "warren1"], "the node has no replica of it");
+    // There is nothing left to do.
+    ctl(&cluster, 0, &["delete_member", queue, "warren1"]);
     refused(
         &["transfer_leadership", queue, "warren1"],
         "the node has no replica of it",
     );
     ctl(&cluster, 0, &["delete_member", queue, "warren2"]);
-    refused(&["delete_member", queue, "warren3"], "its only replica is there");
-    let shown = ctl(&cluster, 0, &["shrink", "warren3"]);
-    assert!(shown.contains("error: its only replica is there"), "{shown}");
+    let last = "the last node cannot be removed";
+    refused(&["delete_member", queue, "warren3"], last);
+    for options in [&["shrink", "warren3"][..], &["shrink", "warren3", "--errors-only"]] {
+        let shown = ctl(&cluster, 0, options);
+        assert!(shown.contains(&format!("{queue}\t1\terror: {last}")), "{shown}");
+    }
+    let shown = ctl(&cluster, 0, &["grow", "warren1", "all", "--queue-pattern", "^no such"]);
+    assert!(!shown.contains(queue), "{shown}");
+    let shown = ctl(&cluster, 0, &["grow", "warren1", "all", "--queue-pattern", queue]);
+    assert!(shown.contains(&format!("{queue}\t2\tok")), "{shown}");
     cluster.finish();
 }

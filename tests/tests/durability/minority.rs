@@ -7,7 +7,7 @@ use warren_tests::client::{End, Event, Session, Tags};
 use warren_tests::cluster::{Cluster, NODES, PATIENCE, name};
 
 use crate::history::{History, Receipt, Sending, check};
-use crate::load::{body, receipt};
+use crate::load::{body, publisher, receipt};
 
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(4);
 /// Beyond the time-out, for the answer to be made.
@@ -88,13 +88,6 @@ impl Book {
     }
 }
 
-fn open(cluster: &Cluster, node: usize) -> Session {
-    let mut session = Session::open(&cluster.address(node), PATIENCE)
-        .unwrap_or_else(|end| panic!("{} takes no client: {end}", name(node)));
-    session.confirm(PATIENCE).expect("a channel takes confirm.select");
-    session
-}
-
 fn take_all(cluster: &Cluster, node: usize) -> Vec<Receipt> {
     let mut session = Session::open(&cluster.address(node), PATIENCE).expect("a whole cluster serves");
     session
@@ -128,7 +121,7 @@ fn take_all(cluster: &Cluster, node: usize) -> Vec<Receipt> {
 fn case(what: &str, alone: impl Fn(usize) -> usize) {
     let timeout = PUBLISH_TIMEOUT.as_millis().to_string();
     let mut cluster = Cluster::start_with(&[("WARREN_AMQP_PUBLISH_TIMEOUT_MS", &timeout)]);
-    open(&cluster, 0)
+    publisher(&cluster, 0)
         .declare(QUEUE, "quorum", PATIENCE)
         .expect("a whole cluster declares");
     let alone = alone(cluster.leader(0, QUEUE));
@@ -142,7 +135,7 @@ fn case(what: &str, alone: impl Fn(usize) -> usize) {
         sendings: Vec::new(),
     };
 
-    let mut session = open(&cluster, alone);
+    let mut session = publisher(&cluster, alone);
     let mut before = book
         .publish(&mut session, COUNT)
         .expect("a whole cluster takes publishes");
@@ -156,7 +149,7 @@ fn case(what: &str, alone: impl Fn(usize) -> usize) {
 
     cluster.kill_all(&dead);
     // The channel that was there and a new one: neither may be told yes.
-    let mut fresh = open(&cluster, alone);
+    let mut fresh = publisher(&cluster, alone);
     let at = Instant::now();
     let mut old = book.publish(&mut session, COUNT).expect("a lone node takes publishes");
     let mut new = other.publish(&mut fresh, COUNT).expect("a lone node takes publishes");
@@ -184,7 +177,7 @@ fn case(what: &str, alone: impl Fn(usize) -> usize) {
     );
 
     // What needs the majority is refused in bounded time, or waits for it; the node lives on.
-    let declared = open(&cluster, alone).declare("minority.new", "quorum", ANSWER);
+    let declared = publisher(&cluster, alone).declare("minority.new", "quorum", ANSWER);
     println!("{what}: a declare meanwhile: {declared:?}");
     assert!(declared.is_err(), "{what}: a minority declared a queue");
 

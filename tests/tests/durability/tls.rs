@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Reader, Table, Wire};
 use warren_tests::amqp::{Frame, PROTOCOL_HEADER};
-use warren_tests::client::Session;
+use warren_tests::client::{End, Session};
 use warren_tests::cluster::{Cluster, NODES, PATIENCE, await_some, name};
 
 /// An authority that writes what it issues into a directory.
@@ -124,6 +124,12 @@ impl Client {
 
     /// Goes through the handshake with EXTERNAL.
     fn log_in(&mut self) {
+        self.offer();
+        let _open: ConnectionOpenOk = self.expect().expect("the user may");
+    }
+
+    /// The same up to connection.open, which waits for its answer.
+    fn offer(&mut self) {
         let start: ConnectionStart = self.expect().expect("a start");
         let mechanisms = String::from_utf8_lossy(&start.mechanisms).into_owned();
         assert!(mechanisms.split(' ').any(|one| one == "EXTERNAL"), "{mechanisms}");
@@ -143,7 +149,6 @@ impl Client {
             vhost: "/".into(),
             ..Default::default()
         });
-        let _open: ConnectionOpenOk = self.expect().expect("the user may");
     }
 
     /// The node's certificate.
@@ -290,5 +295,47 @@ fn certificates_let_in_are_renewed_and_bad_ones_named() {
     cluster.start_node(2);
     cluster.await_whole();
     after.close();
+    cluster.finish();
+}
+
+#[test]
+fn all_listeners_share_the_limit_and_an_alternative_name_logs_in() {
+    let mut cluster = Cluster::prepare(&[("WARREN_AMQP_CONNECTIONS_MAX", "2")]);
+    let authority = Authority::new(cluster.path(0).join("tls"));
+    authority.issue("node", "node");
+    // Its alternative name is the address.
+    authority.issue("client", "nobody");
+    for node in 0..NODES {
+        let mut keys = files(&authority, "", "node");
+        keys += &format!("\nlisten = [{:?}]\nverify_peer = true\n", cluster.tls_address(node));
+        keys += "cert_login_from = \"subject_alternative_name\"\ncert_login_san_type = \"ip\"";
+        cluster.configure(node, "tls", &keys);
+        cluster.spawn(node);
+    }
+    cluster.await_whole();
+    let ctl = |arguments: &[&str]| cluster.ctl(0, arguments).expect("a whole cluster obeys");
+    ctl(&["add_user", "127.0.0.1", "no matter"]);
+    ctl(&["set_permissions", "127.0.0.1", ".*", ".*", ".*"]);
+    let secured = || Client::connect(&cluster.tls_address(0), authority.client(Some("client"))).expect("a connection");
+    let plain = || Session::open(&cluster.address(0), PATIENCE);
+    let session = plain().expect("the first");
+    let mut client = secured();
+    client.log_in();
+    let text = "NOT_ALLOWED - connection refused: node connection limit (2) is reached";
+    match plain().map(drop) {
+        Err(End::Closed { code: 530, text: told }) => assert_eq!(told, text),
+        other => panic!("a third connection: {other:?}"),
+    }
+    let mut third = secured();
+    third.offer();
+    let told: ConnectionClose = third.expect().expect("a third connection is told");
+    assert_eq!((told.code, told.text.as_str()), (530, text));
+    session.close(PATIENCE).expect("a whole cluster closes");
+    // What was refused lingers for a moment.
+    await_some("room again", PATIENCE, || match plain() {
+        Ok(session) => session.close(PATIENCE).map_err(|end| end.to_string()),
+        Err(end) => Err(end.to_string()),
+    });
+    client.close();
     cluster.finish();
 }

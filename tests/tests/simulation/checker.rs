@@ -33,6 +33,8 @@ struct Message {
     len: usize,
     /// The publisher's connection, of those that it had: order holds within one.
     connection: u64,
+    /// It was published before the cluster went on without its majority.
+    pardoned: bool,
 }
 
 /// What went wrong.
@@ -43,12 +45,17 @@ pub(crate) struct Violation(pub(crate) String);
 #[derive(Default)]
 pub(crate) struct Checker {
     messages: BTreeMap<MessageId, Message>,
+    /// The stream's messages by offset, as any reader has seen them, and their offsets.
+    stream: BTreeMap<u64, MessageId>,
+    offsets: BTreeMap<MessageId, u64>,
     /// Groups whose queue was deleted. A node that learns late of that may begin anew what others have removed.
     ended: BTreeSet<GroupId>,
-    /// Who leads, by group and term.
-    leaders: BTreeMap<(GroupId, u64), u64>,
-    /// Digests of machine states by group and applied index.
-    states: BTreeMap<(GroupId, u64), (u64, u64)>,
+    /// Queues that went on without the majority of their replicas: what the others held is not missed, and may come again.
+    pardoned: BTreeSet<usize>,
+    /// Who leads, by group, the decision by which it last went on without a majority, and term.
+    leaders: BTreeMap<(GroupId, u64, u64), u64>,
+    /// Digests of machine states by group, decision and applied index.
+    states: BTreeMap<(GroupId, u64, u64), (u64, u64)>,
     /// Messages dropped at a delivery limit, by queue name.
     pub(crate) dropped: BTreeMap<usize, u64>,
     pub(crate) confirmed: u64,
@@ -109,6 +116,43 @@ impl Checker {
         );
     }
 
+    /// The majority is lost for good. What was published until now may be lost with it, and what was settled may come
+    /// back; what comes from now on may not.
+    pub(crate) fn pardon_all(&mut self) {
+        for message in self.messages.values_mut() {
+            message.pardoned = true;
+        }
+        self.stream.clear();
+        self.offsets.clear();
+        // Numbers of groups and entries that only the others knew come again.
+        self.leaders.clear();
+        self.states.clear();
+        self.ended.clear();
+    }
+
+    /// The same of one queue, and from now on: those that were cut off go on for a while.
+    pub(crate) fn pardon(&mut self, queue: usize) {
+        self.pardoned.insert(queue);
+    }
+
+    /// Nobody goes on any more who was cut off: what is published to these queues from now on may not be lost.
+    pub(crate) fn end_pardons(&mut self, queues: &[usize]) {
+        for (id, message) in &mut self.messages {
+            message.pardoned |= queues.contains(&id.queue) && self.pardoned.contains(&id.queue);
+        }
+        self.pardoned.retain(|queue| !queues.contains(queue));
+    }
+
+    /// The queues of which less is asked from now on.
+    pub(crate) fn pardoned(&self) -> impl Iterator<Item = usize> {
+        self.pardoned.iter().copied()
+    }
+
+    /// Whether less is asked for this message.
+    pub(crate) fn is_pardoned(&self, id: MessageId) -> bool {
+        self.pardoned.contains(&id.queue) || self.messages.get(&id).is_some_and(|message| message.pardoned)
+    }
+
     pub(crate) fn confirmed(&mut self, id: MessageId) {
         self.say(|| format!("confirmed {id:?}"));
         if let Some(message) = self.messages.get_mut(&id) {
@@ -145,7 +189,8 @@ impl Checker {
         let fresh = &mut message.fresh[usize::from(letter)];
         *fresh += u32::from(!redelivered);
         let connection = message.connection;
-        if *fresh > 1 {
+        let is_pardoned = message.pardoned || self.pardoned.contains(&id.queue);
+        if *fresh > 1 && !is_pardoned {
             let text =
                 format!("{id:?} was delivered {fresh} times without the redelivered flag (as a letter: {letter})");
             self.fail(text);
@@ -153,6 +198,28 @@ impl Checker {
             self.fail(format!("the body of {id:?} is not what was published"));
         }
         Some((id, connection))
+    }
+
+    /// A message of the stream as a reader got it: at an offset there is one message, whoever reads and whoever leads, and
+    /// none is there twice.
+    pub(crate) fn read(&mut self, client: u64, offset: u64, bytes: &[u8]) -> Option<MessageId> {
+        self.say(|| format!("client {client} reads {:?} at {offset}", name(bytes)));
+        let found = name(bytes).and_then(|id| Some((id, self.messages.get(&id)?)));
+        let Some((id, message)) = found else {
+            self.fail(format!("nobody published what is at offset {offset}"));
+            return None;
+        };
+        if bytes != body(id, message.len) {
+            self.fail(format!("the body of {id:?} is not what was published"));
+        }
+        let known = *self.stream.entry(offset).or_insert(id);
+        let at = *self.offsets.entry(id).or_insert(offset);
+        if (known, at) != (id, offset) {
+            self.fail(format!(
+                "{id:?} is at offset {offset} of the stream, and at {at}; {known:?} was there"
+            ));
+        }
+        Some(id)
     }
 
     pub(crate) fn settled(&mut self, id: MessageId) {
@@ -189,7 +256,8 @@ impl Checker {
         }
         let status = core.status();
         if status.role != Role::Follower {
-            let leader = *self.leaders.entry((group, status.term)).or_insert(node);
+            let key = (group, core.reformed(), status.term);
+            let leader = *self.leaders.entry(key).or_insert(node);
             if leader != node {
                 self.fail(format!(
                     "nodes {leader} and {node} both lead group {group} in term {}",
@@ -197,28 +265,30 @@ impl Checker {
                 ));
             }
         }
-        self.state(node, group, status.applied, core.machine());
+        self.state(node, group, core.reformed(), status.applied, core.machine());
     }
 
     /// A machine's state, where it can be compared with the others' at the same index.
-    fn state<M: Machine>(&mut self, node: u64, group: GroupId, applied: u64, machine: &M) {
+    fn state<M: Machine>(&mut self, node: u64, group: GroupId, reformed: u64, applied: u64, machine: &M) {
         // All replicas are looked at in the same places, and not everywhere: it costs.
         if (applied.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) > 2 {
             return;
         }
         let digest = digest(machine);
-        let (first, known) = *self.states.entry((group, applied)).or_insert((node, digest));
+        let key = (group, reformed, applied);
+        let (first, known) = *self.states.entry(key).or_insert((node, digest));
         if known != digest {
             self.fail(format!(
-                "nodes {first} and {node} differ in group {group} after entry {applied}"
+                "nodes {first} and {node} differ in group {group} ({reformed}) after entry {applied}"
             ));
         }
     }
 
     /// What replicas that have applied the same hold is the same; a state read back from its snapshot is the same.
-    pub(crate) fn compare<M: Machine>(&mut self, group: GroupId, node: u64, index: u64, machine: &M) {
-        let digest = digest(machine);
-        let (first, known) = *self.states.entry((group, index)).or_insert((node, digest));
+    pub(crate) fn compare<M: Machine>(&mut self, group: GroupId, node: u64, core: &GroupCore<M>) {
+        let (index, digest) = (core.status().applied, digest(core.machine()));
+        let key = (group, core.reformed(), index);
+        let (first, known) = *self.states.entry(key).or_insert((node, digest));
         if known != digest {
             self.fail(format!(
                 "nodes {first} and {node} differ in group {group} after entry {index}"
@@ -240,6 +310,14 @@ impl Checker {
 
     /// After everything has been drained.
     pub(crate) fn end(&mut self, options: &Options) {
+        if options.stream {
+            let messages = self.messages.iter();
+            let mut lost = messages
+                .filter(|(id, message)| message.confirmed && !message.pardoned && !self.offsets.contains_key(id));
+            if let Some(id) = lost.next().map(|(id, _)| *id) {
+                self.fail(format!("{id:?} was confirmed, and is not in the stream"));
+            }
+        }
         let mut lost: BTreeMap<usize, Vec<MessageId>> = BTreeMap::new();
         for (id, message) in &self.messages {
             let queue = &options.queues[id.queue];
@@ -247,7 +325,8 @@ impl Checker {
             let may_vanish = queue
                 .letters
                 .is_some_and(|letters| letters.ttl_ms > 0 && !letters.at_least_once);
-            if message.confirmed && !message.settled && !queue.deleted && !may_vanish {
+            let is_missed = !message.pardoned && !self.pardoned.contains(&id.queue);
+            if is_missed && message.confirmed && !message.settled && !queue.deleted && !may_vanish {
                 lost.entry(id.queue).or_default().push(*id);
             }
         }

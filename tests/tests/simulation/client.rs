@@ -23,6 +23,8 @@ pub(crate) enum Purpose {
     Get(usize),
     /// Deletes one queue and declares it anew.
     Delete(usize),
+    /// Reads the stream from its first message on, each once, over all its connections.
+    Read,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub(crate) struct Client {
     held: BTreeMap<u64, MessageId>,
     /// The last message of each publisher's connection that came unflagged on this one.
     last: BTreeMap<(usize, u64, u64), u64>,
+    /// The offset of the stream that it reads next.
+    pub(crate) position: u64,
     getting: bool,
     prefetch: u16,
     no_ack: bool,
@@ -70,6 +74,8 @@ fn queue_name(queue: usize) -> String {
     format!("queue-{queue}")
 }
 
+const STREAM: &str = "stream";
+
 /// Where the dead letters of a queue go.
 fn letters_name(queue: usize) -> String {
     format!("letters-{queue}")
@@ -77,6 +83,12 @@ fn letters_name(queue: usize) -> String {
 
 fn text(text: &str) -> Value {
     Value::LongStr(Bytes::copy_from_slice(text.as_bytes()))
+}
+
+/// The offset that a message from a stream says it has.
+fn offset(header: &Header) -> Option<u64> {
+    let headers = Properties::decode(&header.properties).ok()?.headers?;
+    u64::try_from(headers.get("x-stream-offset")?.as_i64()?).ok()
 }
 
 impl Client {
@@ -95,6 +107,7 @@ impl Client {
             published: 0,
             held: BTreeMap::new(),
             last: BTreeMap::new(),
+            position: 0,
             getting: false,
             prefetch: 0,
             no_ack: false,
@@ -110,7 +123,7 @@ impl Client {
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.purpose {
             Purpose::Publish => self.phase == Phase::Offline || self.unconfirmed.is_empty(),
-            Purpose::Consume(_) | Purpose::Letters(_) | Purpose::Get(_) => self.held.is_empty(),
+            Purpose::Consume(_) | Purpose::Letters(_) | Purpose::Get(_) | Purpose::Read => self.held.is_empty(),
             Purpose::Delete(_) => true,
         }
     }
@@ -214,6 +227,23 @@ impl Client {
                 delivery_tag,
                 redelivered,
                 ..
+            } if self.purpose == Purpose::Read => {
+                let offset = offset(&header);
+                if redelivered || offset != Some(self.position) {
+                    let (id, wanted) = (self.id, self.position);
+                    return checker.fail(format!(
+                        "reader {id} gets offset {offset:?}, not {wanted}: {redelivered}"
+                    ));
+                }
+                if let Some(id) = checker.read(self.id, self.position, &body) {
+                    self.position += 1;
+                    self.held.insert(delivery_tag, id);
+                }
+            }
+            Method::BasicDeliver {
+                delivery_tag,
+                redelivered,
+                ..
             } => {
                 let letter = matches!(self.purpose, Purpose::Letters(_));
                 let Some((id, connection)) = checker.delivered(self.id, &body, redelivered, letter) else {
@@ -222,7 +252,7 @@ impl Client {
                 // Messages die in any order.
                 if !redelivered && !letter {
                     let last = self.last.insert((id.queue, id.publisher, connection), id.number);
-                    if last.is_some_and(|last| last >= id.number) {
+                    if last.is_some_and(|last| last >= id.number) && !checker.is_pardoned(id) {
                         checker.fail(format!("{id:?} came first after number {last:?} of the same publisher"));
                     }
                 }
@@ -284,12 +314,16 @@ impl Client {
                 for queue in 0..options.queues.len() {
                     self.declare(queue, options);
                 }
+                if options.stream {
+                    let arguments = [(short("x-queue-type"), text("stream"))];
+                    self.declare_durable(STREAM, arguments.into_iter().collect());
+                }
             }
             Method::QueueDeclareOk { .. } => {
                 if let Phase::Declaring(count) = self.phase {
                     self.enter(Phase::Declaring(count + 1), now_ms);
                     let letters = options.queues.iter().filter(|queue| queue.letters.is_some()).count();
-                    if count + 1 == options.queues.len() + letters {
+                    if count + 1 == options.queues.len() + letters + usize::from(options.stream) {
                         self.begin(now_ms, options, random);
                     }
                 }
@@ -347,6 +381,10 @@ impl Client {
         let mut arguments = Table::new();
         if options.queues[queue].quorum {
             arguments.insert("x-queue-type", text("quorum"));
+            // Some wait for silent nodes for as long as freezes and partitions last, the others longer.
+            if queue.is_multiple_of(2) {
+                arguments.insert("x-consumer-disconnected-timeout", Value::I64(1_000));
+            }
         }
         if let Some(letters) = options.queues[queue].letters {
             self.declare_durable(&letters_name(queue), Table::new());
@@ -386,13 +424,19 @@ impl Client {
         self.enter(Phase::Running, now_ms);
         match self.purpose {
             Purpose::Publish => self.put(1, &Method::ConfirmSelect { no_wait: false }),
-            Purpose::Consume(queue) | Purpose::Letters(queue) => {
-                let name = match self.purpose {
-                    Purpose::Letters(_) => letters_name(queue),
-                    _ => queue_name(queue),
-                };
+            Purpose::Consume(_) | Purpose::Letters(_) | Purpose::Read => {
+                let mut arguments = Table::new();
                 self.prefetch = *random.pick(&options.prefetch);
                 self.no_ack = false;
+                let name = match self.purpose {
+                    Purpose::Letters(queue) => letters_name(queue),
+                    Purpose::Consume(queue) => queue_name(queue),
+                    _ => {
+                        arguments.insert("x-stream-offset", Value::I64(self.position as i64));
+                        self.prefetch = self.prefetch.max(1);
+                        STREAM.to_owned()
+                    }
+                };
                 self.put(
                     1,
                     &Method::BasicQos {
@@ -410,7 +454,7 @@ impl Client {
                         no_ack: self.no_ack,
                         exclusive: false,
                         no_wait: false,
-                        arguments: Table::new(),
+                        arguments,
                     },
                 );
             }
@@ -426,6 +470,7 @@ impl Client {
         match self.purpose {
             Purpose::Publish => self.publish(options, random, checker),
             Purpose::Consume(_) | Purpose::Letters(_) => self.settle(options, random, checker),
+            Purpose::Read => self.read_on(random),
             Purpose::Get(queue) => {
                 self.settle(options, random, checker);
                 if !self.getting && self.held.len() < 5 && !self.draining {
@@ -456,6 +501,16 @@ impl Client {
         }
     }
 
+    /// Acknowledges some of what it holds, oldest first: nothing but its credit hangs on it.
+    fn read_on(&mut self, random: &mut Random) {
+        let tags: Vec<u64> = self.held.keys().copied().collect();
+        let Some(last) = tags.last() else { return };
+        let delivery_tag = if self.draining { *last } else { *random.pick(&tags) };
+        self.held = self.held.split_off(&(delivery_tag + 1));
+        let multiple = true;
+        self.put(1, &Method::BasicAck { delivery_tag, multiple });
+    }
+
     fn publish(&mut self, options: &Options, random: &mut Random, checker: &mut Checker) {
         if self.draining {
             return;
@@ -479,8 +534,14 @@ impl Client {
                 immediate: false,
             };
             put_method(&mut self.out, 1, &method);
+            let headers = options.stream.then(|| {
+                let mut headers = Table::new();
+                headers.insert("CC", Value::Array(vec![text(STREAM)]));
+                headers
+            });
             let properties = Properties {
                 delivery_mode: Some(2),
+                headers,
                 ..Properties::default()
             };
             let body = Bytes::from(body(id, len));

@@ -7,16 +7,19 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use warren_cluster::GroupId;
-use warren_cluster::log::memory::MemoryStore;
+use warren_cluster::log::memory::{MemoryStore, Record};
 use warren_cluster::log::writer::{Request, Stopped, Submit};
 use warren_cluster::log::{Error, LogEntry, LogStore, ReplicaState, Write};
 
 use super::mutation::Mutation;
+use super::random::Random;
 
 /// The store as the node sees it, with the mistakes that a mutation makes in it.
 pub(crate) struct Store {
     memory: MemoryStore,
     mutation: Option<Mutation>,
+    /// The node has read a record that is corrupt.
+    has_met_rot: AtomicBool,
     /// A write failed on purpose, and the node is to stop.
     pub(crate) broken: AtomicBool,
 }
@@ -26,6 +29,7 @@ impl Store {
         Arc::new(Self {
             memory: MemoryStore::new(),
             mutation,
+            has_met_rot: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         })
     }
@@ -40,13 +44,58 @@ impl Store {
         self.memory.fail_next_write(Error::Io("made to fail".into()));
     }
 
+    /// Some record rots. None if there is none of the kind that is drawn.
+    pub(crate) fn rot(&self, random: &mut Random) -> Option<Record> {
+        const HEALTHY: &str = "a healthy store";
+        let groups = self.memory.groups().expect(HEALTHY);
+        if groups.is_empty() {
+            return None;
+        }
+        let group = *random.pick(&groups);
+        let state = self.memory.state(group).expect(HEALTHY)?;
+        let generation = state.generation;
+        let record = match random.below(4) {
+            0 => Record::State(group),
+            1 if state.snapshot_chunks > 0 => Record::Chunk(group, generation, state.snapshot_index, 0),
+            _ => {
+                let entries = self.memory.entries(group, generation, 0..u64::MAX, usize::MAX);
+                let entries = entries.expect(HEALTHY);
+                if entries.is_empty() {
+                    return None;
+                }
+                Record::Entry(group, generation, random.pick(&entries).index)
+            }
+        };
+        self.memory.corrupt(record);
+        self.memory.is_corrupt().then_some(record)
+    }
+
+    pub(crate) fn has_met_rot(&self) -> bool {
+        self.has_met_rot.load(Ordering::Relaxed)
+    }
+
+    /// Notes that something corrupt was read, unless the node goes on, by mistake, as if it had never been written.
+    fn note_rot<T: Default>(&self, read: Result<T, Error>) -> Result<T, Error> {
+        if !matches!(read, Err(Error::Corrupt { .. } | Error::CorruptRecord { .. })) {
+            return read;
+        }
+        if self.mutation == Some(Mutation::SkipsCorrupt) {
+            return Ok(T::default());
+        }
+        self.has_met_rot.store(true, Ordering::Relaxed);
+        read
+    }
+
     /// What a node finds after it was down; `kept` unsynced lists of writes had reached the disk.
     pub(crate) fn reopen(&self, kept: usize) {
         self.memory.crash_keeping(kept);
         self.broken.store(false, Ordering::Relaxed);
+        if !matches!(self.mutation, Some(Mutation::ForgetsVote | Mutation::ForgetsTail)) {
+            return;
+        }
         let groups = self.memory.groups().expect("a healthy store");
         for group in groups {
-            let Some(mut state) = self.memory.state(group).expect("a healthy store") else {
+            let Ok(Some(mut state)) = self.memory.state(group) else {
                 continue;
             };
             let mut writes = Vec::new();
@@ -85,7 +134,7 @@ impl LogStore for Store {
     }
 
     fn state(&self, group: GroupId) -> Result<Option<ReplicaState>, Error> {
-        self.memory.state(group)
+        self.note_rot(self.memory.state(group))
     }
 
     fn generations(&self, group: GroupId) -> Result<Vec<u32>, Error> {
@@ -103,11 +152,20 @@ impl LogStore for Store {
         range: Range<u64>,
         bytes_max: usize,
     ) -> Result<Vec<LogEntry>, Error> {
-        self.memory.entries(group, generation, range, bytes_max)
+        let read = self.memory.entries(group, generation, range.clone(), bytes_max);
+        if let (Some(Mutation::SkipsCorrupt), Err(Error::Corrupt { index, .. })) = (self.mutation, &read) {
+            let mut entries = self.memory.entries(group, generation, range.start..*index, bytes_max)?;
+            entries.extend(
+                self.memory
+                    .entries(group, generation, index + 1..range.end, bytes_max)?,
+            );
+            return Ok(entries);
+        }
+        self.note_rot(read)
     }
 
     fn entry(&self, group: GroupId, generation: u32, index: u64) -> Result<Option<LogEntry>, Error> {
-        self.memory.entry(group, generation, index)
+        self.note_rot(self.memory.entry(group, generation, index))
     }
 
     fn snapshot_chunk(
@@ -117,7 +175,8 @@ impl LogStore for Store {
         snapshot_index: u64,
         number: u32,
     ) -> Result<Option<Bytes>, Error> {
-        self.memory.snapshot_chunk(group, generation, snapshot_index, number)
+        let chunk = self.memory.snapshot_chunk(group, generation, snapshot_index, number);
+        self.note_rot(chunk)
     }
 
     fn write(&self, writes: &[Write], sync: bool) -> Result<(), Error> {

@@ -4,10 +4,13 @@ use warren_cluster::NodeId;
 
 use super::disk::Store;
 use super::mutation::Mutation;
+use super::operator::Task;
 use super::world::{Ended, Event, World};
 
 /// The shortest pause between two faults.
 const PAUSE_MS: u64 = 50;
+/// How long nothing breaks after the only node that began the cluster has lost its disk: it may be down for most of it.
+const CALM_US: u64 = 12_000_000;
 
 impl World {
     fn any_node(&mut self) -> NodeId {
@@ -19,6 +22,9 @@ impl World {
     pub(crate) fn fault(&mut self) {
         if self.healed {
             return;
+        }
+        if !self.is_assembled() || self.now_us < self.calm_until_us {
+            return self.after(200_000, Event::Fault);
         }
         let faults = self.options.faults.clone();
         let kinds = [
@@ -34,6 +40,7 @@ impl World {
             faults.connection_deaths,
             faults.lost_disks,
             faults.moves,
+            faults.rots,
         ];
         let sum: u64 = kinds.iter().sum();
         if sum == 0 {
@@ -117,24 +124,71 @@ impl World {
             }
             // One after the other: what two disks held that are lost together may have been nowhere else.
             10 => {
-                if self.is_whole() {
+                // Nor while another node is stopped for good, nor where survivors have gone on alone, or are about to.
+                let may = !self.has_recovered
+                    && !matches!(self.task, Task::Forget(_) | Task::Shrink(..))
+                    && (!self.is_only_founder(id) || self.ready_nodes().len() == self.members.len());
+                if may && self.is_whole() && self.is_spread(2) {
                     self.lose_disk(id);
                 }
             }
-            _ => self.move_queue(id),
+            11 => self.move_queue(id),
+            // As good as a lost disk, only later.
+            _ => {
+                let may = !self.has_recovered && self.task == Task::Idle && !self.is_only_founder(id);
+                if may && self.is_whole() && self.is_spread(2) {
+                    self.rot(id);
+                }
+            }
+        }
+    }
+
+    fn is_only_founder(&self, id: NodeId) -> bool {
+        self.founders == [id] && !self.nodes[&id].is_late
+    }
+
+    /// A record of a node's store is corrupt from now on; mostly the node is to read it soon.
+    fn rot(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        let Some(rot) = node.store.clone().rot(&mut self.faults) else {
+            return;
+        };
+        self.summary.rots += 1;
+        self.say(|| format!("node {id}: {rot:?} rots"));
+        if self.faults.below(3) > 0 {
+            let killed = self.faults.below(2) == 0;
+            self.crash(id, killed);
         }
     }
 
     /// A node loses its power and its disk, and gets a new one.
-    fn lose_disk(&mut self, id: NodeId) {
+    pub(crate) fn lose_disk(&mut self, id: NodeId) {
         self.crash(id, false);
         let mutation = self.mutation;
         if let Some(node) = self.nodes.get_mut(&id)
             && node.run.is_none()
         {
             node.store = Store::new(mutation);
+            node.recovery = None;
             self.summary.lost_disks += 1;
             self.say(|| format!("the disk of node {id} is lost"));
+        }
+        if self.is_only_founder(id) {
+            // Nobody else is named in its configuration: the others must reach it before it begins anew.
+            self.calm();
+        }
+    }
+
+    /// Nothing breaks for a while, and what was blocked is blocked no more.
+    fn calm(&mut self) {
+        let now_us = self.now_us;
+        self.calm_until_us = now_us + CALM_US;
+        let pairs: Vec<_> = self.links.keys().copied().collect();
+        for pair in pairs {
+            self.unblock(pair);
+        }
+        for node in self.nodes.values_mut() {
+            node.frozen_until_us = node.frozen_until_us.min(now_us);
         }
     }
 
@@ -142,8 +196,8 @@ impl World {
     fn move_queue(&mut self, id: NodeId) {
         let members = self.members.clone();
         // Enough for the loss of one node or disk, where there is one.
-        let loses = self.options.loses_node || self.options.faults.lost_disks > 0;
-        let least = if loses { 3 } else { 1 };
+        let loses = self.options.loses_node || self.options.faults.lost_disks + self.options.faults.rots > 0;
+        let least = if loses { 3.min(members.len() as u64) } else { 1 };
         let count = self.faults.from(least, members.len() as u64) as usize;
         let mut wanted = members;
         while wanted.len() > count {
@@ -163,6 +217,10 @@ impl World {
 
     fn block(&mut self, pairs: Vec<(NodeId, NodeId)>) {
         let for_us = 1_000 * self.faults.from(50, 6_000);
+        self.block_for(pairs, for_us);
+    }
+
+    pub(crate) fn block_for(&mut self, pairs: Vec<(NodeId, NodeId)>, for_us: u64) {
         self.say(|| format!("nothing passes between {pairs:?} for {for_us} us"));
         for pair in &pairs {
             if let Some(link) = self.links.get_mut(pair) {
@@ -193,7 +251,7 @@ impl World {
         self.summary.crashes += 1;
         self.say(|| format!("node {id} is gone (killed: {killed}, {kept} of {unsynced} unsynced writes kept)"));
         drop(run);
-        for peer in self.members.clone() {
+        for peer in self.nodes.keys().copied().collect::<Vec<_>>() {
             if peer == id {
                 continue;
             }
@@ -312,6 +370,9 @@ impl World {
     }
 
     fn connect(&mut self, at: usize) {
+        if !self.is_assembled() {
+            return;
+        }
         let id = {
             let members = self.members.clone();
             *self.work.pick(&members)
@@ -386,15 +447,20 @@ impl World {
                     }
                 }
             }
-            (Mutation::GrantsVotes | Mutation::AcksEarly, Port::RAFT) => {
+            (Mutation::GrantsVotes | Mutation::AcksEarly | Mutation::DoesNotFence, Port::RAFT) => {
                 // The message's length and the message; the payloads of its entries follow.
                 let (len, rest) = envelope.payload.split_at(4);
                 let len = len.try_into().map_or(0, u32::from_le_bytes) as usize;
                 let (head, payloads) = rest.split_at(len);
+                if len == 0 {
+                    return envelope;
+                }
                 if let Ok(mut message) = Message::decode(head) {
                     match (mutation, message.get_msg_type()) {
                         (Mutation::GrantsVotes, MessageType::MsgRequestVoteResponse) => message.reject = false,
                         (Mutation::AcksEarly, MessageType::MsgAppendResponse) if !message.reject => message.index += 1,
+                        // What is decoded and encoded anew is without the fence.
+                        (Mutation::DoesNotFence, _) => {}
                         _ => return envelope,
                     }
                     let mut payload = BytesMut::new();

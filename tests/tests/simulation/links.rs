@@ -3,7 +3,8 @@
 use warren_cluster::NodeId;
 use warren_cluster::liveness;
 use warren_cluster::transport::{
-    Envelope, Inbox as _, OutgoingSnapshot, PeerState, Port, SnapshotEnd, SnapshotError, SnapshotOffer, SnapshotPart,
+    Envelope, Inbox as _, OutgoingSnapshot, PeerState, Port, Side, SnapshotEnd, SnapshotError, SnapshotOffer,
+    SnapshotPart,
 };
 
 use super::mutation::Mutation;
@@ -91,7 +92,9 @@ impl World {
     }
 
     pub(crate) fn deliver(&mut self, from: NodeId, to: NodeId, envelope: Envelope) {
-        if let Some(run) = self.nodes[&to].run.as_ref() {
+        if let Some(run) = self.nodes[&to].run.as_ref()
+            && (from == to || run.net.is_peer(from))
+        {
             run.inbox.deliver(from, envelope);
         }
         self.after_step(to, Ok(()));
@@ -158,7 +161,8 @@ impl World {
     /// A run tries to open its stream to a peer.
     pub(crate) fn open(&mut self, id: NodeId, peer: NodeId) {
         let number = self.nodes[&id].run.as_ref().map_or(0, |run| run.number);
-        if self.links[&(id, peer)].sender != 0 {
+        let is_peer = self.nodes[&id].run.as_ref().is_some_and(|run| run.net.is_peer(peer));
+        if self.links[&(id, peer)].sender != 0 || !is_peer {
             return;
         }
         let blocked = self.links[&(id, peer)].blocked || self.links[&(peer, id)].blocked;
@@ -181,6 +185,11 @@ impl World {
                 .is_some_and(|run| run.liveness.admit(of, incarnation).is_ok())
         };
         if !admits(self, id, peer, incarnation) || !admits(self, peer, id, own) {
+            return self.after(retry, Event::Open(id, number, peer));
+        }
+        if !self.introduce(id, peer) {
+            self.after_step(peer, Ok(()));
+            self.after_step(id, Ok(()));
             return self.after(retry, Event::Open(id, number, peer));
         }
         // The callee first, then the caller, as the handshake goes.
@@ -228,6 +237,78 @@ impl World {
         }
         if let Some(run) = self.nodes[&id].run.as_ref() {
             run.inbox.link_writable(peer);
+        }
+        self.after_step(id, Ok(()));
+    }
+
+    /// Each end says where it stands and judges the other; whether they come to terms. One that the other refuses for good
+    /// ends.
+    fn introduce(&mut self, id: NodeId, peer: NodeId) -> bool {
+        let (Some(caller), Some(callee)) = (&self.nodes[&id].run, &self.nodes[&peer].run) else {
+            return false;
+        };
+        let says = self.mutation != Some(Mutation::FoundsAnew);
+        if says {
+            caller.inbox.met(callee.net.says_to(id));
+        }
+        if caller.net.is_forgotten(peer, self.nodes[&peer].directory) {
+            return false;
+        }
+        let said = caller.net.says_to(peer);
+        if says {
+            callee.inbox.met(said.clone());
+        }
+        let side = callee.net.membership.standing().side_of(&said);
+        let is_fenced = side == Side::Behind && self.mutation != Some(Mutation::DoesNotFence);
+        let is_known = callee.net.is_peer(id);
+        if callee.net.is_forgotten(id, self.nodes[&id].directory) || is_known && is_fenced {
+            self.expel(id, "is told that it is no part of the cluster any more");
+            return false;
+        }
+        is_known && (matches!(side, Side::Same | Side::Behind) || !says)
+    }
+
+    /// A node's peers are others than before.
+    pub(crate) fn peers_change(&mut self, id: NodeId, new: Vec<NodeId>, gone: Vec<NodeId>) {
+        let Some(number) = self.nodes[&id].run.as_ref().map(|run| run.number) else {
+            return;
+        };
+        for peer in gone {
+            self.say(|| format!("node {peer} is no peer of node {id} any more"));
+            for (from, to) in [(id, peer), (peer, id)] {
+                let link = self.links.get_mut(&(from, to)).expect("all pairs have links");
+                let stream = if from == id {
+                    link.waiting.clear();
+                    std::mem::take(&mut link.sender)
+                } else {
+                    std::mem::take(&mut link.receiver)
+                };
+                let other = self.nodes[&peer].run.as_ref().map(|run| run.number);
+                if let Some(run) = other.filter(|_| stream != 0) {
+                    let ended = Ended {
+                        node: peer,
+                        run,
+                        from,
+                        to,
+                        stream,
+                        by_peer: false,
+                    };
+                    let delay = self.network.from(200, 10_000);
+                    self.after(delay, Event::Ended(ended));
+                }
+            }
+            let Some(run) = self.nodes.get_mut(&id).and_then(|node| node.run.as_mut()) else {
+                return;
+            };
+            run.net.drop_peer(peer);
+            if let Some(PeerState::Up { incarnation }) = run.liveness.forget(peer) {
+                run.inbox.peer_changed(peer, PeerState::Silent { incarnation });
+            }
+            run.inbox.link_reset(peer);
+        }
+        for peer in new {
+            let delay = self.network.from(500, 20_000);
+            self.after(delay, Event::Open(id, number, peer));
         }
         self.after_step(id, Ok(()));
     }
@@ -317,7 +398,7 @@ impl World {
     pub(crate) fn beat(&mut self, id: NodeId) {
         let now_us = self.now_us;
         let number = self.nodes[&id].run.as_ref().map_or(0, |run| run.number);
-        for peer in self.members.clone() {
+        for peer in self.nodes.keys().copied().collect::<Vec<_>>() {
             if peer == id {
                 continue;
             }
@@ -409,7 +490,7 @@ impl World {
         }
         self.spoil_snapshot(from, group, &mut parts);
         let result = match self.nodes[&to].run.as_ref() {
-            Some(run) if !blocked && !frozen => {
+            Some(run) if !blocked && !frozen && run.net.is_peer(from) => {
                 run.disk.set_inline(true);
                 let offer = SnapshotOffer { group, message };
                 let result = match run.inbox.snapshot_begin(from, offer) {
@@ -419,6 +500,10 @@ impl World {
                         let mut result = Ok(());
                         for (at, part) in (0..).zip(parts) {
                             let taken = match part {
+                                Err(error) => {
+                                    result = Err(SnapshotError::Source(error));
+                                    break;
+                                }
                                 _ if at >= breaks_after => Err("the stream broke".into()),
                                 Ok(SnapshotPart::State(chunk)) => {
                                     end.state_len += chunk.len() as u64;
@@ -428,7 +513,6 @@ impl World {
                                     end.entry_count += entries.len() as u64;
                                     sink.entries(entries)
                                 }
-                                Err(error) => Err(error),
                             };
                             if let Err(error) = taken {
                                 result = broken(&error.to_string());

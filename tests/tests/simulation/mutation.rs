@@ -39,9 +39,15 @@ pub(crate) enum Mutation {
     HidesLoss,
     /// A body changes on its way to the disk of one node.
     FlipsBits,
+    /// Nobody minds who obeys an earlier decision on who goes on without the majority.
+    DoesNotFence,
+    /// A node that lost its disk begins with those that it once began with, whatever others say.
+    FoundsAnew,
+    /// A corrupt record is read as if it had never been written.
+    SkipsCorrupt,
 }
 
-pub(crate) const ALL: [Mutation; 15] = [
+pub(crate) const ALL: [Mutation; 18] = [
     Mutation::NeverSyncs,
     Mutation::ForgetsVote,
     Mutation::ForgetsTail,
@@ -57,6 +63,9 @@ pub(crate) const ALL: [Mutation; 15] = [
     Mutation::LosesEvents,
     Mutation::HidesLoss,
     Mutation::FlipsBits,
+    Mutation::DoesNotFence,
+    Mutation::FoundsAnew,
+    Mutation::SkipsCorrupt,
 ];
 
 impl Mutation {

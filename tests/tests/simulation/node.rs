@@ -16,15 +16,17 @@ use warren_broker::connection::way::Way;
 use warren_broker::connection::{Connection, Effect, Ends, Limits};
 use warren_broker::directory::{Directory, Inbound, SessionEvent};
 use warren_broker::metadata::client::MetadataClient;
-use warren_broker::metadata::replica::{GROUP, MetadataReplica, Round, Setup};
-use warren_broker::metadata::{AddUser, Bootstrap, Change, Outcome, Queue, Run, View};
+use warren_broker::metadata::replica::{GROUP, MetadataReplica, Recovery, Round, Setup};
+use warren_broker::metadata::{AddUser, Bootstrap, Change, Outcome, Picture, Queue, Run, View, reform_of};
 use warren_broker::node::NodeInbox;
+use warren_broker::queue::Due;
 use warren_broker::queue::client::ChannelId;
 use warren_broker::queue::replica::QueueReplica;
 use warren_cluster::group::shell::Io;
 use warren_cluster::group::{Error, Options as GroupOptions};
 use warren_cluster::liveness::{self, Liveness};
-use warren_cluster::transport::Transport;
+use warren_cluster::transport::{Peer, Transport};
+use warren_cluster::version::Versions;
 use warren_cluster::{GroupId, NodeId};
 use warren_proto::node::{AdminForward, AdminRows};
 use warren_proto::record::SessionId;
@@ -45,7 +47,7 @@ const ASKED_AGAIN_MS: u64 = 1_000;
 struct Alarm {
     /// On the simulation's clock.
     armed_us: Option<u64>,
-    deadline: Option<u64>,
+    due: Option<Due>,
     asked: Option<(u64, u64)>,
 }
 
@@ -67,6 +69,24 @@ pub(crate) struct Node {
     pub(crate) host_up: bool,
     /// How long the next beginning of the process takes; none is under way while it runs.
     pub(crate) starting: bool,
+    /// It does not begin the cluster: it joins those that have.
+    pub(crate) is_late: bool,
+    /// The directory that has joined a cluster which others had begun, and how.
+    pub(crate) joined: Option<Joined>,
+    /// What an operator decided on it when the majority was lost.
+    pub(crate) recovery: Option<Recovery>,
+    /// An operator keeps it from beginning.
+    pub(crate) held: bool,
+    /// The cluster may tell it that it is no part of it.
+    pub(crate) may_be_expelled: bool,
+}
+
+/// What a node was told that has joined.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Joined {
+    pub(crate) directory: u64,
+    pub(crate) era: u64,
+    pub(crate) reformed: u64,
 }
 
 impl Node {
@@ -128,9 +148,9 @@ pub(crate) struct NodeRun {
     options: GroupOptions,
 }
 
-fn bootstrap() -> Bootstrap {
+fn bootstrap(run: u64) -> Bootstrap {
     Bootstrap {
-        cluster_id: "simulation".into(),
+        cluster_id: format!("simulation-{run}"),
         vhost: "/".into(),
         user: AddUser {
             name: "guest".into(),
@@ -145,6 +165,7 @@ impl NodeRun {
     pub(crate) fn start(
         node: &Node,
         number: u64,
+        known: &[NodeId],
         members: &[NodeId],
         options: &Options,
         wall_ms: u64,
@@ -160,14 +181,24 @@ impl NodeRun {
         ));
         let boxes = Boxes::new(options.mailbox);
         let disk = Disk::new(node.store.clone());
-        let others = members.iter().copied().filter(|other| *other != id).collect();
-        let net = Net::new(options.link, others);
+        // Those that were lost must not be heard before it is agreed on that they are.
+        let recovery = node.recovery.as_ref();
+        let is_left = |other: &NodeId| recovery.is_none_or(|recovery| recovery.survivors.contains(other));
+        let peer = |other: &NodeId| Peer {
+            node: *other,
+            name: format!("node-{other}"),
+            address: format!("node-{other}:1"),
+        };
+        let peers: Vec<Peer> = known.iter().filter(|other| **other != id).map(peer).collect();
+        let first: Vec<Peer> = peers.iter().filter(|peer| is_left(&peer.node)).cloned().collect();
+        let net = Net::new(options.link, id, node.directory, &first);
         let transport: Arc<dyn Transport> = net.clone();
         directory.set_transport(transport.clone());
         let io = Io {
             node: id,
             run: incarnation,
             directory: node.directory,
+            versions: Versions::default(),
             store: node.store.clone(),
             writer: disk.clone(),
             transport,
@@ -188,7 +219,19 @@ impl NodeRun {
             directory: directory.clone(),
             io: io.clone(),
             members: members.to_vec(),
-            bootstrap: bootstrap(),
+            peers,
+            era: match node.joined {
+                Some(joined) if joined.directory == node.directory => joined.era,
+                _ => u64::MAX,
+            },
+            reformed: node.joined.map_or(0, |joined| joined.reformed),
+            founds_alone_after_ticks: 10,
+            membership: net.membership.clone(),
+            recovery: node.recovery.clone().map(|recovery| Recovery {
+                until: incarnation,
+                ..recovery
+            }),
+            bootstrap: bootstrap(number),
             announce: (
                 Run { node: id, incarnation },
                 format!("node-{id}"),
@@ -198,7 +241,7 @@ impl NodeRun {
             options: GroupOptions {
                 eager_commit: true,
                 effects_everywhere: true,
-                ..group
+                ..group.clone()
             },
         };
         let metadata = MetadataReplica::open(setup)?;
@@ -303,6 +346,65 @@ impl NodeRun {
         groups
     }
 
+    /// Whether it knows all that was agreed on before it started.
+    pub(crate) fn is_up_to_date(&self) -> bool {
+        self.directory.is_up_to_date()
+    }
+
+    /// Whether that node is part of the cluster as far as this one knows: by which decision, or the greatest number if
+    /// it was before, with another directory.
+    pub(crate) fn has_joined(&self, node: NodeId, directory: u64) -> Option<Joined> {
+        let picture = self.view.picture();
+        let known = picture.node(node)?;
+        if self.metadata.core().reformed() > reform_of(picture.cluster_id()) {
+            // Who is part of the cluster is about to be decided.
+            return None;
+        }
+        let era = match known.directory == directory {
+            true if known.joined > 0 => known.joined,
+            true => u64::MAX,
+            false if known.run.incarnation > 0 && !picture.is_forgotten(node, directory) => u64::MAX,
+            false => return None,
+        };
+        Some(Joined {
+            directory,
+            era,
+            reformed: self.metadata.core().reformed(),
+        })
+    }
+
+    /// How far it has applied the metadata, and what they are there.
+    pub(crate) fn applied(&self) -> (u64, &Picture) {
+        let core = self.metadata.core();
+        (core.status().applied, core.machine().picture())
+    }
+
+    /// What this node knows of the cluster.
+    pub(crate) fn picture(&self) -> Arc<Picture> {
+        self.view.picture()
+    }
+
+    /// An operator asks for a change; asked for again until it is done.
+    pub(crate) fn ask(&self, change: Change) {
+        self.client.submit_later(change);
+    }
+
+    /// Whether nothing can be agreed on without that node.
+    pub(crate) fn is_needed(&self, node: NodeId) -> bool {
+        let core = self.metadata.core();
+        core.is_pair() && core.members().contains(&node)
+    }
+
+    /// A new node is to be part of the cluster.
+    pub(crate) fn ask_to_join(&self, node: NodeId, directory: u64) {
+        self.client.submit_later(Change::JoinNode {
+            node,
+            name: format!("node-{node}"),
+            address: format!("node-{node}:1"),
+            directory,
+        });
+    }
+
     /// Has one of the replicated queues move, if there is any; answers which.
     pub(crate) fn place_any_queue(&self, drawn: u64, replicas: Vec<NodeId>, leader: NodeId) -> Option<GroupId> {
         let picture = self.view.picture();
@@ -354,15 +456,15 @@ impl NodeRun {
         let Self { queues, alarms, .. } = self;
         let mut rings = Vec::new();
         for (group, replica) in queues {
-            let Some((deadline, look)) = replica.wakes(wall_ms) else {
+            let Some((due, look)) = replica.wakes(wall_ms) else {
                 alarms.remove(group);
                 continue;
             };
             let alarm = alarms.entry(*group).or_default();
-            alarm.deadline = deadline;
-            let entry = deadline.map(|deadline| match alarm.asked {
-                Some((asked, at_ms)) if asked == deadline => at_ms + ASKED_AGAIN_MS,
-                _ => deadline,
+            alarm.due = due;
+            let entry = due.map(|due| match alarm.asked {
+                Some((asked, at_ms)) if asked == due.deadline_ms => (at_ms + ASKED_AGAIN_MS).max(due.at_ms),
+                _ => due.at_ms,
             });
             let Some(due_ms) = entry.into_iter().chain(look).min() else {
                 continue;
@@ -390,13 +492,13 @@ impl NodeRun {
             return Ok(());
         }
         alarm.armed_us = None;
-        let due = alarm.deadline.filter(|deadline| *deadline <= wall_ms);
-        let is_due = due.is_some_and(|deadline| {
+        let due = alarm.due.filter(|due| due.at_ms <= wall_ms);
+        let is_due = due.is_some_and(|due| {
             let asked = alarm.asked;
-            !asked.is_some_and(|(asked, at_ms)| asked == deadline && wall_ms < at_ms + ASKED_AGAIN_MS)
+            !asked.is_some_and(|(asked, at_ms)| asked == due.deadline_ms && wall_ms < at_ms + ASKED_AGAIN_MS)
         });
         if is_due {
-            alarm.asked = due.map(|deadline| (deadline, wall_ms));
+            alarm.asked = due.map(|due| (due.deadline_ms, wall_ms));
         }
         replica.wake(is_due, wall_ms)
     }

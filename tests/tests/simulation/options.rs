@@ -1,5 +1,6 @@
 //! What a run is like: drawn from its seed.
 
+use super::mutation::Mutation;
 use super::random::Random;
 
 /// One queue of the workload.
@@ -60,6 +61,8 @@ pub(crate) struct Faults {
     /// A queue is to have other replicas, or another leader.
     pub(crate) moves: u64,
     pub(crate) lost_disks: u64,
+    /// A stored record is corrupt from then on.
+    pub(crate) rots: u64,
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
     pub(crate) late: u64,
@@ -71,6 +74,8 @@ pub(crate) struct Faults {
 pub(crate) struct Options {
     pub(crate) nodes: u64,
     pub(crate) queues: Vec<QueueOptions>,
+    /// Every message goes to a stream as well.
+    pub(crate) stream: bool,
     pub(crate) publishers: u64,
     pub(crate) consumers: u64,
     pub(crate) getters: u64,
@@ -101,12 +106,22 @@ pub(crate) struct Options {
     pub(crate) skew_ms: u64,
     /// Ticks after which a node that cannot be reached counts as ended.
     pub(crate) silent_ticks: u32,
+    /// One more node joins while things break.
+    pub(crate) joins: bool,
+    /// One node begins the cluster, and all others join it.
+    pub(crate) founds_alone: bool,
+    /// Nodes are forgotten while things break, and come back.
+    pub(crate) forgets: bool,
+    /// The majority is lost for good once, and the cluster goes on with one or two survivors.
+    pub(crate) recovers: bool,
+    /// Now and then a queue loses the majority of its replicas, and goes on with one.
+    pub(crate) shrinks: bool,
     /// One node is gone for good when the faults end, and some of those that are left begin anew then.
     pub(crate) loses_node: bool,
 }
 
 impl Options {
-    pub(crate) fn draw(seed: u64) -> Self {
+    pub(crate) fn draw(seed: u64, mutation: Option<Mutation>) -> Self {
         let random = &mut Random::new(seed, 1);
         // Most runs have some kinds of fault and not others: what hides behind one is seen without it.
         let some = |random: &mut Random, odds: u64, most: u64| {
@@ -130,6 +145,7 @@ impl Options {
             moves: 0,
             // Drawn apart, so that older seeds keep their meaning.
             lost_disks: some(&mut Random::new(seed, 6), 20, 12),
+            rots: 0,
             lost: some(random, 40, 400),
             doubled: some(random, 40, 400),
             late: some(random, 40, 400),
@@ -151,6 +167,8 @@ impl Options {
         let mut options = Self {
             nodes: if random.below(4) == 0 { 5 } else { 3 },
             queues,
+            // Drawn apart, so that older seeds without a stream keep their meaning.
+            stream: Random::new(seed, 9).below(3) == 0,
             publishers: random.from(1, 3),
             consumers: random.from(1, 4),
             getters: some(random, 30, 1),
@@ -175,9 +193,34 @@ impl Options {
             skew_ms: *random.pick(&[0, 5, 500, 60_000]),
             silent_ticks: *random.pick(&[600, 600, 15]),
             loses_node: random.below(6) == 0,
+            joins: false,
+            founds_alone: false,
+            forgets: false,
+            recovers: false,
+            shrinks: false,
         };
         // Drawn apart, so that older seeds without moves keep their meaning.
         options.faults.moves = some(&mut Random::new(seed, 8), 50, 40);
+        options.faults.rots = some(&mut Random::new(seed, 15), 20, 20);
+        options.joins = Random::new(seed, 9).below(5) == 0;
+        options.founds_alone = Random::new(seed, 10).below(8) == 0;
+        options.forgets = Random::new(seed, 11).below(5) == 0;
+        options.recovers = Random::new(seed, 12).below(6) == 0;
+        options.shrinks = Random::new(seed, 13).below(6) == 0;
+        match mutation {
+            // In a run without these it would have nothing to do.
+            Some(Mutation::HidesLoss) => options.faults.lost_disks = 12,
+            Some(Mutation::SkipsCorrupt) => options.faults.rots = 20,
+            _ => {}
+        }
+        if options.shrinks {
+            // The metadata keep their majority without two of them.
+            options.nodes = 5;
+        }
+        if options.forgets || options.recovers || options.shrinks {
+            // What takes its time is to be over before everything works again.
+            options.faulty_ms = options.faulty_ms.max(15_000);
+        }
         options
     }
 }

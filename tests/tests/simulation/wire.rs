@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use warren_cluster::NodeId;
-use warren_cluster::transport::{Envelope, OutgoingSnapshot, PeerState, SendError, Transport};
+use warren_cluster::transport::{Envelope, Membership, Met, OutgoingSnapshot, Peer, PeerState, SendError, Transport};
 
 #[derive(Default)]
 struct State {
@@ -15,22 +15,77 @@ struct State {
     lens: BTreeMap<NodeId, usize>,
     /// Links that refused something since they last had room.
     refusing: BTreeSet<NodeId>,
+    /// The peers, as the node has told its transport.
+    told: BTreeSet<NodeId>,
+    /// Peers that are new, and that are none any more.
+    changes: (Vec<NodeId>, Vec<NodeId>),
+    /// Nodes that were removed for good, with the last run whose disk is meant.
+    forgotten: BTreeMap<NodeId, u64>,
 }
 
 /// One run's end of all its links.
 pub(crate) struct Net {
     len_max: usize,
-    others: Vec<NodeId>,
+    own: NodeId,
+    directory: u64,
+    /// What the node tells others of its cluster.
+    pub(crate) membership: Membership,
     state: Mutex<State>,
 }
 
 impl Net {
-    pub(crate) fn new(len_max: usize, others: Vec<NodeId>) -> Arc<Self> {
+    pub(crate) fn new(len_max: usize, own: NodeId, directory: u64, peers: &[Peer]) -> Arc<Self> {
+        let told = peers.iter().map(|peer| peer.node).collect();
+        let state = State {
+            told,
+            ..State::default()
+        };
         Arc::new(Self {
             len_max,
-            others,
-            state: Mutex::default(),
+            own,
+            directory,
+            membership: Membership::default(),
+            state: Mutex::new(state),
         })
+    }
+
+    pub(crate) fn is_peer(&self, node: NodeId) -> bool {
+        self.state.lock().expect("one thread").told.contains(&node)
+    }
+
+    pub(crate) fn peer_ids(&self) -> Vec<NodeId> {
+        self.state.lock().expect("one thread").told.iter().copied().collect()
+    }
+
+    pub(crate) fn is_forgotten(&self, node: NodeId, directory: u64) -> bool {
+        let state = self.state.lock().expect("one thread");
+        state.forgotten.get(&node).is_some_and(|until| directory <= *until)
+    }
+
+    /// Peers that are new, and that are none any more.
+    pub(crate) fn take_changes(&self) -> (Vec<NodeId>, Vec<NodeId>) {
+        std::mem::take(&mut self.state.lock().expect("one thread").changes)
+    }
+
+    /// What this node says to another one when they meet.
+    pub(crate) fn says_to(&self, node: NodeId) -> Met {
+        let standing = self.membership.standing();
+        let is_of_one = !standing.cluster_id.is_empty();
+        Met {
+            node: self.own,
+            name: format!("node-{}", self.own),
+            address: format!("node-{}:1", self.own),
+            directory: self.directory,
+            cluster_id: standing.cluster_id.clone(),
+            reformed: is_of_one.then_some(standing.reformed),
+            counts_us: standing.counts(node),
+        }
+    }
+
+    /// A peer is one no more.
+    pub(crate) fn drop_peer(&self, node: NodeId) {
+        self.reset(node);
+        self.state.lock().expect("one thread").peers.remove(&node);
     }
 
     pub(crate) fn take_out(&self) -> Vec<(NodeId, Envelope)> {
@@ -63,10 +118,10 @@ impl Net {
 
 impl Transport for Net {
     fn send(&self, to: NodeId, envelope: Envelope) -> Result<(), SendError> {
-        if !self.others.contains(&to) {
+        let mut state = self.state.lock().expect("one thread");
+        if !state.told.contains(&to) {
             return Err(SendError::NoPeer(envelope));
         }
-        let mut state = self.state.lock().expect("one thread");
         let len = state.lens.entry(to).or_default();
         if *len >= self.len_max {
             state.refusing.insert(to);
@@ -80,6 +135,22 @@ impl Transport for Net {
     fn peers(&self) -> Vec<(NodeId, PeerState)> {
         let state = self.state.lock().expect("one thread");
         state.peers.iter().map(|(node, state)| (*node, *state)).collect()
+    }
+
+    fn set_peers(&self, peers: Vec<Peer>) {
+        let mut state = self.state.lock().expect("one thread");
+        let now: BTreeSet<NodeId> = peers
+            .iter()
+            .map(|peer| peer.node)
+            .filter(|node| *node != self.own)
+            .collect();
+        let before = std::mem::replace(&mut state.told, now.clone());
+        state.changes.0.extend(now.difference(&before));
+        state.changes.1.extend(before.difference(&now));
+    }
+
+    fn set_forgotten(&self, forgotten: BTreeMap<NodeId, u64>) {
+        self.state.lock().expect("one thread").forgotten = forgotten;
     }
 
     fn send_snapshot(&self, to: NodeId, snapshot: OutgoingSnapshot) {

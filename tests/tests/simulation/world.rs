@@ -1,12 +1,13 @@
 //! The whole of a run: nodes, links and clients on one simulated clock, one event after the other.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use warren_broker::metadata::replica::GROUP;
 use warren_cluster::log::LogStore as _;
 use warren_cluster::transport::{Envelope, OutgoingSnapshot};
-use warren_cluster::{GroupId, NodeId};
+use warren_cluster::{GroupId, NodeId, version};
 use warren_proto::record::SessionId;
 
 use super::boxes::{Letter, Target};
@@ -15,10 +16,13 @@ use super::client::{Client, Purpose};
 use super::disk::Store;
 use super::mutation::Mutation;
 use super::node::{Node, NodeRun, Turn};
+use super::operator::Task;
 use super::options::Options;
 use super::random::Random;
 use super::wire::Link;
 
+/// The time in the world that is told step by step.
+pub(crate) static NOW_US: AtomicU64 = AtomicU64::new(0);
 /// Raft's and the metadata's tick.
 const TICK_US: u64 = 100_000;
 /// How often a run looks at its links.
@@ -64,6 +68,8 @@ pub(crate) enum Event {
     Fault,
     /// What was blocked between two nodes is not blocked any more.
     Unblock(Vec<(NodeId, NodeId)>),
+    /// An operator looks whether there is anything to do.
+    Operate,
     /// The faults end.
     Heal,
 }
@@ -100,8 +106,20 @@ pub(crate) struct Summary {
     pub(crate) crashes: u64,
     /// Disks that were lost.
     pub(crate) lost_disks: u64,
+    /// Records that were corrupt from some time on.
+    pub(crate) rots: u64,
+    /// Nodes that ended because they read one.
+    pub(crate) found_rotten: u64,
     /// Snapshots that replicas took over.
     pub(crate) snapshots: u64,
+    /// Nodes that were forgotten.
+    pub(crate) forgotten: u64,
+    /// How often the cluster went on without its majority.
+    pub(crate) recoveries: u64,
+    /// Queues that went on with one replica of those that they had.
+    pub(crate) shrunk: u64,
+    /// Nodes that were turned away, and joined again.
+    pub(crate) expelled: u64,
     /// A digest of the order of events.
     pub(crate) trace: u64,
 }
@@ -114,6 +132,9 @@ pub(crate) struct World {
     agenda: BTreeMap<(u64, u64), Event>,
     next: u64,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    /// Those that begin the cluster.
+    pub(crate) founders: Vec<NodeId>,
+    /// All that are part of it.
     pub(crate) members: Vec<NodeId>,
     pub(crate) links: BTreeMap<(NodeId, NodeId), Link>,
     pub(crate) seats: Vec<Seat>,
@@ -126,6 +147,17 @@ pub(crate) struct World {
     pub(crate) runs: u64,
     pub(crate) next_session: u64,
     pub(crate) healed: bool,
+    /// What an operator is doing, and for how many looks.
+    pub(crate) task: Task,
+    pub(crate) looks: u32,
+    /// The decision that a queue obeyed when it was asked to go on with one replica: that may be agreed on much later.
+    pub(crate) asked: BTreeMap<usize, u64>,
+    pub(crate) operations: Random,
+    pub(crate) has_recovered: bool,
+    /// See [`World::is_assembled`].
+    pub(crate) assembled: bool,
+    /// Nothing breaks until then.
+    pub(crate) calm_until_us: u64,
     /// Does not begin any more.
     pub(crate) gone: Option<NodeId>,
     pub(crate) verbose: bool,
@@ -134,8 +166,9 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, mutation: Option<Mutation>, verbose: bool) -> Self {
-        let options = Options::draw(seed);
+        let options = Options::draw(seed, mutation);
         let members: Vec<NodeId> = (1..=options.nodes).collect();
+        let founders = if options.founds_alone { vec![1] } else { members.clone() };
         let mut world = Self {
             mutation,
             now_us: 0,
@@ -151,14 +184,26 @@ impl World {
             work: Random::new(seed, 5),
             runs: 0,
             next_session: 0,
+            task: Task::default(),
+            looks: 0,
+            asked: BTreeMap::new(),
+            operations: Random::new(seed, 14),
+            has_recovered: false,
+            assembled: false,
+            calm_until_us: 0,
             healed: false,
             gone: None,
             verbose,
             summary: Summary::default(),
-            members: members.clone(),
+            founders: founders.clone(),
+            members: founders.clone(),
             options,
         };
-        for id in &members {
+        let mut all = members.clone();
+        if world.options.joins {
+            all.push(members.len() as u64 + 1);
+        }
+        for id in &all {
             let skew = world.faults.from(0, 2 * world.options.skew_ms);
             world.nodes.insert(
                 *id,
@@ -173,15 +218,28 @@ impl World {
                     slow_until_us: 0,
                     host_up: true,
                     starting: true,
+                    is_late: !founders.contains(id),
+                    joined: None,
+                    recovery: None,
+                    held: false,
+                    may_be_expelled: false,
                 },
             );
-            for other in &members {
+            for other in &all {
                 world.links.insert((*id, *other), Link::default());
             }
-            let after = world.pace.from(0, 200_000);
-            world.after(after, Event::Start(*id));
+            if members.contains(id) {
+                // Those that join find somebody to ask.
+                let late = if founders.contains(id) { 0 } else { 1_500_000 };
+                let after = world.pace.from(0, 200_000);
+                world.after(late + after, Event::Start(*id));
+            } else {
+                let after = world.faults.from(1_000, world.options.faulty_ms);
+                world.after(1_000 * after, Event::Start(*id));
+            }
         }
         world.seat_clients();
+        world.begin_operations();
         world.after(1_500_000, Event::Fault);
         world.after(world.options.faulty_ms * 1_000, Event::Heal);
         world
@@ -196,6 +254,9 @@ impl World {
         purposes.extend(letters.map(Purpose::Letters));
         let deleted = (0..queues).filter(|queue| self.options.queues[*queue].deleted);
         purposes.extend(deleted.map(Purpose::Delete));
+        if self.options.stream {
+            purposes.extend([Purpose::Read; 2]);
+        }
         for purpose in purposes {
             self.seat(purpose);
         }
@@ -235,6 +296,9 @@ impl World {
     pub(crate) fn run(mut self) -> Result<Summary, Violation> {
         while let Some(((at_us, _), event)) = self.agenda.pop_first() {
             self.now_us = at_us;
+            if self.verbose {
+                NOW_US.store(at_us, Ordering::Relaxed);
+            }
             self.summary.events += 1;
             if self.summary.events > EVENTS_MAX {
                 self.checker.fail(format!("no rest after {EVENTS_MAX} events"));
@@ -338,6 +402,7 @@ impl World {
                     self.unblock(pair);
                 }
             }
+            Event::Operate => self.operate(),
             Event::Heal => self.heal(),
         }
     }
@@ -347,7 +412,7 @@ impl World {
         let now_us = self.now_us;
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.starting = false;
-        if node.run.is_some() || self.gone == Some(id) {
+        if node.run.is_some() || self.gone == Some(id) || node.held {
             return;
         }
         let wall_ms = node.wall_ms(now_us);
@@ -355,12 +420,24 @@ impl World {
             node.incarnation = (node.incarnation + 1).max(wall_ms);
         }
         let is_empty = node.store.groups().expect("a healthy store").is_empty();
-        if is_empty && (self.mutation != Some(Mutation::HidesLoss) || node.directory == 0) {
+        let is_late = node.is_late;
+        // It keeps its number while it asks.
+        let asks = is_late && node.directory > 0 && node.joined.is_none_or(|joined| joined.directory != node.directory);
+        if is_empty && !asks && (self.mutation != Some(Mutation::HidesLoss) || node.directory == 0) {
             node.directory = node.incarnation;
         }
+        let directory = node.directory;
+        if is_late && is_empty && !self.may_begin(id, directory) {
+            let after = self.pace.from(100_000, 1_000_000);
+            return self.after(after, Event::Start(id));
+        }
+        let Some(node) = self.nodes.get_mut(&id) else { return };
         node.host_up = true;
         self.runs = number;
-        let started = NodeRun::start(node, number, &self.members, &self.options, wall_ms);
+        let founders: &[NodeId] = if is_late { &[] } else { &self.founders };
+        // Those that its configuration names, or those that there were when it joined.
+        let known: &[NodeId] = if is_late { &self.members } else { &self.founders };
+        let started = NodeRun::start(node, number, known, founders, &self.options, wall_ms);
         let result = match started {
             Ok(run) => {
                 node.run = Some(run);
@@ -369,15 +446,91 @@ impl World {
             Err(error) => Err(error),
         };
         self.say(|| format!("node {id} starts as run {number}"));
-        for peer in self.members.clone() {
-            if peer != id {
-                let delay = self.network.from(1_000, 20_000);
-                self.after(delay, Event::Open(id, number, peer));
-            }
+        self.reset_streams(id);
+        let peers = self.nodes[&id].run.as_ref().map(|run| run.net.peer_ids());
+        for peer in peers.unwrap_or_default() {
+            let delay = self.network.from(1_000, 20_000);
+            self.after(delay, Event::Open(id, number, peer));
         }
         self.after(BEAT_US, Event::Beat(id, number));
         self.after(TICK_US, Event::Tick(id, number, Target::Metadata));
         self.after_step(id, result);
+    }
+
+    /// A machine that is back knows nothing of the streams that it had, and says so to whoever still sends on them.
+    fn reset_streams(&mut self, id: NodeId) {
+        for peer in self
+            .nodes
+            .keys()
+            .copied()
+            .filter(|peer| *peer != id)
+            .collect::<Vec<_>>()
+        {
+            let Some(run) = self.nodes[&peer].run.as_ref().map(|run| run.number) else {
+                continue;
+            };
+            if self.links[&(id, peer)].blocked || self.links[&(peer, id)].blocked {
+                continue;
+            }
+            for (from, to) in [(id, peer), (peer, id)] {
+                let link = &self.links[&(from, to)];
+                let stream = if from == id { link.receiver } else { link.sender };
+                if stream == 0 {
+                    continue;
+                }
+                let ended = Ended {
+                    node: peer,
+                    run,
+                    from,
+                    to,
+                    stream,
+                    by_peer: true,
+                };
+                let delay = self.network.from(1_000, 150_000);
+                self.after(delay, Event::Ended(ended));
+            }
+        }
+    }
+
+    /// A node without a disk asks to be part of the cluster; whether it was told that it is.
+    fn may_begin(&mut self, id: NodeId, directory: u64) -> bool {
+        let asked = self.members.clone();
+        let asked = *self.faults.pick(&asked);
+        let Some(run) = self.nodes.get(&asked).and_then(|node| node.run.as_ref()) else {
+            return false;
+        };
+        if run.picture().is_forgotten(id, directory) {
+            // Its clock is behind that of one that was there before: its operator sees to both.
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.directory = 0;
+                node.skew_ms += 5_000;
+            }
+            return false;
+        }
+        let runs = self.nodes.values().filter_map(|node| node.run.as_ref());
+        let latest = runs.map(|run| run.applied().0).max();
+        if !run.is_needed(id) && (!run.is_up_to_date() || Some(run.applied().0) < latest) {
+            // It has the joining agreed on, and answers when it has applied that.
+            return false;
+        }
+        match run.has_joined(id, directory) {
+            Some(joined) => {
+                self.say(|| format!("node {id} has joined, says node {asked}"));
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.joined = Some(joined);
+                    node.may_be_expelled = self.options.forgets;
+                }
+                if !self.members.contains(&id) {
+                    self.members.push(id);
+                }
+                true
+            }
+            None => {
+                run.ask_to_join(id, directory);
+                self.after_step(asked, Ok(()));
+                false
+            }
+        }
     }
 
     /// One letter of one mailbox.
@@ -440,6 +593,10 @@ impl World {
 
     /// The checker looks at a replica that may have moved.
     fn look(&mut self, id: NodeId, target: Target) {
+        if !self.members.contains(&id) {
+            // What was given up or forgotten goes its own way until it knows.
+            return;
+        }
         let Some(run) = self.nodes.get(&id).and_then(|node| node.run.as_ref()) else {
             return;
         };
@@ -490,9 +647,14 @@ impl World {
     /// Collects what a step of a node has brought about.
     pub(crate) fn after_step(&mut self, id: NodeId, result: Result<(), warren_cluster::group::Error>) {
         let now_us = self.now_us;
-        let Some(node) = self.nodes.get(&id) else { return };
+        let Some(node) = self.nodes.get_mut(&id) else { return };
         let made_to_fail = node.store.broken.load(std::sync::atomic::Ordering::Relaxed);
         let failed = node.run.as_ref().is_some_and(|run| run.disk.has_failed());
+        if (result.is_err() || failed) && node.store.has_met_rot() {
+            // It says so and ends; its operator gives it an empty disk.
+            self.summary.found_rotten += 1;
+            return self.lose_disk(id);
+        }
         if let Err(error) = result {
             if !made_to_fail {
                 return self.checker.fail(format!("node {id} stops: {error}"));
@@ -507,7 +669,24 @@ impl World {
         }
         let slow = node.slow_until_us > now_us;
         let wall_ms = node.wall_ms(now_us);
-        let Some(run) = &node.run else { return };
+        let Some(run) = &mut node.run else { return };
+        if let Some(conflict) = run
+            .metadata
+            .conflict()
+            .filter(|_| self.mutation != Some(Mutation::DoesNotFence))
+        {
+            let why = format!("ends: {conflict}");
+            return self.expel(id, &why);
+        }
+        if run.metadata.is_forgotten() {
+            return self.expel(id, "has applied that it was forgotten");
+        }
+        let (new, gone) = run.net.take_changes();
+        if !new.is_empty() || !gone.is_empty() {
+            return self.peers_change(id, new, gone);
+        }
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(run) = &mut node.run else { return };
         let number = run.number;
         let out = run.net.take_out();
         let snapshots = run.net.take_snapshots();
@@ -515,12 +694,11 @@ impl World {
         let waiting = run.waiting_sessions();
         let needs: Vec<_> = run
             .queues
-            .iter()
-            .filter(|(_, replica)| {
+            .iter_mut()
+            .filter_map(|(group, replica)| {
                 let look = replica.wakes(wall_ms).and_then(|(_, look)| look);
-                replica.needs_ticks() || look.is_some()
+                (replica.needs_ticks() || look.is_some()).then_some(*group)
             })
-            .map(|(group, _)| *group)
             .collect();
         let writes = run.disk.begin();
         let wall_ms = node.wall_ms(now_us);
@@ -577,14 +755,32 @@ impl World {
         for pair in pairs {
             self.unblock(pair);
         }
-        if self.options.loses_node {
+        let options = &self.options;
+        // A queue that was declared before all were there may have two replicas.
+        let is_growing = options.joins || options.founds_alone;
+        let is_changing = options.forgets || options.recovers || options.shrinks || is_growing;
+        // Nobody joins, or is forgotten, before all have agreed on entries that say so.
+        let mut runs = self.nodes.values().filter_map(|node| node.run.as_ref());
+        let is_agreed = runs.any(|run| run.picture().version() == version::LATEST);
+        let is_large = is_agreed && self.members.len() >= self.options.nodes as usize && self.task == Task::Idle;
+        if self.options.loses_node && (!is_changing || is_large && self.is_spread(3)) {
             self.lose_node();
         }
-        let ids = self.members.clone();
+        // Whatever has rotted and was not read is found now.
+        let rotten: Vec<NodeId> = self
+            .nodes
+            .values()
+            .filter(|node| node.store.memory().is_corrupt() && self.gone != Some(node.id))
+            .map(|node| node.id)
+            .collect();
+        for id in rotten {
+            self.lose_disk(id);
+        }
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
             if let Some(node) = self.nodes.get_mut(&id) {
                 node.slow_until_us = now_us;
-                if node.run.is_none() && !node.starting {
+                if node.run.is_none() && !node.starting && !node.held {
                     node.starting = true;
                     self.after(10_000, Event::Start(id));
                 }
@@ -638,25 +834,57 @@ impl World {
         let node = &self.nodes[&id];
         let Some(run) = &node.run else { return false };
         let holds = |group| {
-            let state = node.store.state(group).expect("a healthy store");
+            let state = node.store.memory().state(group).expect("a healthy store");
             state.is_some_and(|state| !state.fresh)
         };
         let waits = run.metadata.core().is_fresh() || run.queues.values().any(|replica| replica.core().is_fresh());
-        run.is_ready() && !waits && holds(GROUP) && run.groups().into_iter().all(holds)
+        !node.store.memory().is_corrupt()
+            && run.is_ready()
+            && !waits
+            && holds(GROUP)
+            && run.groups().into_iter().all(holds)
     }
 
     /// Whether every node's disk holds what it ever held, or has got it back.
     pub(crate) fn is_whole(&self) -> bool {
-        self.nodes.values().all(|node| {
-            if node.run.is_some() {
-                return self.has_all(node.id);
-            }
-            let groups = node.store.groups().expect("a healthy store");
-            let states = groups
-                .iter()
-                .filter_map(|group| node.store.state(*group).expect("a healthy store"));
-            !groups.is_empty() && states.into_iter().all(|state| !state.fresh)
-        })
+        if self.nodes.values().any(|node| node.store.memory().is_corrupt()) {
+            return false;
+        }
+        // A node may not know of a queue yet of which it is to have a replica.
+        let pictures = self
+            .nodes
+            .values()
+            .filter_map(|node| node.run.as_ref())
+            .map(NodeRun::applied);
+        let latest = pictures.max_by_key(|(applied, _)| *applied);
+        let missing = latest.is_some_and(|(_, picture)| {
+            picture.all_queues().filter(|queue| !queue.is_transient()).any(|queue| {
+                let is_whole = |node: &NodeId| {
+                    let state = self.nodes[node]
+                        .store
+                        .memory()
+                        .state(queue.group)
+                        .expect("a healthy store");
+                    state.is_some_and(|state| !state.fresh && !state.removed)
+                };
+                !queue.is_lost() && !queue.replicas().iter().all(is_whole)
+            })
+        });
+        !missing
+            && self
+                .nodes
+                .values()
+                .filter(|node| self.members.contains(&node.id))
+                .all(|node| {
+                    if node.run.is_some() {
+                        return self.has_all(node.id);
+                    }
+                    let groups = node.store.groups().expect("a healthy store");
+                    let states = groups
+                        .iter()
+                        .filter_map(|group| node.store.memory().state(*group).expect("a healthy store"));
+                    !groups.is_empty() && states.into_iter().all(|state| !state.fresh)
+                })
     }
 
     fn is_at_rest(&self) -> bool {
@@ -666,8 +894,18 @@ impl World {
     /// What is not yet as it must be; empty if everything is.
     fn unrest(&self) -> String {
         let mut unrest = String::new();
+        if self.task != Task::Idle {
+            unrest += &format!("an operator is at {:?}; ", self.task);
+        }
+        let machines = self.nodes.values().filter_map(|node| node.run.as_ref());
+        let machines = machines.flat_map(|run| run.queues.values().map(|replica| replica.core().machine()));
+        let read_to = machines
+            .filter_map(|machine| machine.stream())
+            .map(|stream| stream.next())
+            .max();
         for seat in &self.seats {
-            if !seat.client.is_at_rest() {
+            let reads = seat.client.purpose == Purpose::Read && Some(seat.client.position) < read_to;
+            if !seat.client.is_at_rest() || reads {
                 unrest += &format!("{}; ", seat.client.describe());
                 let session = seat
                     .server
@@ -688,6 +926,15 @@ impl World {
             if !self.has_all(*id) {
                 unrest += &format!("node {id} has not got back what its disk held; ");
             }
+            let core = run.metadata.core();
+            let is_leader = core.role() == warren_cluster::group::Role::Leader;
+            if is_leader && self.gone.is_none() && core.members().len() != self.nodes.len() {
+                unrest += &format!(
+                    "the metadata are kept by {:?} and {:?}; ",
+                    core.members(),
+                    core.learners()
+                );
+            }
             for group in run.left_over() {
                 unrest += &format!("node {id} keeps group {group}, whose queue is no more; ");
             }
@@ -696,10 +943,24 @@ impl World {
                 for session in machine.sessions().filter(|session| !self.has_session(*session)) {
                     unrest += &format!("group {group} knows {session:?}, which is no more; ");
                 }
-                let stats = machine.stats();
+                let mut stats = machine.stats();
+                if machine.stream().is_some() {
+                    // What is read stays.
+                    stats.ready = 0;
+                }
                 let status = replica.core().status();
                 let leads = self.leader_of(*group);
                 let top = self.commit_of(*group);
+                if leads != 1 {
+                    let core = replica.core();
+                    unrest += &format!(
+                        "node {id} takes group {group} for {:?} and {:?}, fresh: {}, of {:?}; ",
+                        core.members(),
+                        core.learners(),
+                        core.is_fresh(),
+                        replica.queue().placement
+                    );
+                }
                 if stats.ready + stats.unacked + stats.dead > 0 || leads != 1 || status.applied != top {
                     unrest += &format!("node {id} group {group} ({leads} leaders): {status:?} {stats:?}");
                     for row in machine.consumers() {
@@ -708,6 +969,31 @@ impl World {
                     unrest += "; ";
                 }
                 let core = replica.core();
+                // Its own queue: what the metadata say by now.
+                let reformed = run.picture().queue_by_group(*group).map_or(0, |queue| queue.reformed());
+                if core.reformed() != reformed {
+                    unrest += &format!(
+                        "node {id} group {group} obeys decision {}, and not {reformed}; ",
+                        core.reformed()
+                    );
+                }
+                if status.role == warren_cluster::group::Role::Leader
+                    && self.replicas(*group).any(|other| other.core().status().applied != top)
+                {
+                    let peers: Vec<_> = core
+                        .members()
+                        .iter()
+                        .map(|peer| {
+                            (
+                                *peer,
+                                core.is_down(*peer),
+                                core.has_caught_up(*peer),
+                                replica.needs_ticks(),
+                            )
+                        })
+                        .collect();
+                    unrest += &format!("node {id} leads group {group}: {status:?}, peers {peers:?}; ");
+                }
                 if leads == 1 && self.gone.is_none() && status.role == warren_cluster::group::Role::Leader {
                     let mut wanted = replica.queue().wanted().to_vec();
                     wanted.sort_unstable();
@@ -757,7 +1043,7 @@ impl World {
             let Some(run) = &node.run else { continue };
             for (group, replica) in &run.queues {
                 let core = replica.core();
-                self.checker.compare(*group, *id, core.status().applied, core.machine());
+                self.checker.compare(*group, *id, core);
                 self.checker.round_trip(*group, core.machine());
                 let dropped = core.machine().stats().totals.dropped;
                 let queue = replica

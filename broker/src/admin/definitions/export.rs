@@ -105,6 +105,9 @@ fn described_vhosts(picture: &Picture) -> Vec<Value> {
         if !vhost.default_queue_type.is_empty() {
             metadata.insert("default_queue_type".to_owned(), json!(vhost.default_queue_type));
         }
+        if vhost.is_protected {
+            metadata.insert("protected_from_deletion".to_owned(), json!(true));
+        }
         let limit = |(name, value): (&String, &i64)| json!({"name": name, "value": value});
         json!({
             "name": vhost.name.as_str(),

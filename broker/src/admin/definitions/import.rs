@@ -196,6 +196,15 @@ impl<'a> Importer<'a> {
             description: text("description")?,
             tags,
             default_queue_type,
+            is_protected: match metadata.get("protected_from_deletion") {
+                None | Some(Value::Null) => false,
+                Some(Value::Bool(is_protected)) => *is_protected,
+                Some(other) => {
+                    return entry.fault(format_args!(
+                        "protected_from_deletion must be true or false, not {other}"
+                    ));
+                }
+            },
         };
         if self.vhosts.insert(name.to_owned()) {
             self.stage(entry, Change::AddVhost(describe), true);
@@ -203,6 +212,7 @@ impl<'a> Importer<'a> {
             known.description != describe.description
                 || known.tags != describe.tags
                 || known.default_queue_type != describe.default_queue_type
+                || known.is_protected != describe.is_protected
         }) {
             self.stage(entry, Change::SetVhost(describe), false);
         }
@@ -288,7 +298,7 @@ impl<'a> Importer<'a> {
         };
         let apply_to = value.text_or("apply-to", "all").or_else(|fault| entry.fault(fault))?;
         let Some(apply_to) = ApplyTo::from_name(apply_to) else {
-            return entry.fault(format_args!("apply-to '{apply_to}' is unrecognised"));
+            return entry.fault(ApplyTo::unrecognised(apply_to));
         };
         let set = SetPolicy {
             vhost: vhost.as_str().into(),

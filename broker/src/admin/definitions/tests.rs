@@ -42,6 +42,7 @@ impl World {
         self.index += 1;
         let meta = Meta {
             index: self.index,
+            version: warren_cluster::version::LATEST,
             ..Meta::default()
         };
         let mut effects = Vec::new();

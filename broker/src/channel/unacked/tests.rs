@@ -34,7 +34,7 @@ proptest! {
             match step {
                 Step::Push(skip) => {
                     tag += skip;
-                    let held = Held { group: 1, message: tag * 10, consumer: 1 };
+                    let held = Held { group: 1, message: tag * 10, consumer: (tag % 2) as u32 };
                     unacked.push(tag, held);
                     model.insert(tag, held);
                 }
@@ -63,6 +63,8 @@ proptest! {
                 }
             }
             prop_assert_eq!(unacked.len(), model.len());
+            let consumed = model.values().filter(|held| held.consumer > 0).count();
+            prop_assert_eq!(unacked.consumed(), consumed);
             let held = unacked.entries.iter().filter_map(|(_, held)| held.as_ref());
             prop_assert!(held.eq(model.values()));
         }

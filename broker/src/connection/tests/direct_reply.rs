@@ -244,6 +244,8 @@ fn with_other_node(broker: &mut Broker) -> String {
         name: "two".to_owned(),
         address: "127.0.0.1:2".to_owned(),
         directory: 0,
+        version: warren_cluster::version::LATEST,
+        sessions_from: 0,
     });
     of_run(2, 7)
 }

@@ -224,6 +224,8 @@ impl Broker {
             name: "one".to_owned(),
             address: "127.0.0.1:1".to_owned(),
             directory: 0,
+            version: warren_cluster::version::LATEST,
+            sessions_from: 0,
         });
         broker
     }
@@ -273,6 +275,7 @@ impl Broker {
                     let kind = match queue.kind {
                         metadata::Kind::Classic => machine::Kind::Classic,
                         metadata::Kind::Quorum => machine::Kind::Quorum,
+                        metadata::Kind::Stream => machine::Kind::Stream,
                     };
                     let config = Config {
                         kind,

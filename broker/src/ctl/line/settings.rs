@@ -92,6 +92,18 @@ pub(in crate::ctl) enum Setting {
         tags: Option<Vec<String>>,
         #[arg(long = "default-queue-type")]
         default_queue_type: Option<String>,
+        #[arg(long = "protected-from-deletion")]
+        protected: Option<bool>,
+    },
+    /// A virtual host cannot be deleted from now on
+    EnableVhostDeletionProtection {
+        #[arg(value_name = "VHOST")]
+        vhost_name: String,
+    },
+    /// A virtual host can be deleted again
+    DisableVhostDeletionProtection {
+        #[arg(value_name = "VHOST")]
+        vhost_name: String,
     },
     /// Keeps a value of a component in the virtual host
     SetParameter {

@@ -60,6 +60,16 @@ fn set_policy(vhost: String, line: PolicyLine, operator: bool) -> Plan {
     done(request, banner)
 }
 
+fn protect(vhost: String, protected: bool) -> Request {
+    Request::UpdateVhost {
+        vhost,
+        description: None,
+        tags: None,
+        default_queue_type: None,
+        protected: Some(protected),
+    }
+}
+
 /// `named` is the virtual host if the line names one.
 pub(super) fn plan(setting: Setting, named: Option<String>) -> Result<Plan, Exit> {
     let vhost = named.clone().unwrap_or_else(|| "/".to_owned());
@@ -170,6 +180,7 @@ pub(super) fn plan(setting: Setting, named: Option<String>) -> Result<Plan, Exit
                 description: None,
                 tags: Some(tags),
                 default_queue_type: None,
+                protected: None,
             };
             done(request, banner)
         }
@@ -178,6 +189,7 @@ pub(super) fn plan(setting: Setting, named: Option<String>) -> Result<Plan, Exit
             description,
             tags,
             default_queue_type,
+            protected,
         } => {
             let banner = format!("Updating metadata of vhost \"{vhost}\" ...");
             let request = Request::UpdateVhost {
@@ -185,8 +197,18 @@ pub(super) fn plan(setting: Setting, named: Option<String>) -> Result<Plan, Exit
                 description,
                 tags,
                 default_queue_type,
+                protected,
             };
             done(request, banner)
+        }
+        Setting::EnableVhostDeletionProtection { vhost_name: vhost } => {
+            let banner = format!("Protecting virtual host \"{vhost}\" from removal by updating its metadata...");
+            done(protect(vhost, true), banner)
+        }
+        Setting::DisableVhostDeletionProtection { vhost_name: vhost } => {
+            let banner =
+                format!("Removing deletion protection from virtual host \"{vhost}\" by updating its metadata...");
+            done(protect(vhost, false), banner)
         }
         Setting::SetParameter { component, name, value } => {
             let banner = format!(

@@ -50,7 +50,7 @@ fn values() {
     check_term("x-single-active-consumer", "a", "{unacceptable_type,longstr}");
     check_term("x-single-active-consumer", "true", "");
     check_term("x-queue-type", "fake", "\"unsupported queue type 'fake'\"");
-    check_term("x-queue-type", "stream", "\"unsupported queue type 'stream'\"");
+    check_term("x-queue-type", "stream", "");
     check_term("x-queue-type", "1", "{unacceptable_type,signedint}");
     check_term("x-delivery-limit", "a", "");
     check_term("x-delivery-limit", "-1", "");
@@ -65,6 +65,53 @@ fn values() {
     check_term("x-queue-version", "2", "");
     check_term("x-queue-mode", "foo", "");
     check_term("foo", "-1", "");
+}
+
+/// As a RabbitMQ 4.3.6 answered.
+#[test]
+fn values_of_streams() {
+    let term = |key: &str, value: &str, term: &str| {
+        let text = format!("invalid arg '{key}' for queue 'q' in vhost '/': {term}");
+        let field = format!("{key}={value}");
+        check(Kind::Stream, [field.as_str()], if term.is_empty() { "" } else { &text });
+    };
+    for value in ["7D", "1Y", "1M", "1m", "1s", "01h", "99999999999999999999Y"] {
+        term("x-max-age", value, "");
+    }
+    for value in ["0s", "h", "-1h", "1H", "1d", "1h1m", " 1h"] {
+        term("x-max-age", value, "invalid_max_age");
+    }
+    term("x-max-age", "5", "{unacceptable_type,signedint}");
+    term("x-max-length-bytes", "0", "");
+    term("x-max-length-bytes", "-1", "{value_negative,-1}");
+    term("x-initial-cluster-size", "0", "{value_zero,0}");
+    term("x-initial-cluster-size", "9", "");
+    term("x-queue-leader-locator", "z", "invalid_queue_locator_arg");
+    term("x-stream-max-segment-size-bytes", "0", "");
+    term("x-stream-max-segment-size-bytes", "-1", "{value_negative,-1}");
+    term("x-stream-filter-size-bytes", "a", "\"expected integer, got longstr\"");
+    let mut segments = table([]);
+    segments.insert("x-stream-max-segment-size-bytes", Value::I64(3_000_000_000));
+    assert_eq!(validate(Kind::Stream, "q", "/", &segments).err(), None);
+    segments.insert("x-stream-max-segment-size-bytes", Value::I64(3_000_000_001));
+    let refused = validate(Kind::Stream, "q", "/", &segments).err();
+    let text = "Exceeded max value for x-stream-max-segment-size-bytes";
+    assert_eq!(refused, Some(Refusal::InvalidSize(text.to_owned())));
+    for field in ["x-stream-filter-size-bytes=15", "x-stream-filter-size-bytes=256"] {
+        check(Kind::Stream, [field], "Invalid value for x-stream-filter-size-bytes");
+    }
+    check(Kind::Stream, ["x-stream-filter-size-bytes=16"], "");
+    for key in [
+        "x-expires",
+        "x-message-ttl",
+        "x-max-length",
+        "x-overflow",
+        "x-single-active-consumer",
+        "x-delivery-limit",
+    ] {
+        let text = format!("invalid arg '{key}' for queue 'q' in vhost '/' of queue type rabbit_stream_queue");
+        check(Kind::Stream, [format!("{key}=1").as_str()], &text);
+    }
 }
 
 #[test]
@@ -225,6 +272,14 @@ fn equivalence() {
     );
     check_again(Kind::Classic, &[], &["x-queue-type=classic"], "");
     check_again(Kind::Classic, &[], &["foo=1", "x-delivery-limit=2"], "");
+    check_again(Kind::Stream, &["x-max-age=1h"], &["x-max-age=60m"], "");
+    check_again(
+        Kind::Stream,
+        &["x-max-age=1h"],
+        &[],
+        "'x-max-age' for queue 'q' in vhost '/': \
+         received none but current is the value '3600000' of type 'longstr'",
+    );
 }
 
 #[test]

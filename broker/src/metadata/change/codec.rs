@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use warren_cluster::version;
 use warren_proto::metadata::{self as proto, binding, command};
 use warren_proto::record::SessionId;
 
@@ -93,8 +94,34 @@ impl Change {
                 name: wire.name,
                 address: wire.address,
                 directory: wire.directory,
+                version: version(wire.version),
+                sessions_from: wire.sessions_from,
+            },
+            Wire::RaiseVersion(wire) => Self::RaiseVersion {
+                version: version(wire.version),
+                nodes: wire
+                    .nodes
+                    .into_iter()
+                    .map(|node| run(Some(node)))
+                    .collect::<Result<_, _>>()?,
             },
             Wire::NodeDown(wire) => Self::NodeDown { run: run(wire.run)? },
+            Wire::JoinNode(wire) => Self::JoinNode {
+                node: wire.node,
+                name: wire.name,
+                address: wire.address,
+                directory: wire.directory,
+            },
+            Wire::Reform(wire) => Self::Reform {
+                survivors: wire.survivors,
+                until: wire.until,
+                cluster_id: wire.cluster_id,
+            },
+            Wire::ReformQueue(wire) => Self::ReformQueue {
+                group: wire.group,
+                survivors: wire.survivors,
+                obeyed: wire.obeyed,
+            },
             Wire::NodeForgotten(wire) => Self::NodeForgotten { node: wire.node },
             Wire::SessionEnded(wire) => Self::SessionEnded {
                 session: wire.session.ok_or(Refusal::Malformed("end of no session"))?.into_id(),
@@ -144,12 +171,14 @@ impl Change {
                     description,
                     tags,
                     default_queue_type,
+                    is_protected,
                 } = describe.into();
                 Wire::SetVhost(proto::SetVhost {
                     name,
                     description,
                     tags,
                     default_queue_type,
+                    is_protected,
                 })
             }
             Self::DeleteVhost { name } => Wire::DeleteVhost(proto::DeleteVhost { name: name.into() }),
@@ -210,14 +239,51 @@ impl Change {
                 name,
                 address,
                 directory,
+                version,
+                sessions_from,
             } => Wire::NodeUp(proto::NodeUp {
                 run: Some((*run).into()),
                 name: name.clone(),
                 address: address.clone(),
                 directory: *directory,
+                version: (*version).into(),
+                sessions_from: *sessions_from,
+            }),
+            Self::RaiseVersion { version, nodes } => Wire::RaiseVersion(proto::RaiseVersion {
+                version: (*version).into(),
+                nodes: nodes.iter().map(|node| (*node).into()).collect(),
             }),
             Self::NodeDown { run } => Wire::NodeDown(proto::NodeDown {
                 run: Some((*run).into()),
+            }),
+            Self::JoinNode {
+                node,
+                name,
+                address,
+                directory,
+            } => Wire::JoinNode(proto::JoinNode {
+                node: *node,
+                name: name.clone(),
+                address: address.clone(),
+                directory: *directory,
+            }),
+            Self::Reform {
+                survivors,
+                until,
+                cluster_id,
+            } => Wire::Reform(proto::Reform {
+                survivors: survivors.clone(),
+                until: *until,
+                cluster_id: cluster_id.clone(),
+            }),
+            Self::ReformQueue {
+                group,
+                survivors,
+                obeyed,
+            } => Wire::ReformQueue(proto::ReformQueue {
+                group: *group,
+                survivors: survivors.clone(),
+                obeyed: *obeyed,
             }),
             Self::NodeForgotten { node } => Wire::NodeForgotten(proto::NodeForgotten { node: *node }),
             Self::SessionEnded { session } => Wire::SessionEnded(proto::SessionEnded {
@@ -282,6 +348,11 @@ pub(in crate::metadata) fn run(wire: Option<proto::Run>) -> Result<Run, Refusal>
     })
 }
 
+/// What says nothing was written before there was anything to say.
+pub(in crate::metadata) fn version(wire: u32) -> u16 {
+    u16::try_from(wire).unwrap_or(u16::MAX).max(version::FIRST)
+}
+
 trait IntoId {
     fn into_id(self) -> SessionId;
 }
@@ -311,12 +382,14 @@ impl From<proto::AddVhost> for DescribeVhost {
             description,
             tags,
             default_queue_type,
+            is_protected,
         } = wire;
         Self {
             name: name.into(),
             description,
             tags,
             default_queue_type,
+            is_protected,
         }
     }
 }
@@ -328,12 +401,14 @@ impl From<proto::SetVhost> for DescribeVhost {
             description,
             tags,
             default_queue_type,
+            is_protected,
         } = wire;
         Self {
             name: name.into(),
             description,
             tags,
             default_queue_type,
+            is_protected,
         }
     }
 }
@@ -345,6 +420,7 @@ impl From<&DescribeVhost> for proto::AddVhost {
             description: describe.description.clone(),
             tags: describe.tags.clone(),
             default_queue_type: describe.default_queue_type.clone(),
+            is_protected: describe.is_protected,
         }
     }
 }
@@ -505,6 +581,7 @@ fn placement(wire: proto::Placement) -> Result<Placement, Refusal> {
             wanted: wire.wanted,
             era: wire.era,
             founders: wire.founders,
+            reformed: wire.reformed,
         },
     })
 }
@@ -532,6 +609,7 @@ impl From<&Placement> for proto::Placement {
                 wanted,
                 era,
                 founders,
+                reformed,
             } => Self {
                 replicas: replicas.clone(),
                 leader: *leader,
@@ -539,6 +617,7 @@ impl From<&Placement> for proto::Placement {
                 wanted: wanted.clone(),
                 era: *era,
                 founders: founders.clone(),
+                reformed: *reformed,
             },
             Placement::Transient { home } => Self {
                 home: Some((*home).into()),

@@ -3,15 +3,19 @@
 use serde_json::Value;
 
 use super::Definition;
-use crate::metadata::arguments::Kind;
+use crate::metadata::arguments::{Kind, age_ms};
 
 type Check = fn(&Value) -> bool;
 
 /// A key, what its value must be, what a wrong one is said not to be, and whether operators may set it.
 struct Key(&'static str, Check, &'static str, bool);
 
-/// Those of RabbitMQ 4.3. Some have no effect here: what belongs to streams, to mirrors of old, to federation, and to
-/// delayed retry.
+const RETRY_TYPE: &str = "delayed-retry-type";
+const RETRY_MIN: &str = "delayed-retry-min";
+const RETRY_MAX: &str = "delayed-retry-max";
+
+/// Those of RabbitMQ 4.3. Some have no effect here: what belongs to mirrors of old and to federation, and the size of a
+/// stream's filters.
 const KEYS: &[Key] = &[
     Key("alternate-exchange", text, "alternate exchange name", false),
     Key("consumer-timeout", natural, "consumer timeout", false),
@@ -24,9 +28,24 @@ const KEYS: &[Key] = &[
     Key("dead-letter-exchange", text, "dead letter exchange name", false),
     Key("dead-letter-routing-key", text, "dead letter routing key", false),
     Key("dead-letter-strategy", strategy, "dead letter strategy", false),
-    Key("delayed-retry-type", retry_type, "delayed retry type", true),
-    Key("delayed-retry-min", natural, "delayed retry minimum", true),
-    Key("delayed-retry-max", natural, "delayed retry maximum", true),
+    Key(
+        RETRY_TYPE,
+        retry_type,
+        "delayed retry type. Must be one of: all, failed, returned, disabled",
+        true,
+    ),
+    Key(
+        RETRY_MIN,
+        positive,
+        "delayed retry minimum delay. Must be a positive integer",
+        true,
+    ),
+    Key(
+        RETRY_MAX,
+        positive,
+        "delayed retry maximum delay. Must be a positive integer",
+        true,
+    ),
     Key("delivery-limit", integer, "delivery limit", true),
     Key("expires", positive, "queue expiry", true),
     Key("federation-upstream", text, "federation upstream name", false),
@@ -38,10 +57,10 @@ const KEYS: &[Key] = &[
     Key("ha-promote-on-shutdown", text, "ha-promote-on-shutdown", false),
     Key("ha-sync-batch-size", natural, "ha-sync-batch-size", false),
     Key("ha-sync-mode", text, "ha-sync-mode", false),
-    Key("initial-cluster-size", positive, "cluster size", false),
+    Key("initial-cluster-size", natural, "cluster size", false),
     Key("max-age", max_age, "max age", false),
     Key("max-in-memory-bytes", natural, "maximum memory in bytes", true),
-    Key("max-in-memory-length", natural, "maximum length in memory", true),
+    Key("max-in-memory-length", natural, "maximum memory in bytes", true),
     Key("max-length", natural, "maximum length", true),
     Key("max-length-bytes", natural, "maximum length in bytes", true),
     Key("message-ttl", natural, "message TTL", true),
@@ -49,10 +68,15 @@ const KEYS: &[Key] = &[
     Key("queue-leader-locator", locator, "queue leader locator value", false),
     Key("queue-master-locator", text, "queue master locator value", false),
     Key("queue-mode", mode, "queue-mode value", false),
-    Key("queue-version", version, "queue version", true),
-    Key("stream-filter-size-bytes", natural, "filter size", false),
-    Key("stream-max-segment-size-bytes", natural, "segment size", false),
-    Key("target-group-size", positive, "target group size", true),
+    Key("queue-version", version, "queue-version value", true),
+    Key(
+        "stream-filter-size-bytes",
+        filter_size,
+        "filter size. Valid range is 16-255",
+        false,
+    ),
+    Key("stream-max-segment-size-bytes", segment_size, "segment size", false),
+    Key("target-group-size", positive, "qq target count value", true),
 ];
 
 /// A policy with one of these does not apply to classic queues.
@@ -83,14 +107,35 @@ const NOT_FOR_QUORUM: &[&str] = &[
     "stream-max-segment-size-bytes",
 ];
 
-/// Ten years: the longest that a queue or message can be given, as with arguments.
-const TIME_MS_MAX: u64 = 315_360_000_000;
+/// A policy with one of these does not apply to streams.
+const NOT_FOR_STREAM: &[&str] = &[
+    "dead-letter-exchange",
+    "dead-letter-routing-key",
+    "dead-letter-strategy",
+    "delivery-limit",
+    "expires",
+    "ha-mode",
+    "ha-params",
+    "ha-promote-on-failure",
+    "ha-promote-on-shutdown",
+    "ha-sync-mode",
+    "max-in-memory-bytes",
+    "max-in-memory-length",
+    "max-length",
+    "max-priority",
+    "message-ttl",
+    "overflow",
+    "queue-master-locator",
+    "queue-mode",
+    "target-group-size",
+];
 
 /// Whether a queue of that type passes over a policy with this key.
 pub(super) fn is_unsupported(key: &str, kind: Kind) -> bool {
     match kind {
         Kind::Classic => NOT_FOR_CLASSIC.contains(&key),
         Kind::Quorum => NOT_FOR_QUORUM.contains(&key),
+        Kind::Stream => NOT_FOR_STREAM.contains(&key),
     }
 }
 
@@ -105,12 +150,13 @@ pub fn check_definition(definition: &Definition, operator: bool) -> Result<(), S
         return Err("no policy provided".to_owned());
     }
     let known = |key: &str| KEYS.iter().find(|known| known.0 == key && (known.3 || !operator));
-    let unknown: Vec<String> = definition
-        .keys()
-        .filter(|key| known(key).is_none())
-        .map(|key| format!("<<\"{key}\">>"))
+    let mut unknown: Vec<String> = definition
+        .iter()
+        .filter(|(key, _)| known(key).is_none())
+        .map(|(key, value)| format!("{{{},{}}}", term(&Value::from(key.as_str())), term(value)))
         .collect();
     if !unknown.is_empty() {
+        unknown.sort_unstable();
         let unknown = unknown.join(",");
         return Err(format!("[{unknown}] are not recognised policy settings"));
     }
@@ -118,12 +164,41 @@ pub fn check_definition(definition: &Definition, operator: bool) -> Result<(), S
         let Some(Key(_, check, noun, _)) = known(key) else {
             continue;
         };
-        let is_late = matches!(key.as_str(), "expires" | "message-ttl");
-        if !check(value) || (is_late && value.as_u64() > Some(TIME_MS_MAX)) {
-            return Err(format!("{value} is not a valid {noun} (key '{key}')"));
+        if !check(value) {
+            return Err(format!("{} is not a valid {noun}", term(value)));
+        }
+        if key == RETRY_TYPE && value != "disabled" && !definition.contains_key(RETRY_MIN) {
+            let kind = value.as_str().unwrap_or_default();
+            return Err(format!("{RETRY_MIN} is required when {RETRY_TYPE} is {kind}"));
         }
     }
-    Ok(())
+    let number = |key: &str| definition.get(key).and_then(Value::as_u64);
+    match (number(RETRY_MIN), number(RETRY_MAX)) {
+        (Some(min), Some(max)) if max < min => Err(format!(
+            "{RETRY_MAX} ({max}) must not be smaller than {RETRY_MIN} ({min})"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A value as RabbitMQ prints it.
+fn term(value: &Value) -> String {
+    let all = |terms: Vec<String>| terms.join(",");
+    match value {
+        Value::String(text) if text.is_empty() => "<<>>".to_owned(),
+        Value::String(text) => {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+            let suffix = if text.is_ascii() { "" } else { "/utf8" };
+            format!("<<\"{text}\"{suffix}>>")
+        }
+        Value::Array(values) => format!("[{}]", all(values.iter().map(term).collect())),
+        Value::Object(fields) => {
+            let field =
+                |(key, value): (&String, &Value)| format!("{} => {}", term(&Value::from(key.as_str())), term(value));
+            format!("#{{{}}}", all(fields.iter().map(field).collect()))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
 }
 
 fn anything(_: &Value) -> bool {
@@ -144,6 +219,14 @@ fn natural(value: &Value) -> bool {
 
 fn positive(value: &Value) -> bool {
     value.as_u64().is_some_and(|number| number > 0)
+}
+
+fn filter_size(value: &Value) -> bool {
+    value.as_u64().is_some_and(|bytes| (16..=255).contains(&bytes))
+}
+
+fn segment_size(value: &Value) -> bool {
+    value.as_u64().is_some_and(|bytes| bytes <= 3_000_000_000)
 }
 
 fn one_of(value: &Value, known: &[&str]) -> bool {
@@ -179,9 +262,5 @@ fn version(value: &Value) -> bool {
 
 /// Digits and a unit.
 fn max_age(value: &Value) -> bool {
-    let Some(text) = value.as_str() else { return false };
-    let Some(digits) = text.strip_suffix(['Y', 'M', 'D', 'h', 'm', 's']) else {
-        return false;
-    };
-    digits.parse::<u64>().is_ok_and(|number| number > 0)
+    value.as_str().and_then(age_ms).is_some()
 }

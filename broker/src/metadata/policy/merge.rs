@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::Definition;
 use crate::amqp::Table;
 use crate::metadata::arguments::{
-    Arguments, DeadLetterStrategy, Kind, LeaderLocator, Overflow, declared_delivery_limit, delivery_limit,
+    Arguments, DeadLetterStrategy, DelayedRetry, Kind, LeaderLocator, Overflow, age_ms, declared_delivery_limit,
+    delivery_limit,
 };
 use crate::name::{ExchangeName, RoutingKey};
 
@@ -51,12 +52,14 @@ fn least_limit(one: i64, other: i64) -> i64 {
 
 /// What a queue obeys that was declared with `settings`, which are what `arguments` mean.
 ///
-/// Of numeric limits the least holds. Of where and how dead letters go, of times of consumers and of the leader's
-/// place, the queue's own arguments win; of what a full queue does too, but with a quorum queue the policy wins.
+/// Of numeric limits the least holds. Of where and how dead letters go, of times of consumers, of each part of the delayed
+/// retry and of the leader's place, the queue's own arguments win; of what a full queue does too, but with a quorum queue the
+/// policy wins, and so it does in all that bounds a stream.
 pub(super) fn settings(mut settings: Arguments, kind: Kind, arguments: &Table, definition: &Definition) -> Arguments {
     let number = |key: &str| definition.get(key).and_then(Value::as_u64);
     let text = |key: &str| definition.get(key).and_then(Value::as_str);
     let least = |own: Option<u64>, key: &str| own.into_iter().chain(number(key)).min();
+    let own = settings.clone();
     settings.message_ttl_ms = least(settings.message_ttl_ms, "message-ttl");
     settings.expires_ms = least(settings.expires_ms, "expires");
     settings.len_max = least(settings.len_max, "max-length");
@@ -86,6 +89,19 @@ pub(super) fn settings(mut settings: Arguments, kind: Kind, arguments: &Table, d
     }
     if settings.consumer_timeout_ms.is_none() {
         settings.consumer_timeout_ms = number("consumer-timeout");
+    }
+    if kind == Kind::Quorum && settings.disconnected_timeout_ms.is_none() {
+        settings.disconnected_timeout_ms = number("consumer-disconnected-timeout");
+    }
+    if kind == Kind::Stream {
+        let size = number("initial-cluster-size").and_then(|size| u32::try_from(size).ok());
+        settings.bytes_max = number("max-length-bytes").or(own.bytes_max);
+        settings.age_max_ms = text("max-age").and_then(age_ms).or(own.age_max_ms);
+        settings.segment_bytes = number("stream-max-segment-size-bytes").or(own.segment_bytes);
+        settings.group_size = size.or(own.group_size);
+    }
+    if kind == Kind::Quorum {
+        settings.delayed_retry = DelayedRetry::merged(arguments, text("delayed-retry-type"), number);
     }
     if !arguments.contains("x-queue-leader-locator")
         && let Some(locator) = text("queue-leader-locator")

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::exchange::tests::table;
-use crate::metadata::arguments::{DeadLetterStrategy, Overflow};
+use crate::metadata::arguments::{DeadLetterStrategy, DelayedRetry, Overflow};
 
 fn definition(value: Value) -> Definition {
     match value {
@@ -96,6 +96,59 @@ fn the_least_of_limits_holds() {
 }
 
 #[test]
+fn in_what_bounds_a_stream_the_policy_wins() {
+    let policy =
+        json!({"max-age": "1h", "max-length-bytes": 50, "stream-max-segment-size-bytes": 7, "initial-cluster-size": 5});
+    let of = |arguments: &[&'static str]| {
+        let settings = settings(Kind::Stream, arguments, policy.clone());
+        let limits = (settings.age_max_ms, settings.bytes_max);
+        (limits, settings.segment_bytes, settings.group_size)
+    };
+    assert_eq!(of(&[]), ((Some(3_600_000), Some(50)), Some(7), Some(5)));
+    let narrow = ["x-max-age=30m", "x-max-length-bytes=20"];
+    assert_eq!(of(&narrow).0, (Some(3_600_000), Some(50)));
+    let wide = ["x-max-age=1D", "x-max-length-bytes=90"];
+    assert_eq!(of(&wide).0, (Some(3_600_000), Some(50)));
+    let own = ["x-stream-max-segment-size-bytes=100", "x-initial-cluster-size=1"];
+    assert_eq!(of(&own), ((Some(3_600_000), Some(50)), Some(7), Some(5)));
+    let alone = applied(json!({"queue-leader-locator": "balanced"}), Value::Null);
+    let alone = alone.settings(Kind::Stream, &table(narrow.into_iter().chain(own)));
+    assert_eq!(
+        (alone.age_max_ms, alone.bytes_max, alone.segment_bytes, alone.group_size),
+        (Some(1_800_000), Some(20), Some(100), Some(1))
+    );
+    let none = settings(Kind::Quorum, &[], policy);
+    assert_eq!(
+        (none.age_max_ms, none.segment_bytes, none.group_size),
+        (None, None, None)
+    );
+}
+
+#[test]
+fn each_part_of_the_delayed_retry_is_the_queues_own_or_the_policys() {
+    let policy = json!({"delayed-retry-type": "failed", "delayed-retry-min": 5, "delayed-retry-max": 50});
+    let retry = |kind, arguments: &[&'static str]| settings(kind, arguments, policy.clone()).delayed_retry;
+    let of = |failed, returned, min_ms, max_ms| {
+        Some(DelayedRetry {
+            failed,
+            returned,
+            min_ms,
+            max_ms,
+        })
+    };
+    assert_eq!(retry(Kind::Quorum, &[]), of(true, false, 5, 50));
+    assert_eq!(retry(Kind::Quorum, &["x-delayed-retry-min=7"]), of(true, false, 7, 50));
+    assert_eq!(
+        retry(Kind::Quorum, &["x-delayed-retry-type=all"]),
+        of(true, true, 5, 50)
+    );
+    assert_eq!(retry(Kind::Quorum, &["x-delayed-retry-type=disabled"]), None);
+    assert_eq!(retry(Kind::Classic, &[]), None);
+    let without_time = json!({"delayed-retry-type": "all"});
+    assert_eq!(settings(Kind::Quorum, &[], without_time).delayed_retry, None);
+}
+
+#[test]
 fn of_dead_letters_the_queues_own_word_holds() {
     let policy =
         json!({"dead-letter-exchange": "x", "dead-letter-routing-key": "k", "dead-letter-strategy": "at-least-once"});
@@ -163,6 +216,13 @@ fn one_policy_applies_of_each_kind() {
         ("f", 9, ApplyTo::Streams, "q", json!({"max-length": 5})),
         ("g", 9, ApplyTo::All, "^other", json!({"max-length": 6})),
         ("h", 9, ApplyTo::All, "(", json!({"max-length": 7})),
+        (
+            "i",
+            7,
+            ApplyTo::Streams,
+            "q",
+            json!({"max-age": "1h", "max-length-bytes": 8}),
+        ),
     ]
     .into_iter()
     .map(|(name, priority, apply_to, pattern, value)| {
@@ -187,6 +247,7 @@ fn one_policy_applies_of_each_kind() {
         "one with a key of other types is passed over"
     );
     assert_eq!(queue(Kind::Classic, "x"), None);
+    assert_eq!(queue(Kind::Stream, "q1").as_deref(), Some("i"));
     assert_eq!(name(Applied::to_exchange(policies.iter(), "q1")).as_deref(), Some("b"));
     assert_eq!(
         name(Applied::to_exchange(policies.iter(), "other")).as_deref(),
@@ -201,27 +262,40 @@ fn bad_definitions_name_the_key() {
         (
             false,
             json!({"max-length": 1, "foo": 1, "bar": 2}),
-            r#"[<<"foo">>,<<"bar">>] are not recognised policy settings"#,
+            r#"[{<<"bar">>,2},{<<"foo">>,1}] are not recognised policy settings"#,
         ),
         (
             true,
             json!({"alternate-exchange": "x"}),
-            r#"[<<"alternate-exchange">>] are not recognised policy settings"#,
+            r#"[{<<"alternate-exchange">>,<<"x">>}] are not recognised policy settings"#,
         ),
         (
             false,
             json!({"max-length": "a"}),
-            r#""a" is not a valid maximum length (key 'max-length')"#,
+            r#"<<"a">> is not a valid maximum length"#,
+        ),
+        (false, json!({"max-length": ""}), "<<>> is not a valid maximum length"),
+        (
+            false,
+            json!({"max-length": "\"ä\\"}),
+            r#"<<"\"ä\\"/utf8>> is not a valid maximum length"#,
         ),
         (
             false,
-            json!({"message-ttl": 315_360_000_001_u64}),
-            "315360000001 is not a valid message TTL (key 'message-ttl')",
+            json!({"max-length": [{"a": null, "b": [true, 1.5]}]}),
+            r#"[#{<<"a">> => null,<<"b">> => [true,1.5]}] is not a valid maximum length"#,
         ),
+        (false, json!({"message-ttl": -1}), "-1 is not a valid message TTL"),
+        (false, json!({"expires": 0}), "0 is not a valid queue expiry"),
         (
             false,
-            json!({"expires": 0}),
-            "0 is not a valid queue expiry (key 'expires')",
+            json!({"delayed-retry-type": "all"}),
+            "delayed-retry-min is required when delayed-retry-type is all",
+        ),
+        (
+            true,
+            json!({"delayed-retry-min": 10, "delayed-retry-max": 5}),
+            "delayed-retry-max (5) must not be smaller than delayed-retry-min (10)",
         ),
     ] {
         assert_eq!(check_definition(&definition(value), operator), Err(expected.to_owned()));

@@ -40,6 +40,8 @@ fn run_command(node: &mut Node, command: &str) -> String {
             name: String::new(),
             address: String::new(),
             directory: 0,
+            version: warren_cluster::version::LATEST,
+            sessions_from: 0,
         },
         ["down", word] => Change::NodeDown { run: parse_run(word) },
         ["forget", word] => Change::NodeForgotten {
@@ -207,6 +209,7 @@ fn describe(effect: &Effect) -> Option<String> {
         Effect::NodeUp(run) => format!("+ run {}.{}", run.node, run.incarnation),
         Effect::NodeDown(run) => format!("- run {}.{}", run.node, run.incarnation),
         Effect::NodeDrains(node) => format!("= node {node}"),
+        Effect::NodesChanged => return None,
     })
 }
 

@@ -31,6 +31,8 @@ fn queues_of_ended_sessions_are_asked_for_until_they_are_gone() {
         name: "two".into(),
         address: String::new(),
         directory: 0,
+        version: warren_cluster::version::LATEST,
+        sessions_from: 0,
     });
     node.apply(&declare_exclusive("d", of_other));
 

@@ -169,9 +169,17 @@ fn any_change() -> impl Strategy<Value = Change> {
         3 => (vhost(), name(EXCHANGES), any::<bool>()).prop_map(|(vhost, name, if_unused)| {
             Change::DeleteExchange(DeleteExchange { vhost, name: name.into(), if_unused })
         }),
-        2 => any_run().prop_map(|run| Change::NodeUp { run, name: "n".into(), address: "a".into(), directory: run.incarnation / 2 }),
+        2 => any_run().prop_map(|run| Change::NodeUp { run, name: "n".into(), address: "a".into(), directory: run.incarnation / 2, version: 2, sessions_from: 0 }),
+        1 => (1..4_u16, proptest::collection::vec(any_run(), 0..3)).prop_map(|(version, nodes)| Change::RaiseVersion { version, nodes }),
         1 => any_run().prop_map(|run| Change::NodeDown { run }),
         1 => (1..4u64).prop_map(|node| Change::NodeForgotten { node }),
+        1 => (1..5u64, 0..9u64).prop_map(|(node, directory)| {
+            Change::JoinNode { node, name: format!("n{node}"), address: format!("a{node}"), directory }
+        }),
+        1 => (1..4u64, 0..2u64, 0..9u64).prop_map(|(node, more, until)| {
+            Change::Reform { survivors: (node..=node + more).collect(), until, cluster_id: format!("c{until}") }
+        }),
+        1 => (0..8u64, 1..4u64).prop_map(|(group, node)| Change::ReformQueue { group, survivors: vec![node], obeyed: None }),
         2 => any_session().prop_map(|session| Change::SessionEnded { session }),
         1 => vhost().prop_map(|name| Change::AddVhost(DescribeVhost { name, ..DescribeVhost::default() })),
         1 => vhost().prop_map(|name| {
@@ -220,6 +228,15 @@ fn resolve(change: &Change, picture: &Picture) -> Change {
     };
     match change.clone() {
         Change::DeleteQueue { group } => Change::DeleteQueue { group: pick(group) },
+        Change::ReformQueue {
+            group,
+            survivors,
+            obeyed,
+        } => Change::ReformQueue {
+            group: pick(group),
+            survivors,
+            obeyed,
+        },
         Change::QueueMoved { group, .. } => {
             let group = pick(group);
             let era = picture.queue_by_group(group).and_then(|queue| queue.moves());

@@ -243,21 +243,24 @@ fn deliveries_are_taken_once_and_in_order() {
     attach(&mut client, 9, 1);
     client.seal(1);
     let events = Events {
-        replies: vec![(1, reply(Reply::Attached(queue::Attached {})))],
+        replies: vec![(1, reply(Reply::Attached(queue::Attached { offset: None })))],
         ..applied(1)
     };
     // Before its consumer is known to have started, a delivery is asked for again.
     assert_eq!(client.accept(&events, &delivery(9, 1), 1), Accepted::Drop);
     hear(&mut client, &events, 2);
     assert_eq!(
-        client.take_resync(2).expect("due").consumers,
-        [queue::ResyncConsumer { consumer: 9, next: 1 }]
+        client.take_resync(Share::of(1), 2).expect("due").consumers,
+        [asked_again(9, 1)]
     );
     assert_eq!(client.accept(&events, &delivery(9, 1), 3), Accepted::Deliver);
     assert_eq!(client.accept(&events, &delivery(9, 1), 3), Accepted::Drop);
-    assert_eq!(client.take_resync(1_000), None);
+    assert_eq!(client.take_resync(Share::of(1), 1_000), None);
     assert_eq!(client.accept(&events, &delivery(9, 3), 3), Accepted::Drop);
-    assert_eq!(client.take_resync(1_000).expect("due").consumers[0].next, 2);
+    assert_eq!(
+        client.take_resync(Share::of(1), 1_000).expect("due").consumers[0].next,
+        2
+    );
     assert_eq!(client.accept(&events, &delivery(9, 2), 3), Accepted::Deliver);
     assert_eq!(client.accept(&events, &delivery(9, 3), 3), Accepted::Deliver);
 }
@@ -268,16 +271,16 @@ fn a_resync_is_repeated_until_it_is_answered() {
     attach(&mut client, 9, 1);
     client.seal(1);
     let events = Events {
-        replies: vec![(1, reply(Reply::Attached(queue::Attached {})))],
+        replies: vec![(1, reply(Reply::Attached(queue::Attached { offset: None })))],
         ..applied(1)
     };
     hear(&mut client, &events, 2);
     assert!(!client.needs_tick());
     client.rewind(10);
-    let first = client.take_resync(10).expect("due");
+    let first = client.take_resync(Share::of(1), 10).expect("due");
     assert!(client.needs_tick(), "it may be lost");
-    assert_eq!(client.take_resync(900), None);
-    let second = client.take_resync(1_100).expect("due again");
+    assert_eq!(client.take_resync(Share::of(1), 900), None);
+    let second = client.take_resync(Share::of(1), 1_100).expect("due again");
     assert!(second.number > first.number);
     let answer = |number| Events {
         replies: vec![(number, reply(Reply::Resynced(queue::Resynced {})))],
@@ -287,7 +290,7 @@ fn a_resync_is_repeated_until_it_is_answered() {
     assert!(client.needs_tick(), "an answer to another question");
     hear(&mut client, &answer(second.number), 1_200);
     assert!(!client.needs_tick());
-    assert_eq!(client.take_resync(9_000), None);
+    assert_eq!(client.take_resync(Share::of(1), 9_000), None);
 }
 
 #[test]
@@ -304,7 +307,7 @@ fn late_deliveries_of_an_ended_consumer_go_back() {
         1,
     );
     let replies = vec![
-        (1, reply(Reply::Attached(queue::Attached {}))),
+        (1, reply(Reply::Attached(queue::Attached { offset: None }))),
         (2, reply(Reply::Cancelled(queue::Cancelled {}))),
     ];
     let events = Events {
@@ -348,9 +351,9 @@ fn a_get_is_answered_once() {
 fn settlements_become_one_command_in_runs() {
     let mut client = client();
     for message in [3, 1, 2, 9] {
-        client.settle(Outcome::Ack, message, 1);
+        client.settle(Outcome::Ack, message, 9, 1);
     }
-    client.settle(Outcome::Release, 5, 1);
+    client.settle(Outcome::Release, 5, 9, 1);
     client.seal(1);
     let bytes = client.next_send().expect("a batch");
     let batch = batches(&bytes).next().expect("one").expect("well formed");
@@ -374,7 +377,7 @@ fn settlements_become_one_command_in_runs() {
 fn a_message_with_a_key_comes_after_what_was_settled_before() {
     for (properties, publishes_first) in [(&b"\0\0"[..], true), (b"\0\0 x-deduplication-header", false)] {
         let mut client = client();
-        client.settle(Outcome::Ack, 3, 1);
+        client.settle(Outcome::Ack, 3, 9, 1);
         let message = Publish {
             exchange: b"",
             routing_key: b"q",
@@ -526,7 +529,7 @@ fn a_consumer_that_timed_out_ends_after_its_deliveries() {
     };
     assert_eq!(hear(&mut client, &early, 11), []);
     let attached = Events {
-        replies: vec![(1, reply(Reply::Attached(queue::Attached {})))],
+        replies: vec![(1, reply(Reply::Attached(queue::Attached { offset: None })))],
         ..applied(1)
     };
     hear(&mut client, &attached, 12);

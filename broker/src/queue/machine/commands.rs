@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use warren_proto::queue;
 use warren_proto::queue::reply::Kind as ReplyKind;
+use warren_proto::queue::stream_from::At;
 use warren_proto::record::{Command, Outcome, SessionId, Stored};
 
 use super::facts::Facts;
@@ -41,10 +42,48 @@ impl QueueMachine {
         }
     }
 
-    pub(super) fn attach(&mut self, slot: u32, attach: queue::Attach) -> ReplyKind {
+    /// Takes consumers and messages from sessions that may still be there: they hear of their consumers' end when they
+    /// ask, and what they settle is settled no more. No delivery counts as failed.
+    pub(super) fn disconnect(&mut self, mut slots: Vec<u32>, out: &mut Vec<Effect>) {
+        if self.ended {
+            return;
+        }
+        let attached = self.consumers.len();
+        self.tell_of_the_end(&slots, out);
+        let consumers: Vec<u32> = slots
+            .iter()
+            .flat_map(|slot| std::mem::take(&mut self.sessions[*slot].consumers).into_values())
+            .collect();
+        self.consumers.cancel(&consumers);
+        slots.sort_unstable();
+        let is_silent = |held: &Held| slots.binary_search(&held.session).is_ok();
+        self.take_back(0, u64::MAX, is_silent, Outcome::Release);
+        if self.consumers.len() < attached {
+            self.consumers_went(out);
+        }
+    }
+
+    /// Tells sessions that their consumers end. One whose node was taken for dead may have nothing to send by which it
+    /// would learn of it.
+    pub(super) fn tell_of_the_end(&self, slots: &[u32], out: &mut Vec<Effect>) {
+        for slot in slots {
+            let session = &self.sessions[*slot];
+            let ends = session.consumers.iter();
+            let ends = ends.filter(|(_, at)| !self.ended && !self.consumers.get(**at).cancelled);
+            out.extend(ends.map(|(consumer, _)| Effect::ConsumerTimedOut {
+                session: session.id,
+                consumer: *consumer,
+            }));
+        }
+    }
+
+    pub(super) fn attach(&mut self, slot: u32, mut attach: queue::Attach) -> ReplyKind {
         let known = self.sessions[slot].consumers.get(&attach.consumer);
-        if known.is_some_and(|known| !self.consumers.get(*known).cancelled) {
-            return ReplyKind::Attached(queue::Attached {});
+        if let Some(known) = known
+            .map(|known| self.consumers.get(*known))
+            .filter(|known| !known.cancelled)
+        {
+            return ReplyKind::Attached(attached(&known.attach));
         }
         // 0 means a get, and the number of a shadow is taken.
         if self.ended || attach.consumer == 0 || known.is_some() {
@@ -54,10 +93,16 @@ impl QueueMachine {
             return ReplyKind::AttachRefused(queue::AttachRefused { exclusive: true });
         }
         self.used();
+        // Where a stream's reader begins is decided once, here: asked again, it is the same place.
+        attach.from = self
+            .stream
+            .as_ref()
+            .map(|stream| stream.resolve(attach.from.as_ref(), self.now_ms));
         let number = attach.consumer;
+        let reply = attached(&attach);
         let consumer = self.consumers.attach(slot, attach);
         self.sessions[slot].consumers.insert(number, consumer);
-        ReplyKind::Attached(queue::Attached {})
+        ReplyKind::Attached(reply)
     }
 
     pub(super) fn cancel(&mut self, slot: u32, cancel: &queue::Cancel, out: &mut Vec<Effect>) {
@@ -134,14 +179,23 @@ impl QueueMachine {
         (self.ready.len() + self.resting.len()) as u64
     }
 
+    /// What the queue's end would take with it, beside what sessions hold.
+    fn kept(&self) -> u64 {
+        self.waiting() + self.stream.as_ref().map_or(0, |stream| stream.len())
+    }
+
     pub(super) fn stat(&self, slot: u32, seq: u64, out: &mut Vec<Effect>) {
-        let (ready, consumers) = (self.ready.len() as u64, self.consumers.len() as u64);
+        let ready = self
+            .stream
+            .as_ref()
+            .map_or(self.ready.len() as u64, |stream| stream.len());
+        let consumers = self.consumers.len() as u64;
         self.reply(slot, seq, ReplyKind::Stats(queue::Stats { ready, consumers }), out);
     }
 
     pub(super) fn delete(&mut self, slot: u32, seq: u64, delete: &queue::Delete, out: &mut Vec<Effect>) {
         let in_use = delete.if_unused && self.consumers.len() > 0;
-        let not_empty = delete.if_empty && self.waiting() > 0;
+        let not_empty = delete.if_empty && self.kept() > 0;
         if in_use || not_empty {
             return self.reply(
                 slot,
@@ -150,7 +204,7 @@ impl QueueMachine {
                 out,
             );
         }
-        let count = self.waiting();
+        let count = self.kept();
         self.reply(slot, seq, ReplyKind::Deleted(queue::Deleted { count }), out);
         if !self.ended {
             self.end(out);
@@ -183,6 +237,9 @@ impl QueueMachine {
         }
         self.totals.buried += self.dead.len() as u64;
         self.dead.clear();
+        if let Some(stream) = &mut self.stream {
+            stream.clear();
+        }
         self.facts = Facts::new();
         self.late_ms = 0;
         self.ready.clear();
@@ -204,11 +261,10 @@ impl QueueMachine {
             Command::Settle { .. } | Command::Credit(_) | Command::Heard(_) => {}
             Command::Get(_) | Command::Purge | Command::Stat if self.ended => {}
             Command::Attach(attach) => {
-                let kind = if self.sessions[slot].consumers.contains_key(&attach.consumer) {
-                    ReplyKind::Attached(queue::Attached {})
-                } else {
+                let kind = match self.sessions[slot].consumers.get(&attach.consumer) {
+                    Some(known) => ReplyKind::Attached(attached(&self.consumers.get(*known).attach)),
                     // Refused then, or cancelled since: whoever cancelled it no longer waits for this answer.
-                    ReplyKind::AttachRefused(queue::AttachRefused { exclusive: !self.ended })
+                    None => ReplyKind::AttachRefused(queue::AttachRefused { exclusive: !self.ended }),
                 };
                 self.reply(slot, seq, kind, out);
             }
@@ -234,7 +290,7 @@ impl QueueMachine {
                     ReplyKind::Deleted(queue::Deleted { count: 0 })
                 } else {
                     // It was refused then; the reason may be gone, the refusal stands.
-                    let not_empty = delete.if_empty && (self.waiting() > 0 || !delete.if_unused);
+                    let not_empty = delete.if_empty && (self.kept() > 0 || !delete.if_unused);
                     let in_use = delete.if_unused && (self.consumers.len() > 0 || !not_empty);
                     ReplyKind::DeleteRefused(queue::DeleteRefused { in_use, not_empty })
                 };
@@ -242,6 +298,7 @@ impl QueueMachine {
             }
             Command::SessionDown(_)
             | Command::NodeDown { .. }
+            | Command::NodeSilent { .. }
             | Command::Tick
             | Command::Buried(_)
             | Command::Configure(_) => return false,
@@ -251,14 +308,11 @@ impl QueueMachine {
 
     /// Sends a session again what it holds and may not have seen: deliveries of the named consumers from the given
     /// ids on, each consumer's in order, and all messages that it got. Of consumers that are not attached here it is
-    /// said that they timed out: a session knows which it ended itself, and which it did not start yet.
-    /// Says last that this was all, also to a session that is unknown here.
+    /// said that they timed out: a session knows which it ended itself, and which it did not start yet. One that is
+    /// unknown here hears it of all: it was ended, or what it began went with a majority that was given up.
+    /// Says last that this was all.
     pub fn resync(&self, request: &queue::Resync, out: &mut Vec<Effect>) {
-        let session = SessionId {
-            node: request.node,
-            incarnation: request.incarnation,
-            id: request.id,
-        };
+        let session = request.session();
         self.send_again(session, request, out);
         if request.number > 0 {
             let kind = Some(ReplyKind::Resynced(queue::Resynced {}));
@@ -271,7 +325,13 @@ impl QueueMachine {
     }
 
     fn send_again(&self, id: SessionId, request: &queue::Resync, out: &mut Vec<Effect>) {
-        let Some(&slot) = self.slots.get(&id) else { return };
+        let Some(&slot) = self.slots.get(&id) else {
+            if !self.ended {
+                let asked = request.consumers.iter().map(|asked| asked.consumer);
+                out.extend(asked.map(|consumer| Effect::ConsumerTimedOut { session: id, consumer }));
+            }
+            return;
+        };
         let session = &self.sessions[slot];
         // The lowest wanted delivery by consumer slot.
         let mut wanted = BTreeMap::from([(Held::GET, 0)]);
@@ -315,4 +375,13 @@ impl QueueMachine {
             self.consumers.get(held.consumer).attach.consumer
         }
     }
+}
+
+/// The answer to a consumer's start.
+fn attached(attach: &queue::Attach) -> queue::Attached {
+    let offset = match attach.from.and_then(|from| from.at) {
+        Some(At::Offset(offset)) => Some(offset),
+        _ => None,
+    };
+    queue::Attached { offset }
 }

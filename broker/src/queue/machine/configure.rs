@@ -5,11 +5,35 @@
 //! say it again.
 //!
 //! A limit holds at once. A time to live is a message's own from the moment it comes: another one concerns those that
-//! come later. The time that an unused queue has starts anew.
+//! come later, and so does how long what comes back rests. The time that an unused queue has starts anew.
 
-use warren_proto::queue::Configure;
+use warren_proto::queue::{self as proto, Configure};
 
-use super::{Config, Overflow, QueueMachine};
+use super::{Config, Overflow, QueueMachine, Retry};
+
+/// The version from which on settings say how long what comes back rests. In entries of before they do not count, for
+/// older builds pass over them there; what is agreed on with this version has every queue told its settings anew.
+const RETRY_CHANGES: u16 = 2;
+
+impl Retry {
+    fn to_proto(self) -> proto::Retry {
+        proto::Retry {
+            failed: self.failed,
+            returned: self.returned,
+            min_ms: self.min_ms,
+            max_ms: self.max_ms,
+        }
+    }
+
+    fn from_proto(retry: &proto::Retry) -> Option<Self> {
+        (*retry != proto::Retry::default()).then_some(Self {
+            failed: retry.failed,
+            returned: retry.returned,
+            min_ms: retry.min_ms,
+            max_ms: retry.max_ms,
+        })
+    }
+}
 
 impl Overflow {
     pub(super) fn to_proto(self) -> u32 {
@@ -41,6 +65,9 @@ impl Config {
             bytes_max: self.bytes_max,
             overflow: self.overflow.to_proto(),
             dead_letters: self.dead_letters,
+            age_max_ms: self.age_max_ms,
+            segment_bytes: self.segment_bytes,
+            retry: Some(self.retry.map_or_else(proto::Retry::default, Retry::to_proto)),
         }
     }
 
@@ -54,6 +81,9 @@ impl Config {
             bytes_max: configure.bytes_max,
             overflow: Overflow::from_proto(configure.overflow),
             dead_letters: configure.dead_letters,
+            age_max_ms: configure.age_max_ms,
+            segment_bytes: configure.segment_bytes,
+            retry: configure.retry.as_ref().map_or(self.retry, Retry::from_proto),
             ..self.declared()
         }
     }
@@ -65,7 +95,6 @@ impl Config {
             auto_delete: self.auto_delete,
             single_active_consumer: self.single_active_consumer,
             priority_max: self.priority_max,
-            retry: self.retry,
             deduplicates: self.deduplicates,
             ..Self::default()
         }
@@ -80,10 +109,21 @@ impl QueueMachine {
 
     /// Other settings hold from now on, unless they are not later than the present ones.
     pub(super) fn configure(&mut self, configure: &Configure) {
-        if configure.version <= self.config_version || self.ended {
+        if self.ended {
             return;
         }
-        let config = self.config.changed_by(configure);
+        if configure.version <= self.config_version {
+            // An older leader said it once more when the cluster had gone over, and its replicas heeded it.
+            let again = configure.version == self.config_version && self.config_version > 0;
+            if again && self.version >= RETRY_CHANGES {
+                self.config.retry = self.config.changed_by(configure).retry;
+            }
+            return;
+        }
+        let mut config = self.config.changed_by(configure);
+        if self.version < RETRY_CHANGES {
+            config.retry = self.config.retry;
+        }
         let (old, new) = (self.config.bytes_max.is_some(), config.bytes_max.is_some());
         if old != new {
             self.measure(new);

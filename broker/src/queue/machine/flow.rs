@@ -46,6 +46,14 @@ impl QueueMachine {
         {
             return true;
         }
+        if let Some(stream) = &mut self.stream {
+            if let Some(origin) = &message.origin {
+                self.origins.came(origin, place.index);
+            }
+            stream.append(place);
+            self.totals.published += 1;
+            return true;
+        }
         let key = if self.config.deduplicates {
             deduplication_key(message.properties)
         } else {
@@ -90,7 +98,7 @@ impl QueueMachine {
             return 0;
         }
         let properties = match self.config.kind {
-            Kind::Classic => 0,
+            Kind::Classic | Kind::Stream => 0,
             Kind::Quorum => message.properties.len(),
         };
         u32::try_from(message.body.len() + properties).unwrap_or(u32::MAX)
@@ -245,7 +253,8 @@ impl QueueMachine {
             Some(_) | None => None,
         };
         let rested = self.resting.first_due();
-        [message, late, unused, rested].into_iter().flatten().min()
+        let aged = self.stream.as_ref().and_then(|stream| stream.first_due(&self.config));
+        [message, late, unused, rested, aged].into_iter().flatten().min()
     }
 
     /// Takes messages back that were held for too long, and ends the consumers that held them.

@@ -2,7 +2,7 @@
 //! same bytes. All integers are little-endian.
 //!
 //! ```text
-//! snapshot = format:u16 ended:u8 next_seq:u64 total:u64*10
+//! snapshot = format:u16 (version:u16 time_ms:u64)? ended:u8 next_seq:u64 total:u64*10
 //!            ended_sessions:u32 session* messages
 //!            sessions:u32 (session last_seq:u64)*                                  ascending
 //!            consumers:u32 (session:u32 cancelled:u8 last_id:u64 written:u64
@@ -19,10 +19,12 @@
 //! ```
 //!
 //! Sessions and consumers are named by their place in this order; consumer 0xffff_ffff is a get.
-//! Chunks are cut anywhere. Format 1 had no sections and no messages that were gone.
+//! Chunks are cut anywhere. Format 1 had no sections and no messages that were gone. Format 3 is that of
+//! entries of a later version than the first, and tells the version and the time of the last one.
 
 use bytes::Bytes;
 use prost::Message as _;
+use warren_cluster::version;
 use warren_proto::queue::Attach;
 use warren_proto::record::SessionId;
 
@@ -32,7 +34,9 @@ use super::{Config, ENDED_SESSIONS_MAX, Held, Place, QueueMachine, Session, Tota
 
 mod sections;
 
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
+/// Of a machine that has seen entries of the first version only.
+const FORMAT_PLAIN: u16 = 2;
 /// The first format, which is still read.
 const FORMAT_FIRST: u16 = 1;
 const CHUNK_LEN_MAX: usize = 1 << 20;
@@ -45,6 +49,9 @@ pub enum Error {
     /// Written by a build that knows more than this one, or not a queue's snapshot.
     #[error("queue snapshot has unknown format {0}")]
     Format(u16),
+    /// Written by a build that knows more than this one.
+    #[error("queue snapshot is of version {0}")]
+    Version(u16),
     /// The bytes end early.
     #[error("queue snapshot is cut short")]
     Truncated,
@@ -271,7 +278,13 @@ impl QueueMachine {
             chunks: Vec::new(),
             tail: Vec::new(),
         };
-        out.bytes(&FORMAT.to_le_bytes());
+        if self.version > version::FIRST {
+            out.bytes(&FORMAT.to_le_bytes());
+            out.bytes(&self.version.to_le_bytes());
+            out.u64(self.now_ms);
+        } else {
+            out.bytes(&FORMAT_PLAIN.to_le_bytes());
+        }
         out.u8(u8::from(self.ended));
         let base = self.ready.levels().next().map(|(_, level)| level);
         out.u64(base.map_or(1, Level::next_seq));
@@ -334,6 +347,13 @@ impl QueueMachine {
             return Err(Error::Format(format));
         }
         let mut machine = Self::new(config);
+        if format > FORMAT_PLAIN {
+            machine.version = u16::from_le_bytes(reader.array()?);
+            machine.now_ms = reader.u64()?;
+            if machine.version > version::LATEST {
+                return Err(Error::Version(machine.version));
+            }
+        }
         machine.ended = reader.flag()?;
         machine.read_ready(&mut reader, format)?;
         let sessions = machine.read_sessions(&mut reader)?;

@@ -129,11 +129,17 @@ impl QueueMachine {
     /// Counts.
     pub fn stats(&self) -> Stats {
         Stats {
-            ready: self.ready.len() as u64,
+            ready: self
+                .stream
+                .as_ref()
+                .map_or(self.ready.len() as u64, |stream| stream.len()),
             unacked: self.held.len() as u64,
             resting: self.resting.len() as u64,
             dead: self.dead.len() as u64,
-            ready_bytes: self.ready.bytes(),
+            ready_bytes: match &self.stream {
+                None => self.ready.bytes(),
+                Some(stream) => stream.bytes(),
+            },
             unacked_bytes: self.held_bytes,
             consumers: self.consumers.len() as u64,
             sessions: self.slots.len() as u64,

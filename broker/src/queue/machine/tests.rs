@@ -2,10 +2,12 @@
 
 mod model;
 mod properties;
+mod stream;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use warren_proto::queue::Configure;
 use warren_proto::record::Outcome;
 
 use super::consumers::{Consumer, WINDOW};
@@ -16,8 +18,39 @@ fn meta(index: u64) -> Meta {
         index,
         term: 1,
         time_ms: 1_000 * index,
-        version: 1,
+        version: version::LATEST,
     }
+}
+
+#[test]
+fn how_long_things_rest_changes_from_the_version_on_that_says_so() {
+    let rest = Retry {
+        failed: true,
+        returned: false,
+        min_ms: 1,
+        max_ms: 2,
+    };
+    let config = |retry| Config {
+        kind: Kind::Quorum,
+        retry,
+        ..Config::default()
+    };
+    let configured = |version, change: Configure| {
+        let mut machine = QueueMachine::new(config(Some(rest)));
+        let meta = Meta { version, ..meta(1) };
+        let payload = warren_proto::record::system(&Command::Configure(change));
+        machine.apply(&meta, &payload, &mut Vec::new());
+        assert_eq!(machine.config_version(), 1);
+        let restored = QueueMachine::restore(config(Some(rest)), &machine.snapshot()).expect("its own snapshot");
+        assert_eq!(restored.config, machine.config);
+        machine.config.retry
+    };
+    let none = config(None).to_proto(1);
+    assert_eq!(configured(version::LATEST, none), None);
+    assert_eq!(configured(version::FIRST, none), Some(rest));
+    // As a build of before wrote it.
+    let silent = Configure { retry: None, ..none };
+    assert_eq!(configured(version::LATEST, silent), Some(rest));
 }
 
 /// Recounts everything that the machine counts as it goes.

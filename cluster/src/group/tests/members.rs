@@ -17,11 +17,9 @@ impl World {
             self.nodes.push(node);
             self.nodes.sort_unstable();
             self.joined.push(node);
-            self.replicas.entry(node).or_insert_with(|| Replica {
-                store: Arc::new(MemoryStore::new()),
-                core: None,
-                writes: VecDeque::new(),
-            });
+            self.replicas
+                .entry(node)
+                .or_insert_with(|| Replica::new(Arc::new(MemoryStore::new())));
             self.open(node);
         }
         for peer in self.nodes.clone() {
@@ -33,10 +31,13 @@ impl World {
     fn remove(&mut self, node: NodeId) {
         let replica = self.replicas.get_mut(&node).expect("a known node");
         let writes = match replica.core.take() {
-            Some(core) => core.retire(),
+            Some(core) => core.retire().expect("a healthy store"),
             None => retire(&*replica.store, GROUP).expect("a healthy store"),
         };
-        for (before, sync, _) in std::mem::take(&mut replica.writes) {
+        for Waiting {
+            writes: before, sync, ..
+        } in std::mem::take(&mut replica.writes)
+        {
             replica.store.write(&before, sync).expect("a healthy store");
         }
         replica.store.write(&writes, true).expect("a healthy store");
@@ -71,7 +72,7 @@ impl World {
     }
 
     /// Everything works: until the group consists of these, and the others have deleted what they had.
-    fn become_of(&mut self, wanted: &[NodeId]) {
+    pub(super) fn become_of(&mut self, wanted: &[NodeId]) {
         for node in wanted {
             self.join(*node);
         }
@@ -101,26 +102,8 @@ impl World {
         panic!("the group did not become {wanted:?}: {states:?}");
     }
 
-    /// Writes and delivers until nothing is on its way but to that node, which gets nothing.
-    fn settle_but(&mut self, node: NodeId) {
-        loop {
-            for node in self.nodes.clone() {
-                while !self.replicas[&node].writes.is_empty() {
-                    self.write(node);
-                }
-            }
-            self.packets.retain(|(_, to, _)| *to != node);
-            if self.packets.is_empty() {
-                return;
-            }
-            self.receive(0);
-        }
-    }
-
-    fn leader(&self) -> NodeId {
-        let leads =
-            |(_, replica): &(&NodeId, &Replica)| replica.core.as_ref().is_some_and(|core| core.role() == Role::Leader);
-        *self.replicas.iter().find(leads).expect("somebody leads").0
+    pub(super) fn members_of(&self, node: NodeId) -> &[NodeId] {
+        self.members(node).0
     }
 
     fn members(&self, node: NodeId) -> (&[NodeId], &[NodeId]) {
@@ -336,6 +319,36 @@ impl World {
             }
         }
     }
+}
+
+#[test]
+fn whoever_may_still_have_lost_its_log_gets_no_vote() {
+    let mut world = World::new(11);
+    world.event(1, Event::Campaign);
+    world.heal();
+    assert!(world.propose(4));
+    world.heal();
+    // They do not know whether the decision by which they are added was on them.
+    world.fresh = true;
+    world.added_since = 2;
+    for node in [4, 5] {
+        world.join(node);
+    }
+    // Nor do they say so, for as long as they hear no tick.
+    for _ in 0..20 {
+        world.settle();
+        for node in NODES {
+            world.steer(node, &[1, 4, 5]);
+            world.event(node, Event::Tick);
+        }
+    }
+    assert_eq!(world.members(world.leader()), (&NODES[..], &[4, 5][..]));
+    world.become_of(&[1, 4, 5]);
+    world.heal();
+    assert!(world.propose(8));
+    world.heal();
+    assert!(world.confirmed.ends_with(&[8]));
+    world.check();
 }
 
 proptest! {

@@ -85,7 +85,10 @@ fn an_unknown_node_is_refused() {
         identity(3, 1, "s"),
         (peer(2, at2), peer(1, at1)),
         (at1, at2),
-        ["\"n3\" (id 3) is not a configured peer", "was refused by \"n1\""],
+        [
+            "\"n3\" (id 3) is not part of the cluster: a new node has to join it",
+            "was refused by \"n1\"",
+        ],
     );
 }
 
@@ -107,8 +110,8 @@ fn another_node_with_this_nodes_id_is_refused() {
         }],
         patient(),
     );
-    wait_refusal(&h1, "\"n7\" has the id 1, which is configured for \"n1\"");
-    wait_refusal(&h2, "\"n7\" has the id 1, which is configured for \"n1\"");
+    wait_refusal(&h1, "\"n7\" has the id 1, which is that of \"n1\"");
+    wait_refusal(&h2, "\"n7\" has the id 1, which is that of \"n1\"");
     assert_eq!(
         (
             r1.seen.lock().expect("no panic").len(),

@@ -15,9 +15,12 @@
 //! resting  = 11 messages:u64 (seq:u64 until_ms:u64 place acquired:u32 failed:u32
 //!                             expires_ms:u64 size:u32)*                            ascending
 //! keys     = 12 messages:u64 (seq:u64 key:u128)*                                   ascending
+//! stream   = 13 next:u64 segment:u64 segment_bytes:u64
+//!               chunks:u64 (first_index:u64 entries:u64 first_offset:u64 bytes:u64 last_ms:u64)*
+//!               passed_over:u64 (index:u64 runs:u32 (first:u64 len:u32)*)*         ascending
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use prost::Message as _;
 use warren_proto::queue::Configure;
@@ -29,6 +32,7 @@ use crate::queue::machine::facts::Fact;
 use crate::queue::machine::origins::{NUMBERS_MAX, QUEUES_MAX, Seen};
 use crate::queue::machine::ready::Returned;
 use crate::queue::machine::resting::Rest;
+use crate::queue::machine::stream::{Chunk, Stream};
 use crate::queue::machine::{Dead, Reason, Totals};
 
 const TOTALS: u8 = 1;
@@ -43,6 +47,7 @@ const ACTIVE: u8 = 9;
 const CONFIG: u8 = 10;
 const RESTING: u8 = 11;
 const KEYS: u8 = 12;
+const STREAM: u8 = 13;
 
 impl Totals {
     fn later(&self) -> [u64; 5] {
@@ -187,6 +192,9 @@ impl QueueMachine {
                 out.bytes(&fact.key.to_le_bytes());
             }
         }
+        if let Some(stream) = &self.stream {
+            write_stream(stream, out);
+        }
     }
 
     /// The slot of the active consumer.
@@ -230,6 +238,7 @@ impl QueueMachine {
                 }
                 RESTING => self.read_resting(reader)?,
                 KEYS => self.read_keys(reader)?,
+                STREAM if self.stream.is_some() => self.stream = Some(Box::new(read_stream(reader)?)),
                 _ => return Err(Error::Invalid("section")),
             }
         }
@@ -405,4 +414,68 @@ impl QueueMachine {
         }
         Ok(())
     }
+}
+
+fn write_stream(stream: &Stream, out: &mut Writer) {
+    let (segment, segment_bytes, chunks, passed_over) = stream.parts();
+    out.u8(STREAM);
+    out.u64(stream.next());
+    out.u64(segment);
+    out.u64(segment_bytes);
+    out.u64(chunks.len() as u64);
+    for chunk in chunks {
+        out.u64(chunk.first_index);
+        out.u64(chunk.entries);
+        out.u64(chunk.first_offset);
+        out.u64(chunk.bytes);
+        out.u64(chunk.last_ms);
+    }
+    out.u64(passed_over.len() as u64);
+    for (index, runs) in passed_over {
+        out.u64(*index);
+        out.count(runs.len());
+        for run in runs {
+            out.u64(run.first);
+            out.u32(run.len);
+        }
+    }
+}
+
+fn read_stream(reader: &mut Reader<'_>) -> Result<Stream> {
+    const INVALID: Error = Error::Invalid("stream");
+    let next = reader.u64()?;
+    let segment = (reader.u64()?, reader.u64()?);
+    let mut chunks = VecDeque::new();
+    for _ in 0..reader.u64()? {
+        chunks.push_back(Chunk {
+            first_index: reader.u64()?,
+            entries: reader.u64()?,
+            first_offset: reader.u64()?,
+            bytes: reader.u64()?,
+            last_ms: reader.u64()?,
+        });
+    }
+    let mut passed_over = BTreeMap::new();
+    for _ in 0..reader.u64()? {
+        let index = reader.u64()?;
+        let mut runs: Vec<Run> = Vec::new();
+        for _ in 0..reader.u32()? {
+            let run = Run {
+                first: reader.u64()?,
+                len: reader.u32()?,
+            };
+            let behind = runs.last().map_or(0, |last| last.first + u64::from(last.len));
+            if run.first < behind || run.len == 0 || run.first > NUMBER_MAX {
+                return Err(INVALID);
+            }
+            runs.push(run);
+        }
+        if runs.is_empty() || passed_over.insert(index, runs).is_some() {
+            return Err(INVALID);
+        }
+    }
+    if next > NUMBER_MAX {
+        return Err(INVALID);
+    }
+    Stream::restore(next, segment, chunks, passed_over).ok_or(INVALID)
 }

@@ -4,6 +4,8 @@ use warren_proto::record::Origin;
 
 use super::*;
 
+mod sessions;
+
 #[derive(Clone, Debug)]
 struct Message {
     place: Place,
@@ -274,6 +276,8 @@ impl Model {
                 self.used();
             }
             self.config = config.clone();
+        } else if version == self.version && version > 0 && !self.ended {
+            self.config.retry = config.retry;
         }
         self.hand_out();
     }
@@ -736,6 +740,7 @@ impl Model {
             }
             Command::SessionDown(_)
             | Command::NodeDown { .. }
+            | Command::NodeSilent { .. }
             | Command::Tick
             | Command::Buried(_)
             | Command::Configure(_) => {
@@ -754,33 +759,6 @@ impl Model {
         self.reply(session, seq, ReplyKind::Stats(queue::Stats { ready, consumers }));
     }
 
-    fn attach(&mut self, session: SessionId, attach: &queue::Attach) -> ReplyKind {
-        let same = |other: &&ModelConsumer| (other.session, other.attach.consumer) == (session, attach.consumer);
-        let refused = |exclusive| ReplyKind::AttachRefused(queue::AttachRefused { exclusive });
-        match self.consumers.iter().find(same) {
-            Some(known) if known.cancelled => return refused(false),
-            Some(_) => return ReplyKind::Attached(queue::Attached {}),
-            None if self.ended || attach.consumer == 0 => return refused(false),
-            None => {}
-        }
-        let alone = self.attached().count() == 0;
-        if !alone && (attach.exclusive || self.attached().any(|other| other.attach.exclusive)) {
-            return refused(true);
-        }
-        self.used();
-        let attach = attach.clone();
-        let (last_id, written, cancelled, in_line_since) = (0, 0, false, None);
-        self.consumers.push(ModelConsumer {
-            session,
-            attach,
-            last_id,
-            written,
-            cancelled,
-            in_line_since,
-        });
-        ReplyKind::Attached(queue::Attached {})
-    }
-
     fn again(&mut self, session: SessionId, seq: u64, command: &Command<'_>) {
         let kind = match command {
             Command::Publish { .. } | Command::Settle { .. } | Command::Credit(_) | Command::Heard(_) => return,
@@ -791,7 +769,7 @@ impl Model {
                     .iter()
                     .any(|(number, _)| *number == attach.consumer);
                 if known {
-                    ReplyKind::Attached(queue::Attached {})
+                    ReplyKind::Attached(queue::Attached { offset: None })
                 } else {
                     ReplyKind::AttachRefused(queue::AttachRefused { exclusive: !self.ended })
                 }
@@ -826,6 +804,7 @@ impl Model {
             }
             Command::SessionDown(_)
             | Command::NodeDown { .. }
+            | Command::NodeSilent { .. }
             | Command::Tick
             | Command::Buried(_)
             | Command::Configure(_) => {
@@ -833,86 +812,6 @@ impl Model {
             }
         };
         self.reply(session, seq, kind);
-    }
-
-    pub(super) fn session_down(&mut self, session: SessionId) {
-        if !self.ended_sessions.contains(&session) {
-            self.ended_sessions.push(session);
-        }
-        self.effects.push(Effect::Ended { session });
-        self.end_sessions(|other| other == session);
-    }
-
-    pub(super) fn node_down(&mut self, node: u64, incarnation: u64) {
-        self.end_sessions(|other| other.node == node && other.incarnation <= incarnation);
-    }
-
-    fn end_sessions(&mut self, ends: impl Fn(SessionId) -> bool) {
-        let attached = self.attached().count();
-        for consumer in self.consumers.iter_mut().filter(|consumer| ends(consumer.session)) {
-            consumer.cancelled = true;
-        }
-        let held = |message: &Message| message.holder.is_some_and(|holder| ends(holder.session));
-        let numbers = self
-            .messages
-            .iter()
-            .filter(|(_, message)| held(message))
-            .map(|(number, _)| *number);
-        for number in numbers.collect::<Vec<_>>() {
-            self.put_back(number, true);
-        }
-        self.last_seqs.retain(|session, _| !ends(*session));
-        self.refused.retain(|session, _| !ends(*session));
-        self.settle_consumers();
-        if self.attached().count() < attached {
-            self.used();
-            self.end_if_unused();
-        }
-        self.hand_out();
-    }
-
-    /// The effects of a resync.
-    pub(super) fn resync(&self, session: SessionId, consumers: &[(u32, u64)]) -> Vec<Effect> {
-        let mut out = Vec::new();
-        if self.ended || !self.last_seqs.contains_key(&session) {
-            return out;
-        }
-        for (number, _) in consumers {
-            if self
-                .consumer(session, *number)
-                .is_none_or(|consumer| consumer.cancelled)
-            {
-                let consumer = *number;
-                out.push(Effect::ConsumerTimedOut { session, consumer });
-            }
-        }
-        let mut gets: Vec<_> = self
-            .held_by(session)
-            .into_iter()
-            .map(|seq| (self.holder(seq), seq))
-            .collect();
-        gets.sort_by_key(|(holder, _)| holder.delivery);
-        for (holder, seq) in gets.iter().filter(|(holder, _)| holder.consumer == 0) {
-            out.push(self.deliver_effect(*seq));
-            let kind = Some(ReplyKind::GetOk(queue::GetOk { ready: self.ready() }));
-            out.push(Effect::Reply {
-                session,
-                seq: holder.delivery,
-                reply: queue::Reply { kind },
-            });
-        }
-        let mut consumers = consumers.to_vec();
-        consumers.sort_unstable();
-        consumers.dedup_by_key(|(number, _)| *number);
-        for (number, next) in consumers.into_iter().filter(|(number, _)| *number != 0) {
-            let wanted = |holder: &Holder| holder.consumer == number && holder.delivery >= next;
-            out.extend(
-                gets.iter()
-                    .filter(|(holder, _)| wanted(holder))
-                    .map(|(_, seq)| self.deliver_effect(*seq)),
-            );
-        }
-        out
     }
 
     fn holder(&self, seq: u64) -> Holder {

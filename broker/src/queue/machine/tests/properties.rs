@@ -61,6 +61,9 @@ enum Step {
     /// Sends what was not sent without its first command, which stays unsent.
     SendGap,
     SessionDown,
+    NodeSilent {
+        incarnation: u64,
+    },
     NodeDown {
         incarnation: u64,
     },
@@ -158,6 +161,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::SendGap),
         1 => Just(Step::SessionDown),
         1 => (0..3u64).prop_map(|incarnation| Step::NodeDown { incarnation }),
+        1 => (0..3u64).prop_map(|incarnation| Step::NodeSilent { incarnation }),
         2 => (0..8u64).prop_map(|next| Step::Resync { next }),
         2 => Just(Step::Snapshot),
         2 => (0..9u64).prop_map(|less| Step::Heard { less }),
@@ -272,6 +276,7 @@ impl World {
                     priority,
                     timeout_ms,
                     arguments: vec![1; number as usize].into(),
+                    ..queue::Attach::default()
                 };
                 self.queue(session, Sent::Other(Command::Attach(attach)));
             }
@@ -352,6 +357,14 @@ impl World {
                     }
                 }
             }
+            &Step::NodeSilent { incarnation } => {
+                self.start_entry();
+                self.model.node_silent(session.node, incarnation);
+                let node = session.node;
+                self.entry
+                    .extend_from_slice(&system(&Command::NodeSilent { node, incarnation }));
+                self.apply();
+            }
             Step::Resync { next } => {
                 self.apply();
                 let mut consumers = self.model.consumers_of(session);
@@ -366,6 +379,7 @@ impl World {
                         .map(|(consumer, next)| queue::ResyncConsumer {
                             consumer: *consumer,
                             next: *next,
+                            ..queue::ResyncConsumer::default()
                         })
                         .collect(),
                     number: 0,
@@ -400,7 +414,6 @@ impl World {
                     auto_delete: self.config.auto_delete,
                     single_active_consumer: self.config.single_active_consumer,
                     priority_max: self.config.priority_max,
-                    retry: self.config.retry,
                     deduplicates: self.config.deduplicates,
                     ..Config::clone(config)
                 };
@@ -538,7 +551,7 @@ impl World {
 
     fn check_entries(&mut self) {
         let live = self.model.live();
-        assert!(self.machine.live().eq(live.iter().copied()));
+        assert!(self.machine.live().into_iter().flatten().eq(live.iter().copied()));
         assert!((0..=self.index + 1).all(|index| self.machine.is_live(index) == live.contains(&index)));
         let (mut freed, mut again) = (Vec::new(), Vec::new());
         self.machine.take_freed(&mut freed);
@@ -618,6 +631,8 @@ fn config() -> impl Strategy<Value = Config> {
             single_active_consumer,
             priority_max,
             deduplicates,
+            age_max_ms: None,
+            segment_bytes: None,
             retry: retry.map(|(failed, returned, min_ms, max_ms)| Retry {
                 failed,
                 returned,

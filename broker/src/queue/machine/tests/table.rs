@@ -155,6 +155,8 @@ fn config(words: &[&str]) -> Config {
         single_active_consumer: words.contains(&"single"),
         priority_max: option(words, "max-priority"),
         deduplicates: false,
+        age_max_ms: None,
+        segment_bytes: None,
         retry: option(words, "retry").map(|min_ms: u64| Retry {
             failed: !words.contains(&"retry-returned"),
             returned: !words.contains(&"retry-failed"),
@@ -201,12 +203,20 @@ impl World {
                 };
                 self.apply(&warren_proto::record::system(&command));
             }
+            ["node-silent", node, incarnation] => {
+                let command = Command::NodeSilent {
+                    node: number(node),
+                    incarnation: number(incarnation),
+                };
+                self.apply(&warren_proto::record::system(&command));
+            }
             ["resync", who, ref consumers @ ..] => {
                 let consumer = |word: &&str| {
                     let (consumer, next) = word.split_once('=').expect("CONSUMER=NEXT");
                     queue::ResyncConsumer {
                         consumer: number(consumer),
                         next: number(next),
+                        ..queue::ResyncConsumer::default()
                     }
                 };
                 let SessionId { node, incarnation, id } = session(who);
@@ -432,6 +442,8 @@ fn describe(effect: &Effect) -> String {
         Effect::Reply { session, seq, reply } => {
             let kind = reply.kind.as_ref().map(|kind| format!("{kind:?}")).unwrap_or_default();
             // The message's name says what the variant says.
+            // Only a stream's readers are told where they begin.
+            let kind = kind.replace("Attached { offset: None }", "Attached");
             let kind = kind
                 .split_once('(')
                 .map_or("", |(_, message)| message.trim_end_matches(')'));

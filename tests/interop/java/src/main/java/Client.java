@@ -1,4 +1,5 @@
 import com.rabbitmq.client.AMQP;
+import com.rabbitmq.client.Address;
 import com.rabbitmq.client.AlreadyClosedException;
 import com.rabbitmq.client.BuiltinExchangeType;
 import com.rabbitmq.client.Channel;
@@ -6,7 +7,11 @@ import com.rabbitmq.client.Connection;
 import com.rabbitmq.client.ConnectionFactory;
 import com.rabbitmq.client.DefaultSaslConfig;
 import com.rabbitmq.client.Delivery;
+import com.rabbitmq.client.ListAddressResolver;
+import com.rabbitmq.client.MessageProperties;
 import com.rabbitmq.client.Method;
+import com.rabbitmq.client.Recoverable;
+import com.rabbitmq.client.RecoveryListener;
 import com.rabbitmq.client.RpcClient;
 import com.rabbitmq.client.RpcClientParams;
 import com.rabbitmq.client.ShutdownSignalException;
@@ -26,12 +31,17 @@ import java.security.spec.PKCS8EncodedKeySpec;
 import java.util.ArrayList;
 import java.util.Base64;
 import java.util.Date;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ExecutorService;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import javax.net.ssl.KeyManagerFactory;
 import javax.net.ssl.SSLContext;
 import javax.net.ssl.TrustManagerFactory;
@@ -269,7 +279,99 @@ public class Client {
         equal(codes.poll(20, TimeUnit.SECONDS), 406, "reply code for an unknown delivery tag");
     }
 
+    /**
+     * The library's own recovery, of connection and topology: publishes numbered messages, and again what was not
+     * confirmed, until the connection was lost and recovered; all must arrive at the durable queue. A queue of this
+     * connection alone is bound to the same exchange, and hears of what comes after the recovery.
+     */
+    private static void recover(String queue, String exchange) throws Exception {
+        ConnectionFactory factory = new ConnectionFactory();
+        factory.setUri(URLS[0]);
+        factory.setNetworkRecoveryInterval(200);
+        List<Address> addresses = new ArrayList<>();
+        for (String url : URLS) {
+            addresses.add(Address.parseAddress(url.replaceAll("^.*@", "").replaceAll("/.*$", "")));
+        }
+        // In this order, so that the first is the one that is killed.
+        ListAddressResolver inOrder = new ListAddressResolver(addresses) {
+            @Override
+            public List<Address> maybeShuffle(List<Address> unshuffled) {
+                return unshuffled;
+            }
+        };
+        Connection connection = factory.newConnection((ExecutorService) null, inOrder, "recovery");
+        BlockingQueue<Boolean> recovered = new LinkedBlockingQueue<>();
+        ((Recoverable) connection).addRecoveryListener(new RecoveryListener() {
+            @Override
+            public void handleRecovery(Recoverable recoverable) {
+                recovered.add(true);
+            }
+
+            @Override
+            public void handleRecoveryStarted(Recoverable recoverable) { }
+        });
+        Channel receiving = connection.createChannel();
+        receiving.exchangeDeclare(exchange, BuiltinExchangeType.TOPIC, true);
+        receiving.queueDeclare(queue, true, false, false, Map.of("x-queue-type", "quorum"));
+        receiving.queueBind(queue, exchange, "k.*");
+        String own = receiving.queueDeclare().getQueue();
+        receiving.queueBind(own, exchange, "k.#");
+        receiving.basicQos(10);
+        Set<String> received = ConcurrentHashMap.newKeySet();
+        Set<String> heard = ConcurrentHashMap.newKeySet();
+        receiving.basicConsume(queue, false, (tag, delivery) -> {
+            received.add(text(delivery.getBody()));
+            try {
+                receiving.basicAck(delivery.getEnvelope().getDeliveryTag(), false);
+            } catch (IOException | AlreadyClosedException gone) {
+                // It comes again.
+            }
+        }, tag -> { });
+        receiving.basicConsume(own, true, (tag, delivery) -> heard.add(text(delivery.getBody())), tag -> { });
+        Channel sending = connection.createChannel();
+        sending.confirmSelect();
+        int after = 0;
+        Set<String> late = new HashSet<>();
+        int number = 0;
+        for (; after < 100; number++) {
+            String body = String.valueOf(number);
+            while (true) {
+                try {
+                    sending.basicPublish(exchange, "k.x", MessageProperties.PERSISTENT_BASIC, bytes(body));
+                    sending.waitForConfirmsOrDie(5_000);
+                    break;
+                } catch (IOException | ShutdownSignalException | TimeoutException lost) {
+                    Thread.sleep(50);
+                }
+            }
+            if (number == 50) {
+                System.out.println("ready");
+            }
+            if (after > 0 || recovered.poll() != null) {
+                after += 1;
+                // The message of this moment may have been published before the binding was back.
+                if (after == 1) {
+                    System.out.println("recovered");
+                } else {
+                    late.add(body);
+                }
+            }
+        }
+        for (long until = System.nanoTime() + 20_000_000_000L; received.size() < number || !heard.containsAll(late);) {
+            if (System.nanoTime() > until) {
+                throw new AssertionError(received.size() + " of " + number + " arrived, and " + heard.size());
+            }
+            Thread.sleep(10);
+        }
+        System.out.println("done " + number);
+        connection.close();
+    }
+
     public static void main(String[] arguments) throws Exception {
+        if (arguments.length == 3 && arguments[0].equals("recover")) {
+            recover(arguments[1], arguments[2]);
+            return;
+        }
         if (arguments.length == 1 && arguments[0].equals("tls")) {
             tls();
             return;

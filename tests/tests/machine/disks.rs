@@ -1,27 +1,17 @@
-//! Disks that fail under a running node: full, broken, or without power. What was confirmed is not lost, and the cluster
-//! goes on.
+//! Disks that fail under a running node: full, broken, or without power.
 //!
 //! A node's data lies on a file system of its own, which is a file that is mounted: this needs root. A disk breaks by the
 //! file system's own emergency stop, after which everything fails and nothing more is written: what was not synced by then
-//! is gone, as after a power cut.
-
-#![expect(clippy::print_stdout, reason = "each case says what it did")]
-
-#[path = "durability/history.rs"]
-mod history;
-#[path = "durability/load.rs"]
-#[expect(dead_code, reason = "durability uses the rest")]
-mod load;
+//! is gone, as after a power cut. A sync fails alone where strace has the kernel answer so.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use warren_tests::client::{Event, Session, Tags};
 use warren_tests::cluster::{Cluster, NODES, PATIENCE, name};
 
-use history::check;
-use load::Load;
+use crate::load::Load;
 
 const QUEUE: &str = "disks";
 const SIZE_MIB: u64 = 400;
@@ -61,6 +51,12 @@ impl Disk {
         run(Command::new("mount")
             .args(["-o", "loop"])
             .arg(&self.image)
+            .arg(&self.mounted));
+    }
+
+    fn remount(&self, option: &str) {
+        run(Command::new("mount")
+            .args(["-o", &format!("remount,{option}")])
             .arg(&self.mounted));
     }
 
@@ -132,16 +128,7 @@ fn cluster(nodes: &[usize], options: &[(&str, &str)]) -> (Cluster, Vec<Disk>) {
 
 #[track_caller]
 fn finish(what: &str, cluster: Cluster, load: Load, disks: Vec<Disk>) {
-    let (history, notes) = load.finish(&cluster, &[QUEUE], 2 * PATIENCE);
-    println!("{what}: {notes:?}");
-    match check(&history) {
-        Ok(summary) => println!("{what}: {summary}"),
-        Err(violations) => panic!(
-            "{what}: {} violations, such as {:?}",
-            violations.len(),
-            violations.first()
-        ),
-    }
+    load.conclude(what, &cluster, &[QUEUE]);
     cluster.assert_no_panic();
     drop(disks);
     cluster.finish();
@@ -165,20 +152,26 @@ fn write_much(cluster: &Cluster) {
 
 /// A node's disk fails under load; the rest goes on, and the node is whole again once its disk is.
 #[track_caller]
-fn one_fails(what: &str, options: &[(&str, &str)], says: &str, fail: impl Fn(&Disk), mend: impl Fn(&Disk)) {
+fn one_fails<T>(
+    what: &str,
+    options: &[(&str, &str)],
+    says: &str,
+    fail: impl Fn(&mut Cluster, &Disk) -> T,
+    mend: impl Fn(T, &Disk),
+) {
     // Where the queue's leader is: clients are there too.
     let (mut cluster, disks) = cluster(&[0], options);
     assert_eq!(cluster.leader(1, QUEUE), 0, "the queue is led where it was declared");
     let load = Load::start(&cluster, &[QUEUE], 3);
     load.await_confirms(PROGRESS, PATIENCE);
-    fail(&disks[0]);
+    let failure = fail(&mut cluster, &disks[0]);
     write_much(&cluster);
     let status = cluster.await_exit(0);
     let log = cluster.log(0);
     assert_eq!(status.code(), Some(STORE_FAILED), "{what}: {log}");
     assert!(log.contains(says), "{what}: {} does not say {says:?}: {log}", name(0));
     load.await_confirms(PROGRESS, PATIENCE);
-    mend(&disks[0]);
+    mend(failure, &disks[0]);
     cluster.start_node(0);
     load.await_confirms(PROGRESS, PATIENCE);
     cluster.await_whole();
@@ -192,8 +185,8 @@ fn a_disk_without_any_space_stops_its_node() {
         "no space",
         &unwatched,
         "No space left on device",
-        |disk| disk.fill(0),
-        Disk::give_back,
+        |_, disk| disk.fill(0),
+        |(), disk| disk.give_back(),
     );
 }
 
@@ -203,9 +196,52 @@ fn a_disk_that_breaks_stops_its_node() {
         "broken",
         &[],
         "the node stops: its store failed",
-        Disk::shut_down,
-        Disk::replug,
+        |_, disk| disk.shut_down(),
+        |(), disk| disk.replug(),
     );
+}
+
+/// From now on every sync of that process fails, and everything else goes well.
+fn fail_syncs(pid: u32) -> Child {
+    Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"])
+        .args(["-e", "inject=fsync,fdatasync:error=EIO", "-p", &pid.to_string()])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("strace is there")
+}
+
+#[test]
+fn a_sync_that_fails_stops_its_node() {
+    one_fails(
+        "failing sync",
+        &[],
+        "the node stops: its store failed",
+        |cluster, _| fail_syncs(cluster.pid(0)),
+        |mut strace, _| {
+            // It ends with the process that it holds.
+            strace.wait().expect("a child can be waited for");
+        },
+    );
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_is_refused_by_name() {
+    let (mut cluster, disks) = cluster(&[2], &[]);
+    assert!(cluster.stop(2).success());
+    disks[0].remount("ro");
+    let failed = cluster.refused(2, &[]);
+    let data = cluster.data(2);
+    println!("{}: {}", failed.status, failed.log.lines().last().unwrap_or_default());
+    for part in ["Read-only file system", &data.display().to_string()] {
+        assert!(failed.log.contains(part), "nothing of {part:?} in: {}", failed.log);
+    }
+    assert!(!failed.log.contains("panicked at"), "{}", failed.log);
+    disks[0].remount("rw");
+    cluster.start_node(2);
+    cluster.await_whole();
+    drop(disks);
+    cluster.finish();
 }
 
 #[test]

@@ -17,11 +17,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
-use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
 use crate::log::{LogStore, ReplicaState, Write};
-use crate::machine::{Machine, Meta};
+use crate::machine::Machine;
 use crate::{GroupId, NodeId};
 use clock::Clock;
 use compaction::restore;
@@ -35,6 +35,7 @@ mod compaction;
 mod fresh;
 mod members;
 pub mod reform;
+mod round;
 pub mod shell;
 mod sound;
 mod storage;
@@ -53,6 +54,8 @@ fn stamped(data: &[u8]) -> Option<(u16, u64, &[u8])> {
 }
 
 const ELECTION_TICKS: usize = 10;
+/// Ticks that the members of a new group leave to the one that is to lead it, before they stand in turn.
+const FOUNDING_TICKS: u64 = 5;
 /// Ticks that a leader goes on after all is settled.
 const LINGER_TICKS: u32 = 3;
 
@@ -538,6 +541,15 @@ impl<M: Machine> GroupCore<M> {
         self.campaign_in = rank as u64;
     }
 
+    /// Another member is to lead this group, which may be new: lets it stand first, if its node is there.
+    ///
+    /// The members open their replicas one after the other, and whoever is early is not heard by the late.
+    pub fn give_way(&mut self, to: NodeId) {
+        if self.raw.raft.term == 0 && !self.down.contains(&to) {
+            self.campaign_in += FOUNDING_TICKS;
+        }
+    }
+
     /// Whether all of the log is committed and applied, and every reachable follower has said that it holds it and
     /// knows so.
     fn settled(&self) -> bool {
@@ -635,222 +647,6 @@ impl<M: Machine> GroupCore<M> {
             && is_stored
             && log.applied >= state.compacted_index
             && (log.last_term(), log.last_index()) >= (state.promised_term, state.promised_index)
-    }
-
-    /// Moves everything that has become due into `out`.
-    pub fn poll(&mut self, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
-        self.raw.store().check()?;
-        self.poll_reform(out);
-        self.poll_freshness(out);
-        while self.raw.has_ready() {
-            self.ready(out)?;
-        }
-        self.poll_freshness(out);
-        self.send_waiting(out)?;
-        self.abdicate(out)?;
-        self.renew_snapshot(out);
-        self.raw.mut_store().round_ends();
-        self.report_role(out);
-        self.raw.store().check()?;
-        Ok(())
-    }
-
-    fn ready(&mut self, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
-        let mut ready = self.raw.ready();
-        self.raw.store().check()?;
-        let number = ready.number();
-        for message in ready.take_messages() {
-            self.send(message, out)?;
-        }
-
-        let mut writes = Vec::new();
-        let mut sync = false;
-        let mut last_entry = None;
-        if !ready.snapshot().is_empty() {
-            let snapshot = ready.snapshot().clone();
-            self.install(&snapshot, &mut writes)?;
-            self.members_changed(out);
-            out.push(Effect::Restored);
-            sync = true;
-        }
-        if let Some(hard_state) = ready.hs() {
-            let state = &mut self.raw.mut_store().state;
-            let vote_changed = state.term != hard_state.term || state.vote != hard_state.vote;
-            state.term = hard_state.term;
-            state.vote = hard_state.vote;
-            state.commit = hard_state.commit;
-            // The commit index alone is not worth a write: a restarted group learns it from its leader.
-            if vote_changed {
-                writes.push(Write::State {
-                    group: self.group,
-                    state: state.clone(),
-                });
-                sync = true;
-            }
-        }
-        let entries = self.raw.mut_store().complete(ready.take_entries());
-        if let Some(last) = entries.last() {
-            last_entry = Some(last.index);
-            self.log_bytes_since_snapshot += entries.iter().map(|entry| entry.data.len() as u64 + 32).sum::<u64>();
-            self.note_changes(&entries, &mut writes);
-            let view = self.raw.mut_store();
-            let stored_last = view.append(&entries);
-            let generation = view.state.generation;
-            writes.push(Write::Append {
-                group: self.group,
-                generation,
-                entries,
-                stored_last,
-            });
-            sync = true;
-        }
-        let persisted_messages = ready.take_persisted_messages();
-        let committed = ready.take_committed_entries();
-        self.raw.advance_append_async(ready);
-
-        let acknowledges = |message: &Message| message.get_msg_type() == MessageType::MsgAppendResponse;
-        if !writes.is_empty()
-            && self.waiting.is_empty()
-            && !self.is_fresh()
-            && persisted_messages.iter().all(acknowledges)
-        {
-            for message in persisted_messages {
-                let to = message.to;
-                let view = self.raw.mut_store();
-                let reformed = view.state.reformed;
-                let message = wire::encode(&message, reformed, |place| view.payload(place))?;
-                out.push(Effect::SendStored { to, message });
-            }
-        } else if !persisted_messages.is_empty() {
-            self.waiting.push_back((number, persisted_messages));
-        }
-        if writes.is_empty() && self.writing.is_empty() {
-            self.raw.on_persist_ready(number);
-        } else {
-            let wait = !writes.is_empty();
-            self.writing.push_back((number, last_entry));
-            if wait {
-                out.push(Effect::Write {
-                    writes,
-                    sync,
-                    number: Some(number),
-                });
-            } else if let Some((written, _)) = self.writing.iter().rev().nth(1).copied() {
-                // Nothing to write of its own: it counts as written with the one before it.
-                self.writing.pop_back();
-                self.retag(number, written);
-            }
-        }
-
-        if let Some(last) = committed.last() {
-            let applied = last.index;
-            self.apply(committed, out)?;
-            self.raw.advance_apply_to(applied);
-            self.compact(out);
-            self.raw.mut_store().evict(applied, false);
-        }
-        Ok(())
-    }
-
-    /// Lets the messages that wait for `number` leave with `written`.
-    fn retag(&mut self, number: u64, written: u64) {
-        if let Some((waiting_for, _)) = self.waiting.back_mut()
-            && *waiting_for == number
-        {
-            *waiting_for = written;
-        }
-    }
-
-    fn send_waiting(&mut self, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
-        let unwritten = self.writing.front().map(|(number, _)| *number);
-        while let Some((number, _)) = self.waiting.front() {
-            if unwritten.is_some_and(|unwritten| *number >= unwritten) {
-                break;
-            }
-            if let Some((_, messages)) = self.waiting.pop_front() {
-                for message in messages {
-                    self.send(message, out)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, mut message: Message, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
-        let to = message.to;
-        if self.is_fresh() {
-            self.restrain(&mut message);
-        }
-        if self.down.contains(&to) && message.get_msg_type() == MessageType::MsgAppend {
-            return Ok(());
-        }
-        let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
-        let view = self.raw.mut_store();
-        let reformed = view.state.reformed;
-        let message = wire::encode(&message, reformed, |place| view.payload(place))?;
-        if snapshot {
-            let state = self.raw.store().state.clone();
-            let end = state.snapshot_index + 1;
-            let live = self.machine.live().into_iter();
-            let live = live
-                .take_while(|range| range.start < end)
-                .map(|range| range.start..range.end.min(end))
-                .collect();
-            self.sending.insert(to, state.snapshot_index);
-            out.push(Effect::SendSnapshot {
-                to,
-                message,
-                state,
-                live,
-            });
-        } else {
-            out.push(Effect::Send { to, message });
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, committed: Vec<Entry>, out: &mut Vec<Effect<M::Effect>>) -> Result<(), Error> {
-        let leads = self.raw.raft.state == StateRole::Leader;
-        for entry in committed {
-            self.applied = entry.index;
-            if entry.entry_type != EntryType::EntryNormal as i32 {
-                self.apply_change(&entry, out);
-                continue;
-            }
-            if wire::named(&entry).is_none_or(|len| len < ENTRY_HEADER_LEN) {
-                continue;
-            }
-            let data = self.raw.mut_store().payload(Place::of(&entry))?;
-            let Some((version, time_ms, payload)) = stamped(&data) else {
-                continue;
-            };
-            if entry.term == self.raw.raft.term {
-                self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(payload.len() as u64);
-            }
-            self.stamp_ms = self.stamp_ms.max(time_ms);
-            if version == fresh::OWN_VERSION {
-                self.apply_own(payload, out);
-                continue;
-            }
-            check_version(self.group, entry.index, version, &self.options.versions)?;
-            self.version = self.version.max(version);
-            let meta = Meta {
-                index: entry.index,
-                term: entry.term,
-                time_ms,
-                version,
-            };
-            self.machine.apply(&meta, payload, &mut self.effects);
-            if leads || self.options.effects_everywhere {
-                out.extend(self.effects.drain(..).map(Effect::Machine));
-            } else {
-                self.effects.clear();
-            }
-        }
-        Ok(())
     }
 
     fn report_role(&mut self, out: &mut Vec<Effect<M::Effect>>) {

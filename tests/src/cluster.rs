@@ -420,6 +420,19 @@ impl Cluster {
         })
     }
 
+    /// Makes `node`, which has a replica, lead a queue, where it does not: it leads what was declared there, unless the
+    /// machine was so busy then that others did not hear it.
+    #[track_caller]
+    pub fn lead(&self, asked: usize, queue: &str, node: usize) {
+        let to = name(node);
+        await_some(&format!("{to} leads {queue}"), PATIENCE, || {
+            match self.leader(asked, queue) {
+                led if led == node => Ok(()),
+                _ => self.ctl(asked, &["transfer_leadership", queue, &to]).map(drop),
+            }
+        });
+    }
+
     /// Waits until a node serves clients.
     #[track_caller]
     pub fn await_ready(&mut self, node: usize) {

@@ -33,6 +33,8 @@ mod operator;
 mod options;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/rest.rs"]
+mod rest;
 #[path = "simulation/wire.rs"]
 mod wire;
 #[path = "simulation/world.rs"]

@@ -77,7 +77,6 @@ impl Inner {
             };
             return Err(Failure::new(status::TEMPORARY, text));
         }
-        let group = self.describe_group().await.ok_or_else(Failure::unavailable)?;
         if group.reformed > reform_of(picture.cluster_id()) {
             let text = "the cluster is about to go on without its majority, and does not know yet who is part of it";
             return Err(Failure::new(status::TEMPORARY, text));

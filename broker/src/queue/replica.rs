@@ -69,11 +69,10 @@ pub struct QueueReplica {
     resyncs: Vec<queue::Resync>,
     role: Role,
     term: u64,
-    removing: bool,
     /// The version of the settings that this leader has proposed last.
     configured: u64,
-    /// Whether this replica should lead when the group is new.
-    preferred: bool,
+    /// The replica that should lead, if the group is new.
+    first_leader: Option<NodeId>,
     place: Whereabouts,
     /// When to look again for sessions that have ended, ascending.
     checks: Vec<u64>,
@@ -114,7 +113,7 @@ impl QueueReplica {
         if new && shell.core().is_fresh() {
             tracing::warn!(group, queue = %queue.resource(), "the replica on this node may have lost its log, and is brought up by its leader");
         }
-        let preferred = new && prefers(&queue, io.node);
+        let first_leader = first_leader(&queue).filter(|_| new);
         let outbox = Outbox::new(group, directory.clone());
         let dead_letters = DeadLetters::new(queue.clone(), directory.clone(), metadata.view().clone());
         Ok(Self {
@@ -132,9 +131,8 @@ impl QueueReplica {
             resyncs: Vec::new(),
             role: Role::Follower,
             term: 0,
-            removing: false,
             configured: 0,
-            preferred,
+            first_leader,
             place: Whereabouts::default(),
             checks: Vec::new(),
             silence: Silence::default(),
@@ -145,8 +143,10 @@ impl QueueReplica {
     pub fn begin(&mut self, mailbox: impl Mailbox<Inbound> + 'static, now_ms: u64) -> Result<(), Error> {
         self.directory.register_queue(self.group(), mailbox);
         self.shell.look_around();
-        if self.preferred || self.queue.replicas().len() == 1 {
-            self.shell.handle(Event::Campaign);
+        match self.first_leader {
+            Some(leader) if leader != self.io.node => self.shell.core_mut().give_way(leader),
+            None if self.queue.replicas().len() > 1 => {}
+            _ => self.shell.handle(Event::Campaign),
         }
         self.drive(now_ms)
     }
@@ -355,8 +355,7 @@ impl QueueReplica {
                 self.read_on(now_ms)?;
                 let gone = self.outbox.flush();
                 if gone.is_empty() {
-                    if self.outbox.take_ended() && !self.removing {
-                        self.removing = true;
+                    if self.outbox.take_ended() {
                         self.metadata.remove_queue(self.queue.group);
                     }
                     return Ok(());
@@ -545,7 +544,6 @@ impl QueueReplica {
             Role::Follower => {
                 // Sessions send again to whoever leads next.
                 self.pending.clear();
-                self.removing = false;
                 if leader != Some(self.io.node) {
                     self.directory.leader_is(self.group(), self.tenure(term), leader);
                 }
@@ -838,13 +836,13 @@ impl Entries for Log<'_> {
 }
 
 /// Whether `node` should lead the queue's group when it begins.
-fn prefers(queue: &Queue, node: NodeId) -> bool {
+fn first_leader(queue: &Queue) -> Option<NodeId> {
     match &queue.placement {
         Placement::Replicated {
             replicas, leader: 0, ..
-        } => replicas.first() == Some(&node),
-        Placement::Replicated { leader, .. } => *leader == node,
-        Placement::Transient { .. } => false,
+        } => replicas.first().copied(),
+        Placement::Replicated { leader, .. } => Some(*leader),
+        Placement::Transient { .. } => None,
     }
 }
 

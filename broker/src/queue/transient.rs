@@ -43,7 +43,6 @@ pub struct TransientActor {
     /// Where the session of its dead letters hears from their targets.
     letters: Post<SessionEvent>,
     alarm: Alarm,
-    removing: bool,
 }
 
 impl TransientActor {
@@ -68,7 +67,6 @@ impl TransientActor {
                 dead_letters,
                 letters: Arc::new(ctx.address().recipient()),
                 alarm: Alarm::default(),
-                removing: false,
             }
         });
     }
@@ -126,8 +124,7 @@ impl TransientActor {
                 self.apply(system(&Command::SessionDown(session)));
             }
         }
-        if self.outbox.take_ended() && !self.removing {
-            self.removing = true;
+        if self.outbox.take_ended() {
             self.metadata.remove_queue(self.queue.group);
         }
         let due = self.machine.next_deadline().map(|deadline_ms| Due {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use raft::eraftpb::Entry;
 
 use self::world::{Packet, Replica, Tape, Waiting, World, options};
 use super::*;

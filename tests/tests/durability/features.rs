@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Properties, Table, Value};
 use warren_tests::amqp::{Client, Login};
-use warren_tests::cluster::{Cluster, NODES, name};
+use warren_tests::cluster::{Cluster, NODES, PATIENCE, await_some, name};
 
 /// How long what is pending takes: long enough for the leader to die meanwhile.
 const PENDING_MS: i32 = 2_500;
@@ -58,11 +58,7 @@ impl World {
         };
         there.call(channel, &declare);
         there.close();
-        assert_eq!(
-            self.cluster.leader(HOME, queue),
-            VICTIM,
-            "it leads what was declared there"
-        );
+        self.cluster.lead(HOME, queue, VICTIM);
         queue.to_owned()
     }
 
@@ -199,14 +195,12 @@ fn times_that_run_come_to_their_end() {
         assert_eq!(world.drain(queue), [""; 0], "{queue}");
     }
     // It goes some time after its last use, whoever leads; looking at it would be a use.
-    warren_tests::cluster::await_some(
-        "the unused queue is gone",
-        warren_tests::cluster::PATIENCE,
-        || match world.cluster.queue(HOME, &unused) {
+    await_some("the unused queue is gone", PATIENCE, || {
+        match world.cluster.queue(HOME, &unused) {
             Ok(row) => Err(row.to_string()),
             Err(_) => Ok(()),
-        },
-    );
+        }
+    });
     not_before(began, "the end of the unused queue");
     world.finish();
 }

@@ -77,7 +77,7 @@ fn a_fourth_node_joins_under_load_and_carries_queues() {
     session
         .declare("nodes.new", "quorum", PATIENCE)
         .expect("a whole cluster declares");
-    assert_eq!(cluster.leader(0, "nodes.new"), NEW);
+    cluster.lead(0, "nodes.new", NEW);
     // Nobody was told of it but by the metadata; it and another one begin again as they are.
     cluster.kill_all(&[1, NEW]);
     cluster.start_node(1);

@@ -161,7 +161,7 @@ fn one_fails<T>(
 ) {
     // Where the queue's leader is: clients are there too.
     let (mut cluster, disks) = cluster(&[0], options);
-    assert_eq!(cluster.leader(1, QUEUE), 0, "the queue is led where it was declared");
+    cluster.lead(1, QUEUE, 0);
     let load = Load::start(&cluster, &[QUEUE], 3);
     load.await_confirms(PROGRESS, PATIENCE);
     let failure = fail(&mut cluster, &disks[0]);

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use super::*;
 use crate::log::LogEntry;
-use crate::machine::RestoreError;
+use crate::machine::{Meta, RestoreError};
 
 /// Keeps the entries of even payloads live until the payload one above is applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -448,7 +448,8 @@ impl<M: Machine> GroupCore<M> {
         let last_index = self.raw.raft.raft_log.last_index();
         if message.get_msg_type() == MessageType::MsgHeartbeat && message.commit > last_index {
             if message.commit <= self.raw.store().state.promised_index {
-                // It was meant for an earlier replica of this node, which was removed.
+                // It was meant for an earlier replica of this node, which was removed. The leader may not have heard of it.
+                self.show(message.from);
                 return;
             }
             if last_index == 0 {

@@ -33,7 +33,7 @@ use raft::{GetEntriesContext, ProgressTracker, StateRole};
 
 use super::members::decode_members;
 use super::wire::{self, Hello};
-use super::{Effect, GroupCore};
+use super::{Effect, GroupCore, LINGER_TICKS};
 use crate::NodeId;
 use crate::log::Write;
 use crate::machine::Machine;
@@ -66,8 +66,9 @@ pub(super) struct Freshness {
     greets: bool,
     /// As a fresh replica: who took it for the one that was here before.
     called_by: Option<NodeId>,
-    /// The other one of two, which is fresh and is to be told that there are two.
-    reassures: Option<NodeId>,
+    /// Who is to be told what this replica has: the other one of two, which is fresh and does not know that there are two,
+    /// or a leader that takes this one for more than it is.
+    shown_to: Option<NodeId>,
     /// As a fresh replica: the other one of two, which is not fresh, as it has said itself.
     other: Option<NodeId>,
     /// As a replica that awaits its group: those that it would have begun it with. They may not know better.
@@ -166,6 +167,11 @@ impl<M: Machine> GroupCore<M> {
         }
     }
 
+    /// A leader learns what this replica has, be it fresh or not.
+    pub(super) fn show(&mut self, leader: NodeId) {
+        self.fresh.shown_to = Some(leader);
+    }
+
     /// A heartbeat says what the replica that was here before had acknowledged. This one may hold other entries in the
     /// same places: it learns what is committed with entries only.
     pub(super) fn mistrust(&mut self, message: &mut Message) {
@@ -247,7 +253,7 @@ impl<M: Machine> GroupCore<M> {
             self.forget_leader();
         }
         if hello.is_fresh && self.is_pair() && self.members.contains(&hello.from) {
-            self.fresh.reassures = Some(hello.from);
+            self.show(hello.from);
         }
         let raft = &self.raw.raft;
         if self.is_fresh() {
@@ -256,12 +262,40 @@ impl<M: Machine> GroupCore<M> {
             }
             self.peer_is_fresh(hello);
         } else if !hello.is_fresh {
-            // An answer that is no longer waited for.
+            self.follow_back(hello);
         } else if raft.term == 0 && raft.raft_log.last_index() == 0 {
             // The group has not begun, and the peer may not know yet that this replica waits for nobody.
             self.fresh.greets = true;
         } else if self.raw.raft.state == StateRole::Leader {
             self.readmit(hello);
+        }
+    }
+
+    /// A replica that is not fresh says what it has. Where that is less than it had acknowledged, it is one that was removed
+    /// and placed again before the group knew: the one before it keeps what it promised, and this one needs all of it.
+    fn follow_back(&mut self, hello: &Hello) {
+        let raft = &mut self.raw.raft;
+        let last_index = raft.raft_log.last_index();
+        if raft.state != StateRole::Leader {
+            return;
+        }
+        let Some(progress) = raft.mut_prs().get_mut(hello.from) else {
+            return;
+        };
+        // That it has one entry may be said by one that has nothing.
+        if progress.matched > hello.last_index || hello.last_index == 1 && progress.matched > 0 {
+            progress.matched = 0;
+            progress.committed_index = 0;
+            progress.become_probe();
+            progress.next_idx = hello.last_index.min(last_index) + 1;
+            self.sending.remove(&hello.from);
+            self.linger = LINGER_TICKS;
+            self.raw.ping();
+            tracing::info!(
+                group = self.group,
+                peer = hello.from,
+                "a replica began anew, and is brought up"
+            );
         }
     }
 
@@ -324,7 +358,7 @@ impl<M: Machine> GroupCore<M> {
     /// The group goes on with other members: what was heard of the others is void.
     pub(super) fn forget_others(&mut self) {
         self.fresh.other = None;
-        self.fresh.reassures = None;
+        self.fresh.shown_to = None;
         self.fresh.empty.clear();
         self.fresh.readmitting.clear();
         self.fresh.founders.clear();
@@ -459,23 +493,29 @@ impl<M: Machine> GroupCore<M> {
                 number: ends.then_some(ENDED),
             });
         }
-        let reassures = self.fresh.reassures.take();
-        if reassures.is_none() && !self.fresh.greets {
+        let shown_to = self.fresh.shown_to.take();
+        if shown_to.is_none() && !self.fresh.greets {
             return;
         }
         // See `await_group`: it does not know the members yet, and others may not know that there are any.
         let awaits = self.is_fresh() && self.members.is_empty() && !self.fresh.founders.is_empty();
+        let has_promised = !self.is_fresh() && self.raw.store().state.promised_index > 0;
         let hello = Hello {
             from: self.node,
             run: self.options.run,
             // With whoever says 0 a new group can begin.
-            last_index: self.raw.raft.raft_log.last_index().max(u64::from(awaits)),
+            last_index: self
+                .raw
+                .raft
+                .raft_log
+                .last_index()
+                .max(u64::from(awaits || has_promised)),
             applied: self.applied,
             is_fresh: self.is_fresh(),
             is_pair: self.is_pair(),
         };
         let message = wire::encode_hello(&hello);
-        if let Some(to) = reassures {
+        if let Some(to) = shown_to {
             let message = message.clone();
             out.push(Effect::Send { to, message });
         }

@@ -277,6 +277,25 @@ fn a_replica_that_was_removed_and_returns_keeps_its_promises() {
 }
 
 #[test]
+fn a_replica_that_was_removed_and_placed_again_before_its_group_knew_is_brought_up() {
+    let mut world = led_by_the_first();
+    assert!(world.propose(2));
+    world.settle();
+    world.remove(3);
+    // It is told with whom the group began.
+    world.joined.clear();
+    world.nodes.push(3);
+    world.open(3);
+    for _ in 0..10 {
+        world.event(1, Event::Tick);
+        world.settle();
+    }
+    assert!(world.agreed(), "the leader takes it for the one that was here before");
+    assert_eq!(world.members(3).0, [1, 2, 3]);
+    world.check();
+}
+
+#[test]
 fn a_voter_that_does_not_know_its_leader_follows_it() {
     let mut world = led_by_the_first();
     // The third hears nothing of the fourth until that leads.

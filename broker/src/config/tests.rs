@@ -241,6 +241,10 @@ fn faults_name_the_place_the_key_and_the_value() {
             "file.toml:2: limits.memory_high_watermark = 1.5: must be a part from 0.0 to 1.0, or a size such as 2GiB",
         ),
         (
+            "[limits]\nmemory_high_watermark = 60",
+            "file.toml:2: limits.memory_high_watermark = 60: must be a part from 0.0 to 1.0, or a size of 1MB or more",
+        ),
+        (
             "[amqp]\nlisten = \"h:1\"",
             "file.toml:2: amqp.listen = \"h:1\": must be a list",
         ),

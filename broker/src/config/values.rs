@@ -156,6 +156,8 @@ impl FromStr for LogFormat {
     }
 }
 
+const WATERMARK_BYTES_MIN: u64 = 1_000_000;
+
 /// How much memory is too much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watermark {
@@ -180,7 +182,11 @@ impl FromStr for Watermark {
     /// A number with a point is a part: `0.6`, `1.0`.
     fn from_str(text: &str) -> Result<Self, String> {
         if !text.contains('.') {
-            return size(text).map(Self::Bytes);
+            // Whoever means 60 % does not mean 60 bytes. 0 holds publishers back for good, as an operator may want.
+            return match size(text)? {
+                1..WATERMARK_BYTES_MIN => Err("must be a part from 0.0 to 1.0, or a size of 1MB or more".into()),
+                bytes => Ok(Self::Bytes(bytes)),
+            };
         }
         let part = text.parse::<f64>().ok().filter(|part| (0.0..=1.0).contains(part));
         let part = part.ok_or("must be a part from 0.0 to 1.0, or a size such as 2GiB")?;

@@ -91,9 +91,7 @@ make_certificates() {
 quietly() { "$@" >/dev/null 2>>"$DIR/tls/openssl.log"; }
 
 write_files() {
-  local n seeds= workers
-  # The nodes share this machine's processors.
-  workers=$((($(nproc) + SIZE - 1) / SIZE))
+  local n seeds=
   mkdir -p "$DIR"
   [ -z "$TLS_BASE" ] || make_certificates
   for n in "${NODES[@]}"; do seeds+="${seeds:+, }\"warren$n=127.0.0.1:$(cluster_port "$n")\""; done
@@ -117,8 +115,6 @@ $([ -z "$TLS_BASE" ] || printf 'tls_cert_file = "%s"\ntls_key_file = "%s"\ntls_c
   "$DIR/tls/node.pem" "$DIR/tls/node.key" "$DIR/tls/ca.pem")
 [amqp]
 listen = ["127.0.0.1:$(amqp_port "$n")"]
-[runtime]
-workers = $workers
 $([ -z "$TLS_BASE" ] || cat <<TLS
 [tls]
 listen = ["127.0.0.1:$(tls_port "$n")"]

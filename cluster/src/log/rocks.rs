@@ -6,7 +6,10 @@
 //! left; where single entries stay for long, `upkeep` moves them together.
 
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +20,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
     DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+use rustix::fs::OFlags;
 
 use self::upkeep::Upkeep;
 use super::{Error, Identity, LogEntry, LogStore, REMOVED_SINGLY_MAX, ReplicaState, Write, keys};
@@ -39,6 +43,8 @@ const BLOB_MIN: u64 = 512;
 const BLOB_FILE: u64 = 64 * MIB as u64;
 const WAL_BYTES_MAX: u64 = 64 * MIB as u64;
 const OPEN_FILES_MAX: i32 = 512;
+/// The alignment that every file system asks of direct writes, or less.
+const DIRECT_BLOCK: usize = 4 << 10;
 
 /// A store in a directory of its own.
 pub struct RocksStore {
@@ -67,8 +73,8 @@ impl RocksStore {
             ColumnFamilyDescriptor::new(keys::REPLICAS, replicas_options(&cache)),
             ColumnFamilyDescriptor::new(keys::ENTRIES, entries_options(&cache)),
         ];
-        let db =
-            DB::open_cf_descriptors(&database_options(), &path, families).map_err(|error| open_error(&path, &error))?;
+        let options = database_options(takes_direct_writes(&path));
+        let db = DB::open_cf_descriptors(&options, &path, families).map_err(|error| open_error(&path, &error))?;
         let db = Arc::new(db);
         let upkeep = Upkeep::new(db.clone());
         let mut store = Self {
@@ -544,7 +550,23 @@ fn synced() -> WriteOptions {
     options
 }
 
-fn database_options() -> Options {
+/// Whether the file system takes writes that pass by the page cache; those of networks and of users may not.
+fn takes_direct_writes(path: &Path) -> bool {
+    let block = vec![0; 2 * DIRECT_BLOCK];
+    let begin = block.as_ptr().align_offset(DIRECT_BLOCK);
+    let flags = (OFlags::TMPFILE | OFlags::DIRECT).bits().cast_signed();
+    let written = block.get(begin..begin + DIRECT_BLOCK).map(|block| {
+        let file = OpenOptions::new()
+            .write(true)
+            .mode(0o600)
+            .custom_flags(flags)
+            .open(path);
+        file.and_then(|mut file| file.write_all(block))
+    });
+    matches!(written, Some(Ok(())))
+}
+
+fn database_options(is_direct: bool) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -556,6 +578,9 @@ fn database_options() -> Options {
     options.set_max_background_jobs(2);
     // Else one large flush sits in the way of the log's next sync.
     options.set_bytes_per_sync(MIB as u64);
+    // What is flushed is read late, or never. In the page cache it takes memory from others, and its first use of a page
+    // is dear on a virtual machine.
+    options.set_use_direct_io_for_flush_and_compaction(is_direct);
     options.set_allow_concurrent_memtable_write(false);
     options.set_enable_write_thread_adaptive_yield(false);
     options.set_log_level(LogLevel::Warn);

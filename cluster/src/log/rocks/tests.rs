@@ -394,3 +394,14 @@ fn an_unusable_directory_is_named() {
         .expect_err("no directory");
     assert!(matches!(error, Error::Unusable { .. }), "{error}");
 }
+
+#[test]
+fn whether_writes_may_pass_by_the_page_cache_is_found_out_without_a_trace() {
+    let directory = Directory::new();
+    directory.file("beside", b"");
+    let _depends_on_the_machine = takes_direct_writes(&directory.0);
+    let left = std::fs::read_dir(&directory.0).expect("a directory");
+    assert_eq!(left.count(), 1);
+    assert!(!takes_direct_writes(&directory.0.join("missing")));
+    assert!(!takes_direct_writes(Path::new("/proc/self")));
+}

@@ -581,6 +581,8 @@ fn database_options(is_direct: bool) -> Options {
     // What is flushed is read late, or never. In the page cache it takes memory from others, and its first use of a page
     // is dear on a virtual machine.
     options.set_use_direct_io_for_flush_and_compaction(is_direct);
+    // Backlogs are read in order: the system is to read ahead.
+    options.set_advise_random_on_open(false);
     options.set_allow_concurrent_memtable_write(false);
     options.set_enable_write_thread_adaptive_yield(false);
     options.set_log_level(LogLevel::Warn);

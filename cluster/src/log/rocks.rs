@@ -40,7 +40,8 @@ const BLOCK_CACHE: usize = 16 * MIB;
 const BLOCK: usize = 16 << 10;
 /// Values of this size and more are flushed to blob files.
 const BLOB_MIN: u64 = 512;
-const BLOB_FILE: u64 = 64 * MIB as u64;
+/// Small: where the system gives a removed file's space back to the device at once, it syncs no other file meanwhile.
+const BLOB_FILE: u64 = 6 * MIB as u64;
 const WAL_BYTES_MAX: u64 = 64 * MIB as u64;
 const OPEN_FILES_MAX: i32 = 512;
 /// The alignment that every file system asks of direct writes, or less.

@@ -21,10 +21,10 @@ use warren_cluster::group::{self, Error, Event, GroupCore, Options, Role};
 use warren_cluster::log::{Write, writer};
 use warren_cluster::transport::{Membership, Met, Peer, PeerState, Port};
 use warren_cluster::{GroupId, NodeId};
-use warren_proto::node::{Barrier, BarrierPassed, ReplicaIs, node_message::Kind};
+use warren_proto::node::{Barrier, BarrierPassed, node_message::Kind};
 
 use super::client::{MetadataClient, Submit};
-use super::{Bootstrap, Change, Effect, Exchange, MetadataMachine, Outcome, Picture, Placement, Queue, Request, Run};
+use super::{Bootstrap, Change, Effect, Exchange, MetadataMachine, Outcome, Picture, Queue, Request, Run};
 use crate::amqp::ReplyCode;
 use crate::directory::{Deleted, Directory, Inbound, SessionEvent};
 use crate::exchange::actor::Update;

@@ -143,9 +143,10 @@ impl QueueReplica {
     pub fn begin(&mut self, mailbox: impl Mailbox<Inbound> + 'static, now_ms: u64) -> Result<(), Error> {
         self.directory.register_queue(self.group(), mailbox);
         self.shell.look_around();
+        let is_alone = self.queue.replicas().len() == 1;
         match self.first_leader {
-            Some(leader) if leader != self.io.node => self.shell.core_mut().give_way(leader),
-            None if self.queue.replicas().len() > 1 => {}
+            Some(leader) if leader != self.io.node && !is_alone => self.shell.core_mut().give_way(leader),
+            None if !is_alone => {}
             _ => self.shell.handle(Event::Campaign),
         }
         self.drive(now_ms)

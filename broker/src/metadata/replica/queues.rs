@@ -1,7 +1,15 @@
 //! Which queues' replicas run on this node: those that the metadata place here begin, others end, and what an earlier life
 //! of the node left is retired.
 
-use super::*;
+use std::sync::Arc;
+
+use warren_cluster::GroupId;
+use warren_cluster::log::{Write, writer};
+use warren_proto::node::{ReplicaIs, node_message::Kind};
+
+use super::{GROUP, MetadataReplica};
+use crate::directory::Inbound;
+use crate::metadata::{Placement, Queue};
 
 impl MetadataReplica {
     /// This run is among the nodes, and everything that was agreed on before is known here.

@@ -519,6 +519,7 @@ impl<M: Machine> GroupCore<M> {
             // Elections are timed here, not by raft-rs: it knows nothing of nodes and draws from a clock of its own.
             if self.campaign_in == 0 {
                 self.campaign();
+                self.call_for_promised();
                 self.is_abdicating = self.has_abdicated;
                 self.campaign_in = self.draw() % (2 * self.members.len() as u64 + 1);
             } else {
@@ -647,7 +648,7 @@ impl<M: Machine> GroupCore<M> {
             && !self.members.is_empty()
             && is_stored
             && log.applied >= state.compacted_index
-            && (log.last_term(), log.last_index()) >= (state.promised_term, state.promised_index)
+            && !self.lacks_promised()
     }
 
     fn report_role(&mut self, out: &mut Vec<Effect<M::Effect>>) {

@@ -3,7 +3,6 @@
 use warren_proto::queue::{self, reply::Kind as Reply};
 use warren_proto::record::Command;
 
-use super::local::Replica;
 use super::one_shot::ask_queue;
 use super::protocol::{DeletedRow, Request, status};
 use super::{Failure, Inner, Rows, json};
@@ -100,17 +99,12 @@ impl Inner {
         }
     }
 
-    /// Whether all replicas of the queue answer that they hold nothing, or have lost what they held and wait to be brought up
-    /// by others.
+    /// Whether all replicas of the queue answer that they have lost what they held, and wait to be brought up by others.
     async fn is_held_by_nobody(&self, queue: &Queue) -> bool {
         let replicas = self.replicas_of(vec![queue.group]).await.remove(&queue.group);
         let replicas = replicas.unwrap_or_default();
-        let holds_nothing = |replica: &Replica| replica.is_fresh || replica.last_index == Some(0);
-        let is_empty = |node: &u64| {
-            let mut of_node = replicas.iter().filter(|replica| replica.node == *node);
-            of_node.any(holds_nothing)
-        };
-        queue.replicas().iter().all(is_empty)
+        let is_fresh = |node: &u64| replicas.iter().any(|replica| replica.node == *node && replica.is_fresh);
+        queue.replicas().iter().all(is_fresh)
     }
 
     async fn delete(&self, vhost: &str, name: &str, delete: queue::Delete) -> Rows {

@@ -130,6 +130,7 @@ impl<M: Machine> GroupCore<M> {
     pub fn is_pair(&self) -> bool {
         let state = &self.raw.store().state;
         !self.is_fresh()
+            && !self.lacks_promised()
             && self.members.len() == 2
             && self.members.contains(&self.node)
             && self.applied >= state.commit
@@ -165,6 +166,19 @@ impl<M: Machine> GroupCore<M> {
             self.fresh.greets = true;
             self.fresh.called_by = Some(candidate);
         }
+    }
+
+    /// Whether an earlier replica of this node, which was removed, has promised what is not in the log.
+    pub(super) fn lacks_promised(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let state = &self.raw.store().state;
+        (log.last_term(), log.last_index()) < (state.promised_term, state.promised_index)
+    }
+
+    /// Without a leader, a replica that lacks what the one before it has promised tells all of it: an idle leader that takes
+    /// it for that one would never say a word.
+    pub(super) fn call_for_promised(&mut self) {
+        self.fresh.greets |= !self.is_fresh() && self.lacks_promised();
     }
 
     /// A leader learns what this replica has, be it fresh or not.

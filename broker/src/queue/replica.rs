@@ -27,7 +27,7 @@ use super::silence::Silence;
 use crate::directory::{Description, Directory, Inbound, SessionEvent, Tenure, leader_is};
 use crate::mailbox::{Mailbox, Post};
 use crate::metadata::client::MetadataClient;
-use crate::metadata::{Change, Picture, Placement, Queue};
+use crate::metadata::{Change, Picture, Queue};
 
 /// Log entries on their way at once: one travels while the next is being gathered.
 const ENTRIES_IN_FLIGHT_MAX: u64 = 2;
@@ -838,12 +838,9 @@ impl Entries for Log<'_> {
 
 /// Whether `node` should lead the queue's group when it begins.
 fn first_leader(queue: &Queue) -> Option<NodeId> {
-    match &queue.placement {
-        Placement::Replicated {
-            replicas, leader: 0, ..
-        } => replicas.first().copied(),
-        Placement::Replicated { leader, .. } => Some(*leader),
-        Placement::Transient { .. } => None,
+    match queue.preferred_leader() {
+        0 => queue.replicas().first().copied(),
+        leader => Some(leader),
     }
 }
 

@@ -288,21 +288,11 @@ impl<M: Machine> GroupCore<M> {
     /// A replica that is not fresh says what it has. Where that is less than it had acknowledged, it is one that was removed
     /// and placed again before the group knew: the one before it keeps what it promised, and this one needs all of it.
     fn follow_back(&mut self, hello: &Hello) {
-        let raft = &mut self.raw.raft;
-        let last_index = raft.raft_log.last_index();
-        if raft.state != StateRole::Leader {
-            return;
-        }
-        let Some(progress) = raft.mut_prs().get_mut(hello.from) else {
-            return;
-        };
+        let raft = &self.raw.raft;
+        let matched = raft.prs().get(hello.from).map_or(0, |progress| progress.matched);
         // That it has one entry may be said by one that has nothing.
-        if progress.matched > hello.last_index || hello.last_index == 1 && progress.matched > 0 {
-            progress.matched = 0;
-            progress.committed_index = 0;
-            progress.become_probe();
-            progress.next_idx = hello.last_index.min(last_index) + 1;
-            self.sending.remove(&hello.from);
+        let lacks = matched > hello.last_index || hello.last_index == 1 && matched > 0;
+        if raft.state == StateRole::Leader && lacks && self.start_over(hello) {
             self.linger = LINGER_TICKS;
             self.raw.ping();
             tracing::info!(
@@ -311,6 +301,21 @@ impl<M: Machine> GroupCore<M> {
                 "a replica began anew, and is brought up"
             );
         }
+    }
+
+    /// Forgets what a peer had acknowledged, and goes on from what it says that it has. False if it is no member.
+    fn start_over(&mut self, hello: &Hello) -> bool {
+        self.sending.remove(&hello.from);
+        let last_index = self.raw.raft.raft_log.last_index();
+        let Some(progress) = self.raw.raft.mut_prs().get_mut(hello.from) else {
+            return false;
+        };
+        // Its acknowledgements were for a log that is no more.
+        progress.matched = 0;
+        progress.committed_index = 0;
+        progress.become_probe();
+        progress.next_idx = hello.last_index.min(last_index) + 1;
+        true
     }
 
     fn peer_is_fresh(&mut self, hello: &Hello) {
@@ -411,16 +416,9 @@ impl<M: Machine> GroupCore<M> {
                 index: 0,
             };
             self.fresh.readmitting.insert(hello.from, readmission);
-            self.sending.remove(&hello.from);
-            let last_index = self.raw.raft.raft_log.last_index();
-            let Some(progress) = self.raw.raft.mut_prs().get_mut(hello.from) else {
+            if !self.start_over(hello) {
                 return;
-            };
-            // Its acknowledgements were for a log that is no more.
-            progress.matched = 0;
-            progress.committed_index = 0;
-            progress.become_probe();
-            progress.next_idx = hello.last_index.min(last_index) + 1;
+            }
             tracing::warn!(
                 group = self.group,
                 peer = hello.from,

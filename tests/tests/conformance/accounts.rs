@@ -4,31 +4,7 @@ use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Properties, Table};
 use warren_tests::amqp::{Client, End, Login, endpoints, plain};
 
-use crate::case::{Case, consume, ctl, ctl_refused, durable, ours_or_stock, vhost_deleted};
-
-/// A user with all rights in a vhost of its own.
-struct Account {
-    name: String,
-}
-
-impl Account {
-    fn new(case: &Case) -> Self {
-        let name = format!("{}.account", case.prefix());
-        ctl(&format!("add_vhost {name}"));
-        ctl(&format!("add_user {name} secret"));
-        ctl(&format!("set_permissions -p {name} {name} '.*' '.*' '.*'"));
-        Self { name }
-    }
-
-    fn login(&self, endpoint: usize) -> Login {
-        Login {
-            endpoint,
-            response: plain(&self.name, "secret"),
-            vhost: self.name.clone(),
-            ..Login::default()
-        }
-    }
-}
+use crate::case::{Account, Case, consume, ctl, ctl_refused, durable, ours_or_stock, vhost_deleted};
 
 #[track_caller]
 fn forced(mut client: Client, reason: &str) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use warren_tests::amqp::method::*;
 use warren_tests::amqp::wire::{Properties, Table};
-use warren_tests::amqp::{Client, End, Login};
+use warren_tests::amqp::{Client, End, Login, plain};
 
 use crate::differences;
 
@@ -336,4 +336,28 @@ pub(crate) fn in_queue(queue: &str) -> String {
 
 pub(crate) fn in_exchange(exchange: &str) -> String {
     format!("exchange '{exchange}' in vhost '/'")
+}
+
+/// A user with all rights in a vhost of its own.
+pub(crate) struct Account {
+    pub(crate) name: String,
+}
+
+impl Account {
+    pub(crate) fn new(case: &Case) -> Self {
+        let name = format!("{}.account", case.prefix());
+        ctl(&format!("add_vhost {name}"));
+        ctl(&format!("add_user {name} secret"));
+        ctl(&format!("set_permissions -p {name} {name} '.*' '.*' '.*'"));
+        Self { name }
+    }
+
+    pub(crate) fn login(&self, endpoint: usize) -> Login {
+        Login {
+            endpoint,
+            response: plain(&self.name, "secret"),
+            vhost: self.name.clone(),
+            ..Login::default()
+        }
+    }
 }

@@ -1,31 +1,26 @@
 //! How many connections, channels and queues a vhost or a user may have, over all nodes.
 
+use std::ops::Deref;
+
 use warren_tests::amqp::method::*;
-use warren_tests::amqp::{Client, End, Login, plain};
+use warren_tests::amqp::{Client, End};
 
-use crate::case::{Case, ctl, ctl_refused, durable};
+use crate::case::{Account, Case, ctl, ctl_refused, durable};
 
-/// A vhost with a user of its own; both go with it.
-struct Tenant {
-    name: String,
+/// An account that goes with its test, vhost and all.
+struct Tenant(Account);
+
+impl Deref for Tenant {
+    type Target = Account;
+
+    fn deref(&self) -> &Account {
+        &self.0
+    }
 }
 
 impl Tenant {
     fn new(case: &Case) -> Self {
-        let name = format!("{}.tenant", case.prefix());
-        ctl(&format!("add_vhost {name}"));
-        ctl(&format!("add_user {name} secret"));
-        ctl(&format!("set_permissions -p {name} {name} '.*' '.*' '.*'"));
-        Self { name }
-    }
-
-    fn login(&self, endpoint: usize) -> Login {
-        Login {
-            endpoint,
-            response: plain(&self.name, "secret"),
-            vhost: self.name.clone(),
-            ..Login::default()
-        }
+        Self(Account::new(case))
     }
 
     #[track_caller]

@@ -216,8 +216,8 @@ fn the_only_replica_waits_as_long_and_does_not_begin_where_there_is_a_group() {
     }
 }
 
-#[test]
-fn one_that_waits_and_began_once_more_is_brought_up_by_whoever_leads() {
+/// A new group that has agreed on 4 and 8.
+fn begun_group() -> World {
     let mut world = new_group(9);
     world.event(1, Event::Campaign);
     world.heal();
@@ -225,6 +225,12 @@ fn one_that_waits_and_began_once_more_is_brought_up_by_whoever_leads() {
         assert!(world.propose(value));
         world.settle();
     }
+    world
+}
+
+#[test]
+fn one_that_waits_and_began_once_more_is_brought_up_by_whoever_leads() {
+    let mut world = begun_group();
     world.lose_disk(3);
     // Whoever leads by the time it is there has never heard of it.
     for node in [1, 2] {
@@ -262,13 +268,7 @@ fn one_that_waits_and_began_once_more_is_brought_up_by_whoever_leads() {
 
 #[test]
 fn who_began_the_group_and_lost_it_is_brought_up_by_those_who_joined() {
-    let mut world = new_group(9);
-    world.event(1, Event::Campaign);
-    world.heal();
-    for value in [4, 8] {
-        assert!(world.propose(value));
-        world.settle();
-    }
+    let mut world = begun_group();
     world.become_of(&[1, 2, 3, 4, 5, 6, 7]);
     // All that it began with lose their disks; the others are a majority.
     world.founds_after_ticks = 10;
